@@ -1,0 +1,1 @@
+"""The record of a run: `metrics.jsonl` in its folder, mirrored to Weights & Biases."""

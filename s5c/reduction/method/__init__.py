@@ -1,0 +1,1 @@
+"""One method a file: a frozen dataclass `Method` whose fields are its yaml keys (see `s5c.reduction.contract`)."""

@@ -1,0 +1,60 @@
+# Written for GNU make 3.81, which macOS ships. Paths are relative: the checkout may stand in a folder with spaces.
+
+# Interpreter that creates .venv; when empty, .ci/make-venv takes the first one that will do.
+PYTHON ?=
+# Processes that run tests, and further arguments for pytest: make test ARGS="-k layering"
+WORKERS ?= 2
+ARGS ?=
+
+PY := .venv/bin/python
+READY := .venv/.ready
+
+export PYTHONUNBUFFERED := 1
+
+# Tests never upload anything. Two processes cannot share an accelerator unless told how, hence the CPU by default.
+# Compiled programs are kept in .cache/jax, also the quick ones: a second run of the tests compiles almost nothing.
+TEST_ENV := JAX_PLATFORMS="$${JAX_PLATFORMS:-cpu}" WANDB_MODE=offline \
+  JAX_COMPILATION_CACHE_DIR="$$PWD/.cache/jax" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
+# Array shapes, dtypes and all other annotations are checked at run time; an int passes for a float, as mypy has it.
+RUNTIME_TYPES := --jaxtyping-packages='s5c,beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))'
+PYTEST := $(TEST_ENV) $(PY) -m pytest -n $(WORKERS) $(RUNTIME_TYPES)
+
+.PHONY: help setup demo test test-slow check bench faults clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: $(READY) ## Create .venv and install s5c into it (override: PYTHON=/path/to/python)
+
+$(READY): pyproject.toml .ci/constraints.txt
+	@$(PY) -m pip --version >/dev/null 2>&1 || sh .ci/make-venv .venv "$(PYTHON)"
+	@echo "Installing s5c and what it needs into .venv (1.3 GB on disk; a minute or more)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(READY) ## Train on real digits, compress at nine ratios with every method, write tables and figures
+	$(PY) -m s5c.train -m +experiment=digits_demo
+	$(PY) -m s5c.report runs=results/digits_demo
+
+test: check ## Check style and types, then run all tests but the slow ones
+	$(PYTEST) -m "not slow" $(ARGS)
+
+# pytest exits with 5 when nothing is marked slow, which is no failure.
+test-slow: $(READY) ## Run the slow tests
+	$(PYTEST) -m slow $(ARGS) || [ $$? -eq 5 ]
+
+check: $(READY) ## Check style (ruff) and types (mypy)
+	$(PY) -m ruff check --quiet .
+	$(PY) -m ruff format --check --quiet .
+	$(PY) -m mypy
+
+bench: $(READY) ## Run the benchmarks, scripts/bench*.py
+faults: $(READY) ## Inject faults and check that each is survived or noticed, scripts/faults*.py
+bench faults:
+	@found=; for script in scripts/$@*.py; do \
+	  [ -e "$$script" ] || continue; found=yes; echo "$(PY) $$script"; $(PY) "$$script" || exit 1; \
+	done; [ -n "$$found" ] || { echo "No scripts/$@*.py in this checkout." >&2; exit 1; }
+
+clean: ## Remove .venv, caches and build products; results are kept
+	rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

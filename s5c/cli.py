@@ -1,0 +1,132 @@
+"""How every entry point runs: compose the configuration, do the job, say what went wrong in one message.
+
+`HYDRA_FULL_ERROR=1` shows the traceback of any error.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.markup import escape
+
+from s5c.config import suggest_key
+from s5c.errors import UserError, unknown
+from s5c.locations import conf_dir, results_dir
+from s5c.training.interrupt import Interrupted
+
+errors = Console(stderr=True, highlight=False)
+
+NOT_IN_RUN_NAME = ("experiment", "results_dir", "name", "wandb", "checkpoint", "hydra")
+"""Overrides that do not tell two runs of an experiment apart."""
+
+
+def run(job: Callable[[DictConfig], Any], config_name: str) -> None:
+    """Runs a job under Hydra; exits with status 1 after an error, 130 after an interruption.
+
+    Args:
+        job: takes the composed configuration; its return value is what a Hydra sweeper optimises.
+        config_name: the yaml at the top of conf/ that the defaults come from.
+    """
+    show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    # With this set Hydra hands exceptions on instead of printing them in its own way.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    _register_resolvers()
+    logging.captureWarnings(True)
+    try:
+        check_choices(sys.argv[1:], conf_dir())
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)()
+    except Interrupted as stop:
+        errors.print(f"[yellow]{escape(str(stop))}[/]\nThe same command goes on from there.")
+        sys.exit(130)
+    except KeyboardInterrupt:
+        errors.print("[yellow]Interrupted.[/] Finished parts are kept; the same command goes on from there.")
+        sys.exit(130)
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        if show_traceback:
+            raise
+        _fail(explain(error, config_name))
+    except OSError as error:
+        if show_traceback or error.errno != errno.ENOSPC:
+            raise
+        _fail(
+            f"No space left on the device ({error.filename or 'while writing'}). What was saved before is intact: free "
+            "some space, or choose another folder with results_dir=..., and run the same command again."
+        )
+
+
+def explain(error: Exception, config_name: str) -> str:
+    """Returns the message for a person; overrides of keys that do not exist get the existing ones listed."""
+    message = str(error)
+    match = re.search(r"Could not override '([^']+)'", message)
+    if match is None:
+        if isinstance(error, OverrideParseException):
+            message += "\nOverrides are written key=value; quote lists and spaces: 'reduction.ratio=[0.3, 0.5]'."
+        return message
+    key = match.group(1)
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        composed = hydra.compose(config_name)
+    return f"There is no configuration key {key!r}. {suggest_key(composed, key)}"
+
+
+def check_choices(arguments: Sequence[str], conf: Path) -> None:
+    """Refuses group choices that have no file, before Hydra does, with the nearest names first.
+
+    Args:
+        arguments: the command line.
+        conf: the configuration folder; its sub-folders are the groups.
+
+    Raises:
+        UserError: `group=name` without a file conf/group/name.yaml, or `experiment=` without its plus sign.
+    """
+    for argument in arguments:
+        match = re.fullmatch(r"(\+{0,2})([\w/]+)=([\w, .\-]+)", argument)
+        if match is None or not (conf / match[2]).is_dir():
+            continue
+        plus, group, chosen = match.groups()
+        names = sorted(path.stem for path in (conf / group).glob("*.yaml"))
+        for name in (part.strip() for part in chosen.split(",")):
+            if name not in ("", "null", *names):
+                raise unknown(group, name, [choice for choice in names if not choice.startswith("_")])
+        if group == "experiment" and not plus:
+            raise UserError(f"Experiments are added to the defaults: write +experiment={chosen} (with the plus sign).")
+
+
+def run_name(overrides: Sequence[str]) -> str:
+    """Returns a folder name made from the overrides, the same for the same command.
+
+    Args:
+        overrides: the command line's overrides, as Hydra lists them.
+    """
+    parts = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        key = key.lstrip("+~")
+        if key.split(".")[0].split("/")[0] not in NOT_IN_RUN_NAME:
+            parts.append(f"{key}={value}")
+    name = re.sub(r"[^\w=.+-]+", "-", ",".join(sorted(parts)).replace(",", "+")).strip("-") or "run"
+    if len(name) > 100:
+        name = f"{name[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return name
+
+
+def _register_resolvers() -> None:
+    OmegaConf.register_new_resolver("s5c_results", lambda: str(results_dir()), replace=True)
+    OmegaConf.register_new_resolver("s5c_run_name", lambda overrides: run_name(list(overrides)), replace=True)
+
+
+def _fail(message: str) -> None:
+    errors.print(f"[bold red]Error:[/] {escape(message)}", soft_wrap=True)
+    sys.exit(1)

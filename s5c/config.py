@@ -1,0 +1,241 @@
+"""The configuration of a job: yaml checked against dataclasses, and turned into plain objects.
+
+Nothing below the entry points sees a config object. Every group is checked against the dataclass of the code that it
+configures: a task's against its `Task`, a method's against its `Method`, and so on; the keys that all tasks, all
+reductions etc. share are the dataclasses of this file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from s5c.data.base import Task, task_class
+from s5c.errors import UserError, nearest_first, unknown
+from s5c.model.config import ModelConfig, load_family
+from s5c.reduction.contract import Masking, Selection, load_allocation, method_class
+from s5c.reduction.stage import check_ratio
+from s5c.training.loop import Recipe
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskKeys:
+    """Keys of every conf/task yaml; the others belong to the task's own dataclass.
+
+    Attributes:
+        name: file name in s5c/data.
+        validation_fraction: share of the training split carved for validation where the task publishes none.
+        validation_seed: of that carving.
+    """
+
+    name: str
+    validation_fraction: float = 0.1
+    validation_seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReductionKeys:
+    """Keys of every conf/reduction yaml; the others belong to the method's own dataclass.
+
+    Attributes:
+        name: the preset, printed in tables.
+        method: file name in s5c/reduction/method.
+        allocation: file name in s5c/reduction/allocation.
+        ratio: fraction of stored states to remove, network-wide; a number or a list of numbers.
+        seed: of methods that draw random numbers.
+        weights: best | latest checkpoint of the training.
+        save: keep the reduced models as checkpoints.
+    """
+
+    name: str
+    method: str
+    allocation: str
+    ratio: Any
+    seed: int = 0
+    weights: str = "best"
+    save: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationKeys:
+    """Keys of conf/evaluation.
+
+    Attributes:
+        batch_size: examples per batch of evaluation and of the latency measurement.
+        latency: measure latency and memory; costs one compilation of the whole network per ratio.
+        rounds: interleaved rounds of the latency measurement.
+    """
+
+    batch_size: int = 64
+    latency: bool = True
+    rounds: int = 9
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.rounds < 1:
+            raise UserError(
+                f"evaluation.batch_size={self.batch_size}, evaluation.rounds={self.rounds}: both must be at least 1."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WandbKeys:
+    """Keys of conf/wandb.
+
+    Attributes:
+        mode: auto (online if a key is configured, else offline) | online | offline | disabled.
+        project: W&B project.
+        tags: added to the automatic ones.
+    """
+
+    mode: str = "auto"
+    project: str = "s5c"
+    tags: list[str] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskJob:
+    """A task with its split rule."""
+
+    keys: TaskKeys
+    task: Task
+    description: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class ReductionJob:
+    """One reduction preset with all its ratios."""
+
+    keys: ReductionKeys
+    method: Selection | Masking
+    options: dict[str, Any]
+    ratios: tuple[float, ...]
+
+
+def build(schema: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Makes a dataclass from a group's values.
+
+    Args:
+        schema: a dataclass; its fields are the allowed keys.
+        values: the group's values.
+        where: the group's name, for messages.
+
+    Raises:
+        UserError: a key that does not exist, is missing or has the wrong type.
+    """
+    allowed = [field.name for field in dataclasses.fields(schema)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in allowed:
+            raise unknown("key", f"{where}.{key}", [f"{where}.{name}" for name in allowed])
+    node = OmegaConf.structured(schema)
+    OmegaConf.set_readonly(node, False)  # a frozen dataclass makes a read-only node
+    for key, value in values.items():
+        try:
+            OmegaConf.update(node, key, value)
+        except OmegaConfBaseException as error:
+            expected = next(f.type for f in dataclasses.fields(schema) if f.name == key)  # type: ignore[arg-type]
+            raise UserError(f"{where}.{key}={value!r} is not of type {expected}: give a value of that type.") from error
+    missing = [key for key in allowed if OmegaConf.is_missing(node, key)]
+    if missing:
+        raise UserError(f"{where}.{missing[0]} is not set: add {where}.{missing[0]}=... to the command or the yaml.")
+    return schema(**OmegaConf.to_container(node))  # type: ignore[arg-type]
+
+
+def task_job(group: Mapping[str, Any]) -> TaskJob:
+    """Resolves the `task` group."""
+    shared, own = _split(TaskKeys, group)
+    keys = build(TaskKeys, shared, "task")
+    task = build(task_class(keys.name), own, "task")
+    return TaskJob(keys, task, {**dataclasses.asdict(keys), **own})
+
+
+def model_config(group: Mapping[str, Any]) -> ModelConfig:
+    """Resolves the `model` group."""
+    values = dict(group)
+    return build(load_family(str(values.pop("name", ""))).Config, values, "model")
+
+
+def recipe(group: Mapping[str, Any]) -> tuple[Recipe, float]:
+    """Resolves the `train` group: the recipe, and the minutes between checkpoints, which do not change the result."""
+    values = dict(group)
+    minutes = values.pop("checkpoint_minutes", 10.0)
+    return build(Recipe, values, "train"), _number(minutes, "train.checkpoint_minutes")
+
+
+def reduction_job(group: Mapping[str, Any]) -> ReductionJob:
+    """Resolves the `reduction` group.
+
+    Raises:
+        UserError: unknown method, allocation or key, or a ratio outside [0, 1).
+    """
+    shared, own = _split(ReductionKeys, group)
+    keys = build(ReductionKeys, shared, "reduction")
+    if keys.weights not in ("best", "latest"):
+        raise unknown("value for reduction.weights", keys.weights, ("best", "latest"))
+    load_allocation(keys.allocation)
+    method = build(method_class(keys.method), own, "reduction")
+    asked = keys.ratio if isinstance(keys.ratio, list) else [keys.ratio]
+    ratios = tuple(check_ratio(_number(ratio, "reduction.ratio")) for ratio in asked)
+    if not ratios:
+        raise UserError("reduction.ratio=[] is empty: give a number or a list such as reduction.ratio=[0.3,0.5].")
+    return ReductionJob(keys, method, own, ratios)
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """Returns the composed configuration with all interpolations resolved, as plain containers."""
+    resolved = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}
+
+
+def results_folder(config: Mapping[str, Any]) -> Path:
+    """Returns the absolute results folder."""
+    return Path(config["results_dir"]).expanduser().absolute()
+
+
+def jsonable(value: Any) -> Any:
+    """Returns `value` as JSON would read it back."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _split(schema: type, group: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    shared = {field.name for field in dataclasses.fields(schema)}
+    return (
+        {key: value for key, value in group.items() if key in shared},
+        {key: value for key, value in group.items() if key not in shared},
+    )
+
+
+def _number(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"{where}={value!r} is not a number: write for instance {where}=0.5.")
+    return float(value)
+
+
+def suggest_key(config: DictConfig, path: str) -> str:
+    """Returns a sentence naming the keys that exist where `path` was looked for, nearest first."""
+    *parents, last = path.split(".")
+    node: Any = config
+    known: list[str] = []
+    for name in parents:
+        if not OmegaConf.is_dict(node) or name not in node:
+            last = name
+            break
+        known.append(name)
+        node = node[name]
+    keys = nearest_first(last, [str(key) for key in node]) if OmegaConf.is_dict(node) else []
+    return f"Keys{' of ' + '.'.join(known) if known else ''}, nearest first: {', '.join(keys)}."
+
+
+def integer(value: Any, where: str) -> int:
+    """Returns `value`, or raises `UserError` unless it is an integer."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UserError(f"{where}={value!r} is not an integer: write for instance {where}=0.")
+    return value

@@ -1,0 +1,23 @@
+"""Accuracy, size and speed of a checkpoint: `python -m s5c.evaluate checkpoint=PATH`."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from s5c import config as settings
+from s5c.cli import run
+from s5c.pipeline.job import finish, start
+from s5c.pipeline.restored import restore
+
+
+def main(config: DictConfig) -> float:
+    """Runs one job; returns the selection accuracy."""
+    values = settings.plain(config)
+    evaluation = settings.build(settings.EvaluationKeys, values["evaluation"], "evaluation")
+    wandb = settings.build(settings.WandbKeys, values["wandb"], "wandb")
+    trained = restore(values, which=str(values["weights"]))
+    return finish(trained, None, evaluation, wandb, folder=start(config, values), values=values)
+
+
+if __name__ == "__main__":
+    run(main, "evaluate")

@@ -1,0 +1,147 @@
+"""What a network costs: states, parameters and operations counted, latency and memory measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from s5c.model.classifier import Classifier
+from s5c.model.config import load_family
+from s5c.model.surgery import layer_names
+from s5c.ssm.operator import Shape, resolve_backend
+from s5c.training.steps import Inputs
+from s5c.types import Params
+
+
+class Size(NamedTuple):
+    """Counted, not measured.
+
+    Attributes:
+        states: stored complex states, all layers.
+        params: real parameters of the whole network.
+        state_params: those that belong to states (Lambda, Delta, B, C).
+        macs: real multiply-accumulates of one forward pass of one sequence.
+    """
+
+    states: int
+    params: int
+    state_params: int
+    macs: int
+
+
+class Measured(NamedTuple):
+    """One compiled network on one device.
+
+    Attributes:
+        latency_ms: median of the warm forward pass of one batch.
+        temp_bytes: XLA's temporary memory of that program.
+        backend: implementation of the sequence operator in its first layer.
+    """
+
+    latency_ms: float
+    temp_bytes: int
+    backend: str
+
+
+def size(model: Classifier, params: Params, length: int) -> Size:
+    """Counts states, parameters and operations.
+
+    Args:
+        model: the network.
+        params: its parameters.
+        length: steps per sequence.
+    """
+    config, spec, h = model.config, model.spec, model.config.d_model
+    family = load_family(config.family)
+    layers = [params["encoder"][name]["seq"] for name in layer_names(config)]
+    state_params = sum(np.size(v) for layer in layers for n, v in layer.items() if n in family.STATE_AXIS)
+    gates = {"gelu": 0, "half_glu1": 1, "half_glu2": 1, "full_glu": 2}[config.activation]
+    per_step = 0 if spec.tokens else spec.features * h
+    per_step += sum(family.macs_per_step(config, p) + gates * h * h for p in model.state_dims)
+    if spec.pairs:
+        total = 2 * length * per_step + 4 * h * h + h * spec.classes
+    else:
+        total = length * per_step + h * spec.classes
+    return Size(sum(model.state_dims), sum(np.size(v) for v in jax.tree.leaves(params)), state_params, total)
+
+
+def bytes_on_disk(path: Path) -> int:
+    """Returns the size of all files below a folder."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def device_name() -> str:
+    """Returns the device that JAX computes on, in words."""
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return device.device_kind
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return f"cpu ({line.split(':', 1)[1].strip()})"
+    return "cpu"
+
+
+def measure(
+    networks: Mapping[str, tuple[Classifier, Params]], batch: Inputs, *, rounds: int = 9, calls: int = 3
+) -> dict[str, Measured]:
+    """Times the forward passes of several networks against each other.
+
+    The networks take turns within every round, so that a drift of the machine's speed falls on all of them; ratios of
+    the medians are what should be quoted.
+
+    Args:
+        networks: by name, the module and `{"params": ..., "batch_stats": ...}`.
+        batch: one batch on the device, the same for all.
+        rounds: rounds that count, after one that does not.
+        calls: forward passes per turn.
+    """
+    programs = {}
+    for name, (model, weights) in networks.items():
+        forward = jax.jit(lambda w, x, n, model=model: model.apply(w, x, n))
+        on_device = jax.device_put(dict(weights))
+        programs[name] = (forward.lower(on_device, batch.inputs, batch.lengths).compile(), on_device)
+    times: dict[str, list[float]] = {name: [] for name in programs}
+    for turn in range(rounds + 1):
+        for name, (program, weights) in programs.items():
+            began = time.perf_counter()
+            for _ in range(calls):
+                output = program(weights, batch.inputs, batch.lengths)
+            jax.block_until_ready(output)
+            if turn > 0:
+                times[name].append(1e3 * (time.perf_counter() - began) / calls)
+    return {
+        name: Measured(statistics.median(times[name]), _temp_bytes(program), backend_of(networks[name][0], batch))
+        for name, (program, _) in programs.items()
+    }
+
+
+def _temp_bytes(program: Any) -> int:
+    analysis = program.memory_analysis()
+    return int(analysis.temp_size_in_bytes) if analysis is not None else 0
+
+
+def backend_of(model: Classifier, batch: Inputs) -> str:
+    """Returns the operator implementation that the first layer of `model` runs with on this batch."""
+    config = model.config
+    rows, length = batch.inputs.shape[:2]
+    shape = Shape(rows, length, config.d_model, model.state_dims[0], getattr(config, "bidirectional", False))
+    return resolve_backend(config.backend, jax.default_backend(), shape)
+
+
+def with_backend(model: Classifier, backend: str) -> Classifier:
+    """Returns the same network with another operator implementation."""
+    return model.clone(config=dataclasses.replace(model.config, backend=backend))
+
+
+def resized(model: Classifier, state_dims: Sequence[int]) -> Classifier:
+    """Returns the same network with other numbers of states."""
+    return model.clone(state_dims=tuple(state_dims))

@@ -1,0 +1,58 @@
+"""Accuracy, loss and agreement, exact over a whole split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from s5c.model.classifier import Classifier
+from s5c.model.layerwise import log_probs
+from s5c.training.loop import to_device
+from s5c.types import Params
+
+
+class Predictions(NamedTuple):
+    """What a model says about every example of a split."""
+
+    log_probs: Float[np.ndarray, "n c"]
+    labels: Int[np.ndarray, "n"]
+
+    @property
+    def classes(self) -> Int[np.ndarray, "n"]:
+        """The most probable class of each example."""
+        return self.log_probs.argmax(axis=1)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of examples classified correctly."""
+        return float(np.mean(self.classes == self.labels))
+
+    @property
+    def loss(self) -> float:
+        """Mean negative log-likelihood, nat."""
+        return float(-np.mean(np.take_along_axis(self.log_probs, self.labels[:, None], axis=1)))
+
+    def agreement(self, other: Predictions) -> float:
+        """Share of examples on which two models predict the same class."""
+        return float(np.mean(self.classes == other.classes))
+
+
+def predict(model: Classifier, weights: Params, batches: Iterable[Any]) -> Predictions:
+    """Runs a model over a split.
+
+    Args:
+        model: the network.
+        weights: `{"params": ..., "batch_stats": ...}`.
+        batches: evaluation batches (`s5c.data.batching.eval_batches`); examples of weight 0 are left out.
+    """
+    rows, labels = [], []
+    for batch in batches:
+        valid = batch.weights > 0
+        on_device = to_device(batch)
+        rows.append(np.asarray(jax.device_get(log_probs(model, weights, on_device.inputs, on_device.lengths)))[valid])
+        labels.append(batch.labels[valid])
+    return Predictions(np.concatenate(rows).astype(np.float64), np.concatenate(labels))

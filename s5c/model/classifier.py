@@ -1,0 +1,134 @@
+"""Sequence classifier: encoder, blocks, pooling, head. Parameter names are those of the published S5 code."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from s5c.model.block import Block
+from s5c.model.config import ModelConfig
+from s5c.types import Array, Features, Float, Int, Num
+
+
+class InputSpec(NamedTuple):
+    """What the network must know of a task.
+
+    Attributes:
+        features: channels of a real input, or number of token ids.
+        classes: number of classes.
+        tokens: inputs are integer ids (b, l) rather than real vectors (b, l, features).
+        pairs: two sequences per example (document matching); a batch of b examples has 2b rows, the first b of them
+            the first documents.
+    """
+
+    features: int
+    classes: int
+    tokens: bool = False
+    pairs: bool = False
+
+
+class TokenEncoder(nn.Module):
+    """Embedding lookup plus bias: equals a dense layer on one-hot vectors, without making them."""
+
+    vocabulary: int
+    d_model: int
+
+    @nn.compact
+    def __call__(self, ids: Int[Array, "b l"]) -> Features:
+        """Maps ids to features (b, l, h)."""
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (self.vocabulary, self.d_model))
+        bias = self.param("bias", nn.initializers.zeros, (self.d_model,))
+        return jnp.take(kernel, ids, axis=0) + bias
+
+
+class PairHead(nn.Module):
+    """Document matching: dense-gelu-dense on [e1, e2, e1 - e2, e1 e2]."""
+
+    d_model: int
+    classes: int
+
+    @nn.compact
+    def __call__(self, pooled: Float[Array, "twob h"]) -> Float[Array, "b c"]:
+        """Maps the pooled features of 2b rows to b logits."""
+        e1, e2 = jnp.split(pooled, 2)
+        joined = jnp.concatenate([e1, e2, e1 - e2, e1 * e2], axis=-1)
+        return nn.Dense(self.classes, name="layer2")(nn.gelu(nn.Dense(self.d_model, name="layer1")(joined)))
+
+
+class Encoder(nn.Module):
+    """Input encoder and the stack of blocks; there is no norm after the last one."""
+
+    config: ModelConfig
+    spec: InputSpec
+    state_dims: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, inputs: Num[Array, "b l *features"], training: bool, step_rescale: float) -> Features:
+        """Maps raw inputs to features (b, l, h)."""
+        x = input_encoder(self.config, self.spec, name="encoder")(inputs)
+        # A Python loop, not a scan over layers: after a reduction the layers differ in size.
+        for i, p in enumerate(self.state_dims):
+            x = Block(self.config, p, name=f"layers_{i}")(x, training, step_rescale)
+        return x
+
+
+def input_encoder(config: ModelConfig, spec: InputSpec, name: str | None = None) -> nn.Module:
+    """Returns the module that maps raw inputs to features."""
+    if spec.tokens:
+        return TokenEncoder(spec.features, config.d_model, name=name)
+    return nn.Dense(config.d_model, name=name)
+
+
+def output_head(config: ModelConfig, spec: InputSpec, name: str | None = None) -> nn.Module:
+    """Returns the module that maps pooled features to logits."""
+    if spec.pairs:
+        return PairHead(config.d_model, spec.classes, name=name)
+    return nn.Dense(spec.classes, name=name)
+
+
+def pool(x: Features, lengths: Int[Array, "b"] | None, how: str) -> Float[Array, "b h"]:
+    """Reduces the time axis: mean over the first `lengths` steps, or the last step.
+
+    Args:
+        x: features.
+        lengths: valid steps per row; None if nothing is padded.
+        how: "mean" | "last". `last` takes step `lengths - 1`, or the final one.
+    """
+    if how == "last":
+        last = x.shape[1] - 1 if lengths is None else (lengths - 1)[:, None, None]
+        return x[:, last] if lengths is None else jnp.take_along_axis(x, last, axis=1)[:, 0]
+    if lengths is None:
+        return jnp.mean(x, axis=1)
+    valid = jnp.arange(x.shape[1]) < lengths[:, None]
+    return jnp.sum(x * valid[..., None], axis=1) / lengths[:, None]
+
+
+class Classifier(nn.Module):
+    """The whole network; `state_dims` (stored states per layer) is static, so wrong shapes are refused at `apply`."""
+
+    config: ModelConfig
+    spec: InputSpec
+    state_dims: tuple[int, ...]
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs: Num[Array, "rows l *features"],
+        lengths: Int[Array, "rows"] | None = None,
+        training: bool = False,
+        step_rescale: float = 1.0,
+    ) -> Float[Array, "b c"]:
+        """Returns log-probabilities (b, c).
+
+        Args:
+            inputs: token ids (rows, l) or real channels (rows, l, features); rows = b, or 2b for pairs.
+            lengths: valid steps per row, for pooling only; None if nothing is padded.
+            training: use batch statistics and dropout (needs the `dropout` stream, updates `batch_stats`).
+            step_rescale: multiplies every Delta; 2 evaluates at half the sample rate.
+        """
+        x = Encoder(self.config, self.spec, self.state_dims, name="encoder")(inputs, training, step_rescale)
+        logits = output_head(self.config, self.spec, name="decoder")(pool(x, lengths, self.config.pooling))
+        return jax.nn.log_softmax(logits)

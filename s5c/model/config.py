@@ -1,0 +1,102 @@
+"""Static description of a model: what a checkpoint must carry besides its arrays."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any, ClassVar
+
+from s5c.errors import UserError, unknown
+from s5c.model import family
+
+ACTIVATIONS = ("gelu", "half_glu1", "half_glu2", "full_glu")
+
+
+def one_of(key: str, given: str, allowed: Sequence[str]) -> None:
+    """Raises `UserError` unless `given` is among `allowed`."""
+    if given not in allowed:
+        raise unknown(f"value for model.{key}", given, allowed)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig(abc.ABC):
+    """What every family shares: depth, width and the block around the sequence layer.
+
+    Attributes:
+        n_layers: number of blocks.
+        d_model: features H.
+        activation: gelu | half_glu1 | half_glu2 | full_glu (see `s5c.model.block`).
+        prenorm: normalise before the sequence layer (True) or after the residual sum.
+        norm: batch | layer.
+        bn_momentum: weight of the old running statistics.
+        dropout: rate; one mask per example and feature, shared over time.
+        pooling: mean (over the valid steps) | last.
+        backend: implementation of the sequence operator, "auto" or a name.
+    """
+
+    family: ClassVar[str] = ""
+
+    n_layers: int
+    d_model: int
+    activation: str = "half_glu1"
+    prenorm: bool = True
+    norm: str = "batch"
+    bn_momentum: float = 0.95
+    dropout: float = 0.0
+    pooling: str = "mean"
+    backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        one_of("activation", self.activation, ACTIVATIONS)
+        one_of("norm", self.norm, ("batch", "layer"))
+        one_of("pooling", self.pooling, ("mean", "last"))
+        for key in ("n_layers", "d_model"):
+            if getattr(self, key) < 1:
+                raise UserError(f"model.{key}={getattr(self, key)}: it must be at least 1.")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"model.dropout={self.dropout}: it must lie in [0, 1).")
+
+    @property
+    @abc.abstractmethod
+    def full_state_dim(self) -> int:
+        """Stored complex states of one layer before any reduction."""
+
+    def check_state_dims(self, state_dims: Sequence[int]) -> tuple[int, ...]:
+        """Returns `state_dims` as a tuple, or raises `UserError` if they do not fit this model."""
+        dims = tuple(int(p) for p in state_dims)
+        if len(dims) != self.n_layers or any(not 1 <= p <= self.full_state_dim for p in dims):
+            raise UserError(
+                f"state_dims={list(dims)} does not fit the model: give one number per layer ({self.n_layers} layers), "
+                f"each between 1 and {self.full_state_dim}."
+            )
+        return dims
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the JSON form, `name` being the family; `from_dict` is the inverse."""
+        return {"name": self.family, **dataclasses.asdict(self)}
+
+
+def families() -> list[str]:
+    """Returns the names of the model families found in `s5c.model.family`."""
+    return sorted(module.name for module in pkgutil.iter_modules(family.__path__))
+
+
+def load_family(name: str) -> ModuleType:
+    """Imports a family's module by its name.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name not in families():
+        raise unknown("model", name, families())
+    return importlib.import_module(f"s5c.model.family.{name}")
+
+
+def from_dict(description: Mapping[str, Any]) -> ModelConfig:
+    """Rebuilds a configuration from its JSON form."""
+    fields = dict(description)
+    return load_family(fields.pop("name")).Config(**fields)

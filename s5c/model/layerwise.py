@@ -1,0 +1,57 @@
+"""The network run block by block, every block compiled on its own.
+
+A comparison evaluates one network at dozens of sizes. Compiled whole, each would cost a compilation of all layers;
+compiled by block, blocks of equal size share one, whichever network and layer they belong to. The price is one
+dispatch per block: right for accuracy, wrong for latency (`s5c.evaluation.cost` compiles the whole network).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+
+from s5c.model.block import Block
+from s5c.model.classifier import Classifier, InputSpec, input_encoder, output_head, pool
+from s5c.model.config import ModelConfig
+from s5c.model.surgery import layer_names
+from s5c.types import Array, Features, Float, Int, Num, Params
+
+
+def log_probs(
+    model: Classifier, weights: Params, inputs: Num[Array, "rows l *features"], lengths: Int[Array, "rows"] | None
+) -> Float[Array, "b c"]:
+    """Returns what `model.apply` returns in evaluation mode, to rounding.
+
+    Args:
+        model: the network.
+        weights: `{"params": ..., "batch_stats": ...}`.
+        inputs: as for `Classifier`.
+        lengths: as for `Classifier`.
+    """
+    config, spec = model.config, model.spec
+    params, stats = weights["params"], weights.get("batch_stats", {}).get("encoder", {})
+    x = _encode(config, spec, params["encoder"]["encoder"], inputs)
+    for name, p in zip(layer_names(config), model.state_dims, strict=True):
+        variables = {"params": params["encoder"][name], "batch_stats": stats.get(name, {})}
+        x = _block(config, p, variables, x)
+    return _classify(config, spec, params["decoder"], x, lengths)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _encode(config: ModelConfig, spec: InputSpec, params: Any, inputs: Num[Array, "rows l *features"]) -> Features:
+    return input_encoder(config, spec).apply({"params": params}, inputs)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _block(config: ModelConfig, state_dim: int, variables: Any, x: Features) -> Features:
+    return Block(config, state_dim).apply(variables, x)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _classify(
+    config: ModelConfig, spec: InputSpec, params: Any, x: Features, lengths: Int[Array, "rows"] | None
+) -> Float[Array, "b c"]:
+    logits = output_head(config, spec).apply({"params": params}, pool(x, lengths, config.pooling))
+    return jax.nn.log_softmax(logits)

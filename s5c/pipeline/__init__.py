@@ -1,0 +1,1 @@
+"""What the entry points share: from a resolved configuration to a trained model, and from there to reduced ones."""

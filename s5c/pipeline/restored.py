@@ -1,0 +1,33 @@
+"""A model that a checkpoint holds, with the data it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from s5c import config as settings
+from s5c.errors import UserError
+from s5c.pipeline.trained import TrainedModel, from_checkpoint, load_task
+from s5c.training.checkpoint import load
+
+
+def restore(values: Mapping[str, Any], *, which: str) -> TrainedModel:
+    """Loads `checkpoint` and its task.
+
+    The task, with its options and split rule, is the one the checkpoint names. A `task` group on the command line
+    (`+task=digits`) overrides its options, where the data lies for instance, but not which task it is.
+
+    Raises:
+        UserError: no intact checkpoint there, one of another task or of other data.
+    """
+    checkpoint = load(Path(str(values["checkpoint"])), which=which)
+    facts = checkpoint.metadata
+    asked = values.get("task")
+    if asked is not None and asked.get("name") != facts["task"]["name"]:
+        raise UserError(
+            f"{checkpoint.path} was trained on task {facts['task']['name']!r}, not {asked.get('name')!r}. Leave the "
+            "task out of the command, or give a checkpoint of that task."
+        )
+    dataset, splits = load_task(settings.task_job({**facts["task"], **(asked or {})}), facts["protocol"])
+    return from_checkpoint(checkpoint, dataset, splits)

@@ -1,0 +1,283 @@
+"""A trained model for a configuration: reused if it exists, waited for if another process makes it, else trained.
+
+A training lives in `<results_dir>/trained/<task>-<model>-<id>`, where the id is a checksum of everything that decides
+its result: the data, the model, the recipe, the seed and the protocol. Names of experiments do not enter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import filelock
+from rich.console import Console
+
+from s5c import config as settings
+from s5c.data.base import Dataset, Split, Splits, assign_splits
+from s5c.data.batching import eval_batches, steps_per_epoch, train_batches
+from s5c.errors import UserError
+from s5c.model.classifier import Classifier, InputSpec
+from s5c.model.config import ModelConfig, from_dict
+from s5c.pipeline.provenance import environment, write_json
+from s5c.tracking.metrics import read_metrics
+from s5c.tracking.run import Run
+from s5c.training.checkpoint import Checkpoint, CheckpointStore, load
+from s5c.training.loop import Feed, Recipe, fit
+from s5c.training.progress import training_progress
+
+log = logging.getLogger(__name__)
+
+IDENTITY_VERSION = 1
+"""Raised when the training code changes its results, so that older trainings are not mistaken for new ones."""
+
+FINISHED = "trained.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """A network with its weights and the data it belongs to.
+
+    Attributes:
+        model: the module.
+        weights: `{"params": ..., "batch_stats": ...}`.
+        metadata: of its checkpoint.
+        path: of its checkpoint.
+        id: of the training it comes from.
+        dataset: the task.
+        splits: what it was trained, selected and is tested on.
+    """
+
+    model: Classifier
+    weights: dict[str, Any]
+    metadata: dict[str, Any]
+    path: Path
+    id: str
+    dataset: Dataset
+    splits: Splits
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainJob:
+    """A resolved training."""
+
+    task: settings.TaskJob
+    model: ModelConfig
+    recipe: Recipe
+    seed: int
+    protocol: str
+    checkpoint_minutes: float
+    wandb: settings.WandbKeys
+    group: str
+    folder: Path
+
+
+def input_spec(dataset: Dataset) -> InputSpec:
+    """Returns what the network must know of a task."""
+    return InputSpec(dataset.features, dataset.classes, dataset.tokens, dataset.pairs)
+
+
+def load_task(job: settings.TaskJob, protocol: str) -> tuple[Dataset, Splits]:
+    """Loads a task and decides its splits."""
+    dataset = job.task.load()
+    rule = {"validation_fraction": job.keys.validation_fraction, "seed": job.keys.validation_seed}
+    return dataset, assign_splits(dataset, protocol=protocol, **rule)
+
+
+def identity(job: TrainJob, dataset: Dataset) -> dict[str, Any]:
+    """Returns everything that decides the result of a training."""
+    return settings.jsonable(
+        {
+            "version": IDENTITY_VERSION,
+            "task": job.task.description,
+            "source": dataset.source,
+            "data": dataset.fingerprint(),
+            "model": job.model.to_dict(),
+            "recipe": dataclasses.asdict(job.recipe),
+            "seed": job.seed,
+            "protocol": job.protocol,
+        }
+    )
+
+
+def checksum(description: Mapping[str, Any]) -> str:
+    """Returns a short checksum of a JSON description."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def obtain(job: TrainJob, console: Console) -> TrainedModel:
+    """Returns the best checkpoint of a training, after training it if need be.
+
+    Raises:
+        UserError: batch larger than the data, diverging loss, full disk.
+        Interrupted: stopped on request; the same call goes on.
+    """
+    dataset, splits = load_task(job.task, job.protocol)
+    steps_per_epoch(splits.train, job.recipe.batch_size)  # a batch too large is refused before anything is written
+    described = identity(job, dataset)
+    trained_id = checksum(described)
+    folder = job.folder / f"{dataset.name}-{job.model.family}-{trained_id}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with _exclusive(folder):
+        finished = folder / FINISHED
+        if finished.exists():
+            facts = json.loads(finished.read_text())
+            log.info(
+                "Reusing the trained model %s (%d epochs, %.0f s, selection accuracy %.2f%%).",
+                folder,
+                job.recipe.epochs,
+                facts["seconds"],
+                100 * facts["selection_accuracy"],
+            )
+        else:
+            _train(job, dataset, splits, described, trained_id, folder, console)
+    return from_checkpoint(load(folder), dataset, splits)
+
+
+def from_checkpoint(checkpoint: Checkpoint, dataset: Dataset, splits: Splits) -> TrainedModel:
+    """Rebuilds the network of a checkpoint around its weights.
+
+    Raises:
+        UserError: the checkpoint belongs to another task than `dataset`.
+    """
+    facts = checkpoint.metadata
+    if facts["task"]["name"] != dataset.name:
+        raise UserError(
+            f"{checkpoint.path} was trained on task {facts['task']['name']!r}, not {dataset.name!r}. Leave the task "
+            "out of the command, or give a checkpoint of that task."
+        )
+    spec = input_spec(dataset)
+    if list(spec) != list(facts["input_spec"]):
+        raise UserError(
+            f"{checkpoint.path} expects inputs {InputSpec(*facts['input_spec'])}, the data gives {spec}: the task's "
+            "options or its files differ from those of the training."
+        )
+    model_config = from_dict(facts["model"])
+    model = Classifier(model_config, spec, model_config.check_state_dims(facts["state_dims"]))
+    return TrainedModel(model, checkpoint.weights, facts, checkpoint.path, facts["trained_id"], dataset, splits)
+
+
+def batches(split: Split, batch_size: int) -> partial[Any]:
+    """Returns a function that starts the evaluation batches of a split; the batch never exceeds the split."""
+    return partial(eval_batches, split, min(batch_size, len(split)))
+
+
+def _train(
+    job: TrainJob,
+    dataset: Dataset,
+    splits: Splits,
+    described: dict[str, Any],
+    trained_id: str,
+    folder: Path,
+    console: Console,
+) -> None:
+    recipe = job.recipe
+    full = (job.model.full_state_dim,) * job.model.n_layers
+    model = Classifier(job.model, input_spec(dataset), full)
+    facts = environment()
+    write_json(folder / "identity.json", described)
+    write_json(folder / "environment.json", facts)
+    metadata = {
+        "trained_id": trained_id,
+        "model": job.model.to_dict(),
+        "state_dims": list(full),
+        "input_spec": list(input_spec(dataset)),
+        "task": job.task.description,
+        "source": dataset.source,
+        "data": dataset.fingerprint(),
+        "vocabulary": dataset.vocabulary,
+        "protocol": job.protocol,
+        "selected_on": splits.selected_on,
+        "seed": job.seed,
+        "recipe": dataclasses.asdict(recipe),
+        "experiment": job.group,
+        "parent": None,
+        "s5c": facts["s5c"],
+        "git": facts["git"],
+    }
+    feed = Feed(
+        train=lambda epoch, start: train_batches(
+            splits.train, recipe.batch_size, seed=job.seed, epoch=epoch, start=start
+        ),
+        selection=batches(splits.selection, recipe.batch_size),
+        steps_per_epoch=steps_per_epoch(splits.train, recipe.batch_size),
+        batch_size=recipe.batch_size,
+    )
+    log.info(
+        "Training %s on %s [source=%s]: %d epochs of %d steps, seed %d, best epoch chosen on %s -> %s",
+        job.model.family,
+        dataset.name,
+        dataset.source,
+        recipe.epochs,
+        feed.steps_per_epoch,
+        job.seed,
+        splits.selected_on,
+        folder,
+    )
+    name = f"{dataset.name}-{job.model.family}-{trained_id}"
+    run = Run(
+        folder,
+        config=described,
+        mode=job.wandb.mode,
+        project=job.wandb.project,
+        name=name,
+        group=job.group,
+        job_type="train",
+        tags=[dataset.name, job.model.family, f"seed{job.seed}", *job.wandb.tags],
+    )
+    steps = recipe.epochs * feed.steps_per_epoch
+    with run, CheckpointStore(folder / "checkpoints") as store:
+        with training_progress(console, steps=steps, epochs=recipe.epochs) as reporter:
+            fit(
+                model,
+                feed,
+                recipe,
+                seed=job.seed,
+                store=store,
+                directory=folder,
+                metadata=metadata,
+                record=run,
+                reporter=reporter,
+                checkpoint_minutes=job.checkpoint_minutes,
+            )
+        best = store.best()
+        assert best is not None, "every finished epoch is saved with a score"
+        seconds = sum(row["seconds"] for row in read_metrics(run.metrics_file) if row["event"] == "epoch")
+        result = {
+            "seconds": seconds,
+            "best_epoch": best.metadata["epoch"],
+            **{key: value for key, value in best.metadata["metrics"].items() if key.startswith("selection_")},
+        }
+        run.summary(result)
+        run.artifact(name, best.path / "weights", metadata={**result, "trained_id": trained_id}, aliases=["best"])
+        write_json(folder / FINISHED, {**result, "environment": facts})
+    log.info(
+        "Trained in %.1f s; best epoch %d of %d, %s accuracy %.2f%%.",
+        seconds,
+        result["best_epoch"],
+        recipe.epochs,
+        splits.selected_on,
+        100 * result["selection_accuracy"],
+    )
+    if run.sync_hint:
+        log.info("W&B is offline. To upload: %s", run.sync_hint)
+
+
+def _exclusive(folder: Path) -> filelock.BaseFileLock:
+    """Returns the folder's lock, held; waits for the process that holds it. The system drops it when a process dies."""
+    lock = filelock.FileLock(folder / ".lock")
+    holder = folder / ".lock-holder"
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        who = holder.read_text().strip() if holder.exists() else "unknown"
+        log.info("Process %s is training this model (%s); waiting for it.", who, folder)
+        lock.acquire()
+    holder.write_text(f"{os.getpid()}\n")
+    return lock

@@ -1,0 +1,24 @@
+"""Compress an existing checkpoint, without training: `python -m s5c.reduce checkpoint=PATH reduction=last`."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from s5c import config as settings
+from s5c.cli import run
+from s5c.pipeline.job import finish, start
+from s5c.pipeline.restored import restore
+
+
+def main(config: DictConfig) -> float:
+    """Runs one job; returns the selection accuracy of the last row."""
+    values = settings.plain(config)
+    reduction = settings.reduction_job(values["reduction"])
+    evaluation = settings.build(settings.EvaluationKeys, values["evaluation"], "evaluation")
+    wandb = settings.build(settings.WandbKeys, values["wandb"], "wandb")
+    trained = restore(values, which=reduction.keys.weights)
+    return finish(trained, reduction, evaluation, wandb, folder=start(config, values), values=values)
+
+
+if __name__ == "__main__":
+    run(main, "reduce")

@@ -1,0 +1,19 @@
+"""`none`: removes nothing, whatever ratio is asked for; the unpruned model as a row of a comparison."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from s5c.ssm.system import DiagonalSSM
+from s5c.types import Array, Float
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """Protects every state: all scores are infinite."""
+
+    def scores(self, system: DiagonalSSM, key: Array) -> Float[Array, "p"]:
+        """Returns infinity for every state."""
+        return jnp.full(system.Delta.shape, jnp.inf)

@@ -1,0 +1,25 @@
+"""`random`: states drawn at random, the floor of every comparison."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from s5c.ssm.system import DiagonalSSM
+from s5c.types import Array, Float
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """Scores states by independent uniform random numbers; unstable modes score infinity, as in every method.
+
+    Source: "structured random" in LAST (arXiv 2411.02824), section 5.
+    """
+
+    def scores(self, system: DiagonalSSM, key: Array) -> Float[Array, "p"]:
+        """Returns uniform numbers in [0, 1), shape (p,)."""
+        Lambda_bar, _ = system.discretise()
+        drawn = jax.random.uniform(key, Lambda_bar.shape, dtype=jnp.abs(Lambda_bar).dtype)
+        return jnp.where(jnp.abs(Lambda_bar) < 1, drawn, jnp.inf)

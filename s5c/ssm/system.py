@@ -1,0 +1,80 @@
+"""`DiagonalSSM`: the system behind one layer, free of any neural-network framework."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from s5c.ssm.discretise import METHODS, Discretised
+from s5c.types import Array, Complex, Float, Int
+
+
+@dataclasses.dataclass(frozen=True)
+class DiagonalSSM:
+    """A continuous-time diagonal system with a step size, of which one of each conjugate pair is stored.
+
+        x' = Lambda x + B u,    y = 2 Re(C x) + D u        (forward in time)
+        y += 2 Re(C_backward x~),  x~ the same system run on the reversed input    (bidirectional layers)
+
+    The stored half is not the system that runs: its conjugate copies contribute the other half of the output, hence
+    the factor 2. Leading axes `*layers` appear where equal layers are stacked and mapped over.
+    """
+
+    Lambda: Complex[Array, "*layers p"]
+    B: Complex[Array, "*layers p h"]
+    C: Complex[Array, "*layers h p"]
+    D: Float[Array, "*layers h"]
+    Delta: Float[Array, "*layers p"]
+    C_backward: Complex[Array, "*layers h p"] | None = None
+    discretisation: str = "zoh"
+
+    @property
+    def state_dim(self) -> int:
+        """Number of stored complex states."""
+        return self.Lambda.shape[-1]
+
+    def discretise(self) -> Discretised:
+        """Returns `(Lambda_bar, B_bar)`, shapes (p,) and (p, h)."""
+        return METHODS[self.discretisation](self.Lambda, self.B, self.Delta)
+
+    def take(self, keep: Int[Any, "kept"]) -> DiagonalSSM:
+        """Returns the system made of the states `keep` alone.
+
+        The one place that knows which rows and columns belong to a state.
+        """
+        return dataclasses.replace(
+            self,
+            Lambda=self.Lambda[keep],
+            B=self.B[keep],
+            C=self.C[:, keep],
+            Delta=self.Delta[keep],
+            C_backward=None if self.C_backward is None else self.C_backward[:, keep],
+        )
+
+
+_ARRAYS = ("Lambda", "B", "C", "D", "Delta", "C_backward")
+
+
+def _unflatten(discretisation: str, arrays: tuple[Any, ...]) -> DiagonalSSM:
+    # JAX rebuilds containers around placeholders that are no arrays; `__init__`, whose annotations the tests check,
+    # must not see those.
+    system = object.__new__(DiagonalSSM)
+    for name, value in zip((*_ARRAYS, "discretisation"), (*arrays, discretisation), strict=True):
+        object.__setattr__(system, name, value)
+    return system
+
+
+jax.tree_util.register_pytree_with_keys(
+    DiagonalSSM,
+    lambda s: ([(jax.tree_util.GetAttrKey(k), getattr(s, k)) for k in _ARRAYS], s.discretisation),
+    _unflatten,
+    lambda s: (tuple(getattr(s, k) for k in _ARRAYS), s.discretisation),
+)
+
+
+def stack(systems: list[DiagonalSSM]) -> DiagonalSSM:
+    """Stacks systems of equal shape along a new leading axis, for `jax.vmap`."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *systems)

@@ -1,0 +1,47 @@
+"""Train a model, or reuse it, and reduce it: `python -m s5c.train +experiment=digits_last`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from s5c import config as settings
+from s5c.cli import run
+from s5c.pipeline.job import finish, start
+from s5c.pipeline.trained import TrainJob, obtain
+
+
+def main(config: DictConfig) -> float:
+    """Runs one job; returns the test-independent figure of merit, the selection accuracy of the last row."""
+    values = settings.plain(config)
+    job, reduction, evaluation, wandb = resolve(values)
+    folder = start(config, values)
+    trained = obtain(job, Console(stderr=True))
+    return finish(trained, reduction, evaluation, wandb, folder=folder, values=values)
+
+
+def resolve(
+    values: dict[str, Any],
+) -> tuple[TrainJob, settings.ReductionJob, settings.EvaluationKeys, settings.WandbKeys]:
+    """Checks the whole configuration before anything is done."""
+    recipe, minutes = settings.recipe(values["train"])
+    wandb = settings.build(settings.WandbKeys, values["wandb"], "wandb")
+    job = TrainJob(
+        task=settings.task_job(values["task"]),
+        model=settings.model_config(values["model"]),
+        recipe=recipe,
+        seed=settings.integer(values["seed"], "seed"),
+        protocol=str(values["protocol"]),
+        checkpoint_minutes=minutes,
+        wandb=wandb,
+        group=str(values["name"]),
+        folder=settings.results_folder(values) / "trained",
+    )
+    evaluation = settings.build(settings.EvaluationKeys, values["evaluation"], "evaluation")
+    return job, settings.reduction_job(values["reduction"]), evaluation, wandb
+
+
+if __name__ == "__main__":
+    run(main, "train")
