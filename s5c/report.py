@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from omegaconf import DictConfig
-from rich.console import Console
 
 from s5c import config as settings
 from s5c.cli import run
 from s5c.evaluation.collect import collect, read_spectra, write_csv
 from s5c.evaluation.plots import save_figures
 from s5c.evaluation.tables import console, markdown
+from s5c.pipeline.job import results_console
 
 
 def main(config: DictConfig) -> None:
@@ -25,7 +25,7 @@ def main(config: DictConfig) -> None:
     write_csv(rows, output / "table.csv")
     (output / "report.md").write_text(markdown(rows))
     figures = save_figures(rows, read_spectra(rows), output)
-    out = Console(highlight=False)
+    out = results_console()
     out.print(console(rows))
     out.print(f"\n{len(rows)} rows -> {output / 'table.csv'}, {output / 'report.md'} and {len(figures)} figures.")
 

@@ -10,7 +10,8 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-ENTRY_POINTS = "entry points"  # every module directly in s5c/ that is not listed here by name
+ENTRY_POINTS = "entry points"  # every module directly in s5c/ that is not listed here by name, and
+SHARED_BY_ENTRY_POINTS = {"pipeline"}
 BASE = {"s5c", "errors", "types"}  # s5c itself holds the version
 BELOW: dict[str, set[str]] = {
     "s5c": set(),
@@ -35,7 +36,8 @@ MAX_LINES = 400
 def layer_of(module: str, packages: set[str]) -> str:
     """Returns the layer of a dotted name such as `s5c.ssm.hippo`; a package missing in `BELOW` is its own layer."""
     name = module.partition(".")[2].partition(".")[0] or "s5c"
-    return name if name in packages or name in BELOW else ENTRY_POINTS
+    known = name in packages or name in BELOW
+    return name if known and name not in SHARED_BY_ENTRY_POINTS else ENTRY_POINTS
 
 
 def module_name(path: Path, root: Path) -> str:

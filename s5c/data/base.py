@@ -84,7 +84,7 @@ class Dataset:
                 for array in (split.inputs, split.labels, split.lengths):
                     if array is not None:
                         digest.update(f"{array.dtype}{array.shape}".encode())
-                        digest.update(np.ascontiguousarray(array))
+                        digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()[:16]
 
 
@@ -159,4 +159,6 @@ def assign_splits(dataset: Dataset, *, protocol: str, validation_fraction: float
             "validation: choose a fraction strictly between 0 and 1 that leaves both parts some examples."
         )
     order = np.random.default_rng(seed).permutation(n)
-    return Splits(dataset.train.take(order[held_out:]), dataset.train.take(order[:held_out]), dataset.test, "validation")
+    return Splits(
+        dataset.train.take(order[held_out:]), dataset.train.take(order[:held_out]), dataset.test, "validation"
+    )

@@ -65,10 +65,8 @@ def size(model: Classifier, params: Params, length: int) -> Size:
     gates = {"gelu": 0, "half_glu1": 1, "half_glu2": 1, "full_glu": 2}[config.activation]
     per_step = 0 if spec.tokens else spec.features * h
     per_step += sum(family.macs_per_step(config, p) + gates * h * h for p in model.state_dims)
-    if spec.pairs:
-        total = 2 * length * per_step + 4 * h * h + h * spec.classes
-    else:
-        total = length * per_step + h * spec.classes
+    sequences, pair_head = (2, 4 * h * h) if spec.pairs else (1, 0)
+    total = sequences * length * per_step + pair_head + h * spec.classes
     return Size(sum(model.state_dims), sum(np.size(v) for v in jax.tree.leaves(params)), state_params, total)
 
 

@@ -64,7 +64,9 @@ def take(params: Params, keep: Sequence[Bool[np.ndarray, "p"]], config: ModelCon
 
     def gather(i: int, layer: Params) -> dict[str, Array]:
         rows = np.flatnonzero(keep[i])
-        return {n: np.take(np.asarray(v), rows, axis=axes[n]) if n in axes else v for n, v in layer.items()}
+        return {
+            n: jnp.asarray(np.take(np.asarray(v), rows, axis=axes[n])) if n in axes else v for n, v in layer.items()
+        }
 
     return _replace(params, config, gather)
 
@@ -73,7 +75,7 @@ def mask(params: Params, keep: Sequence[Bool[np.ndarray, "p"]], config: ModelCon
     """Silences states without removing them: the rows of B are set to zero, nothing gets smaller."""
 
     def silence(i: int, layer: Params) -> dict[str, Array]:
-        return {**layer, "B": np.asarray(layer["B"]) * keep[i][:, None, None]}
+        return {**layer, "B": layer["B"] * jnp.asarray(keep[i], jnp.float32)[:, None, None]}
 
     return _replace(params, config, silence)
 

@@ -29,7 +29,7 @@ def start(config: DictConfig, values: Mapping[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.resolved.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
     write_json(folder / "environment.json", environment())
-    Console(stderr=True, highlight=False).print(_tree(str(values["name"]), values))
+    Console(stderr=True, highlight=False, soft_wrap=True).print(_tree(str(values["name"]), values))
     return folder
 
 
@@ -67,13 +67,19 @@ def finish(
 def report(rows: Sequence[Row], folder: Path) -> list[Path]:
     """Prints the table of one job and writes its figures; returns their paths."""
     here = [{**row, "folder": str(folder)} for row in rows]
-    console = Console(highlight=False)
+    console = results_console()
     console.print(tables.console(here))
     figures = plots.save_figures(here, read_spectra(here), folder / "figures") if len(rows) > 1 else []
     (folder / "report.md").write_text(tables.markdown(here))
     console.print(f"\nReproduce: {rows[0]['command']}", soft_wrap=True)
     console.print(f"Run folder: {folder}", soft_wrap=True)
     return figures
+
+
+def results_console() -> Console:
+    """Returns the console for results: as wide as the terminal, 110 columns in a pipe."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=110)
 
 
 def _tree(name: str, values: Mapping[str, Any]) -> Tree:

@@ -86,8 +86,10 @@ def input_spec(dataset: Dataset) -> InputSpec:
 def load_task(job: settings.TaskJob, protocol: str) -> tuple[Dataset, Splits]:
     """Loads a task and decides its splits."""
     dataset = job.task.load()
-    rule = {"validation_fraction": job.keys.validation_fraction, "seed": job.keys.validation_seed}
-    return dataset, assign_splits(dataset, protocol=protocol, **rule)
+    keys = job.keys
+    return dataset, assign_splits(
+        dataset, protocol=protocol, validation_fraction=keys.validation_fraction, seed=keys.validation_seed
+    )
 
 
 def identity(job: TrainJob, dataset: Dataset) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -58,7 +59,7 @@ class DiagonalSSM:
 _ARRAYS = ("Lambda", "B", "C", "D", "Delta", "C_backward")
 
 
-def _unflatten(discretisation: str, arrays: tuple[Any, ...]) -> DiagonalSSM:
+def _unflatten(discretisation: str, arrays: Iterable[Any]) -> DiagonalSSM:
     # JAX rebuilds containers around placeholders that are no arrays; `__init__`, whose annotations the tests check,
     # must not see those.
     system = object.__new__(DiagonalSSM)

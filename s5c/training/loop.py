@@ -102,7 +102,8 @@ class Feed:
 
 def to_device(batch: Any) -> Inputs:
     """Copies a batch to the default device."""
-    return Inputs(*(None if part is None else jnp.asarray(part) for part in batch))
+    lengths = None if batch.lengths is None else jnp.asarray(batch.lengths)
+    return Inputs(jnp.asarray(batch.inputs), jnp.asarray(batch.labels), lengths, jnp.asarray(batch.weights))
 
 
 def evaluate(
@@ -110,8 +111,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Returns mean loss and accuracy over all examples, exact for a partial last batch."""
     sums = [jax.device_get(eval_step(params, batch_stats, to_device(batch))) for batch in batches]
-    loss, correct, count = (math.fsum(float(s[i]) for s in sums) for i in range(3))
-    return {"loss": loss / count, "accuracy": correct / count}
+    loss, correct, examples = (math.fsum(float(s[i]) for s in sums) for i in range(3))
+    return {"loss": loss / examples, "accuracy": correct / examples}
 
 
 def fit(

@@ -38,7 +38,7 @@ class Totals(NamedTuple):
 
     loss: Float[Array, ""]
     correct: Float[Array, ""]
-    count: Float[Array, ""]
+    examples: Float[Array, ""]
 
 
 Step = Callable[[TrainState, Inputs, Array], tuple[TrainState, dict[str, Array]]]

@@ -132,10 +132,10 @@ class Layer(nn.Module):
         params = {
             "Lambda_re": self.param("Lambda_re", lambda _: jnp.asarray(basis.Lambda.real[:p], jnp.float32)),
             "Lambda_im": self.param("Lambda_im", lambda _: jnp.asarray(basis.Lambda.imag[:p], jnp.float32)),
-            "B": self.param("B", _init_B, basis.V[:, :p], h),
+            "B": self.param("B", _input_matrix, basis.V[:, :p], h),
             **{name: self.param(name, _C_INIT[config.C_init], basis.V[:, :p], h) for name in outputs},
             "D": self.param("D", nn.initializers.normal(stddev=1.0), (h,)),
-            "log_step": self.param("log_step", _init_log_step, p, config.dt_min, config.dt_max),
+            "log_step": self.param("log_step", _log_step, p, config.dt_min, config.dt_max),
         }
         system = to_system(params, config)
         system = dataclasses.replace(system, Delta=step_rescale * system.Delta)
@@ -143,7 +143,7 @@ class Layer(nn.Module):
         return y + system.D * u
 
 
-# ---- initialisers -----------------------------------------------------------------------------------------------------
+# ---- initialisers
 
 
 def _complex(x: Float[Array, "... 2"]) -> Complex[Array, "..."]:
@@ -154,13 +154,13 @@ def _pair(x: Complex[Array, "..."]) -> Float[Array, "... 2"]:
     return jnp.stack([x.real, x.imag], axis=-1)
 
 
-def _init_B(key: Array, V: np.ndarray, features: int) -> Float[Array, "p h 2"]:
+def _input_matrix(key: Array, V: np.ndarray, features: int) -> Float[Array, "p h 2"]:
     """Real B (n, h), LeCun normal with fan-in n, taken into the eigenbasis: V^H B."""
     B = nn.initializers.lecun_normal()(key, (V.shape[0], features))
     return _pair(jnp.asarray(V.conj().T, jnp.complex64) @ B)
 
 
-def _project_C(C: Float[Array, "h n 2"], V: np.ndarray) -> Float[Array, "h p 2"]:
+def _into_eigenbasis(C: Float[Array, "h n 2"], V: np.ndarray) -> Float[Array, "h p 2"]:
     return _pair(_complex(C) @ jnp.asarray(V, jnp.complex64))
 
 
@@ -170,12 +170,12 @@ def _trunc_standard_normal(key: Array, V: np.ndarray, features: int) -> Float[Ar
     def row(row_key: Array) -> Array:
         return nn.initializers.lecun_normal()(row_key, (1, V.shape[0], 2))[0]
 
-    return _project_C(jax.vmap(row)(jax.random.split(key, features)), V)
+    return _into_eigenbasis(jax.vmap(row)(jax.random.split(key, features)), V)
 
 
 def _lecun_normal(key: Array, V: np.ndarray, features: int) -> Float[Array, "h p 2"]:
     """In one draw, so the features count as receptive field: std 1/sqrt(h n), sqrt(h) times smaller."""
-    return _project_C(nn.initializers.lecun_normal()(key, (features, V.shape[0], 2)), V)
+    return _into_eigenbasis(nn.initializers.lecun_normal()(key, (features, V.shape[0], 2)), V)
 
 
 def _complex_normal(key: Array, V: np.ndarray, features: int) -> Float[Array, "h p 2"]:
@@ -188,11 +188,11 @@ _C_INIT: dict[str, Callable[..., Any]] = dict(
 )
 
 
-def _init_log_step(key: Array, p: int, dt_min: float, dt_max: float) -> Float[Array, "p 1"]:
+def _log_step(key: Array, p: int, dt_min: float, dt_max: float) -> Float[Array, "p 1"]:
     return jax.random.uniform(key, (p, 1), minval=math.log(dt_min), maxval=math.log(dt_max))
 
 
-# ---- size -------------------------------------------------------------------------------------------------------------
+# ---- size
 
 
 def macs_per_step(config: Config, state_dim: int) -> int:

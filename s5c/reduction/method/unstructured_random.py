@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ class Method:
     def mask(self, system: DiagonalSSM, ratio: Float[Array, ""], key: Array) -> DiagonalSSM:
         """Returns the masked system, all shapes unchanged. The masks of growing ratios are nested."""
 
-        fields = {}
+        fields: dict[str, Any] = {}
         for stream, name in enumerate(("Lambda", "B", "C", "C_backward")):
             values = getattr(system, name)
             if values is not None:
