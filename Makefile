@@ -32,9 +32,10 @@ $(READY): pyproject.toml .ci/constraints.txt
 	@$(PY) -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(READY) ## Train on real digits, compress at nine ratios with every method, write tables and figures
-	$(PY) -m s5c.train -m +experiment=digits_demo
-	$(PY) -m s5c.report runs=results/digits_demo
+demo: $(READY) ## Train on real digits, prune with LAST and every baseline at nine ratios, write tables and figures
+	$(PY) -m s5c.train +experiment=digits_last 'reduction.ratio=[0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9]'
+	$(PY) -m s5c.train -m +experiment=digits_baselines
+	$(PY) -m s5c.report runs=results/digits_last
 
 test: check ## Check style and types, then run all tests but the slow ones
 	$(PYTEST) -m "not slow" $(ARGS)

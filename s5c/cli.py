@@ -32,6 +32,12 @@ errors = Console(stderr=True, highlight=False)
 NOT_IN_RUN_NAME = ("experiment", "results_dir", "name", "wandb", "checkpoint", "hydra")
 """Overrides that do not tell two runs of an experiment apart."""
 
+DISK_ERRORS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EEXIST),
+}
+"""What a person can put right: a full disk, a quota, a folder that cannot be written or is none."""
+
 
 def run(job: Callable[[DictConfig], Any], config_name: str) -> None:
     """Runs a job under Hydra; exits with status 1 after an error, 130 after an interruption.
@@ -43,13 +49,14 @@ def run(job: Callable[[DictConfig], Any], config_name: str) -> None:
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # With this set Hydra hands exceptions on instead of printing them in its own way.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    _register_resolvers()
+    register_resolvers()
+    _ignore_closed_loops()
     logging.captureWarnings(True)
     try:
         check_choices(sys.argv[1:], conf_dir())
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)()
     except Interrupted as stop:
-        errors.print(f"[yellow]{escape(str(stop))}[/]\nThe same command goes on from there.")
+        errors.print(f"[yellow]{escape(str(stop))}[/]\nThe same command goes on from there.", soft_wrap=True)
         sys.exit(130)
     except KeyboardInterrupt:
         errors.print("[yellow]Interrupted.[/] Finished parts are kept; the same command goes on from there.")
@@ -59,11 +66,11 @@ def run(job: Callable[[DictConfig], Any], config_name: str) -> None:
             raise
         _fail(explain(error, config_name))
     except OSError as error:
-        if show_traceback or error.errno != errno.ENOSPC:
+        if show_traceback or error.errno not in DISK_ERRORS:
             raise
         _fail(
-            f"No space left on the device ({error.filename or 'while writing'}). What was saved before is intact: free "
-            "some space, or choose another folder with results_dir=..., and run the same command again."
+            f"{error.strerror}: {error.filename or 'while writing'}. What was saved before is intact: make room or "
+            "repair the folder, or choose another one with results_dir=..., and run the same command again."
         )
 
 
@@ -92,20 +99,22 @@ def check_choices(arguments: Sequence[str], conf: Path) -> None:
         UserError: `group=name` without a file conf/group/name.yaml, or `experiment=` without its plus sign.
     """
     for argument in arguments:
-        match = re.fullmatch(r"(\+{0,2})([\w/]+)=([\w, .\-]+)", argument)
+        match = re.fullmatch(r"(\+{0,2})([\w/]+)=([\w, .\-]*)", argument)
         if match is None or not (conf / match[2]).is_dir():
             continue
         plus, group, chosen = match.groups()
-        names = sorted(path.stem for path in (conf / group).glob("*.yaml"))
+        names = sorted(path.stem for path in (conf / group).glob("*.yaml") if not path.stem.startswith("_"))
         for name in (part.strip() for part in chosen.split(",")):
-            if name not in ("", "null", *names):
-                raise unknown(group, name, [choice for choice in names if not choice.startswith("_")])
+            if name not in ("null", *names):
+                raise unknown(group, name, names)
         if group == "experiment" and not plus:
             raise UserError(f"Experiments are added to the defaults: write +experiment={chosen} (with the plus sign).")
 
 
 def run_name(overrides: Sequence[str]) -> str:
     """Returns a folder name made from the overrides, the same for the same command.
+
+    No character of it has a meaning in an override, so that `checkpoint=<a folder inside>` needs no quotes.
 
     Args:
         overrides: the command line's overrides, as Hydra lists them.
@@ -115,16 +124,28 @@ def run_name(overrides: Sequence[str]) -> str:
         key, _, value = override.partition("=")
         key = key.lstrip("+~")
         if key.split(".")[0].split("/")[0] not in NOT_IN_RUN_NAME:
-            parts.append(f"{key}={value}")
-    name = re.sub(r"[^\w=.+-]+", "-", ",".join(sorted(parts)).replace(",", "+")).strip("-") or "run"
+            parts.append(f"{key}-{value}")
+    name = re.sub(r"[^\w.+-]+", "-", ",".join(sorted(parts)).replace(",", "+")).strip("-") or "run"
     if len(name) > 100:
         name = f"{name[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return name
 
 
-def _register_resolvers() -> None:
+def register_resolvers() -> None:
+    """Makes the functions that conf/base.yaml uses known to OmegaConf."""
     OmegaConf.register_new_resolver("s5c_results", lambda: str(results_dir()), replace=True)
     OmegaConf.register_new_resolver("s5c_run_name", lambda overrides: run_name(list(overrides)), replace=True)
+
+
+def _ignore_closed_loops() -> None:
+    """Drops what TensorStore says of a save or read that failed: Orbax, which has reported it, closed the event loop."""
+    previous = sys.unraisablehook
+
+    def hook(report: Any) -> None:
+        if str(report.exc_value) != "Event loop is closed":
+            previous(report)
+
+    sys.unraisablehook = hook
 
 
 def _fail(message: str) -> None:

@@ -21,6 +21,7 @@ from s5c.errors import UserError, nearest_first, unknown
 from s5c.model.config import ModelConfig, load_family
 from s5c.reduction.contract import Masking, Selection, load_allocation, method_class
 from s5c.reduction.stage import check_ratio
+from s5c.tracking.mirror import MODES
 from s5c.training.loop import Recipe
 
 T = TypeVar("T")
@@ -99,6 +100,10 @@ class WandbKeys:
     project: str = "s5c"
     tags: list[str] = dataclasses.field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise unknown("value for wandb.mode", self.mode, MODES)
+
 
 @dataclasses.dataclass(frozen=True)
 class TaskJob:
@@ -150,6 +155,9 @@ def build(schema: type[T], values: Mapping[str, Any], where: str) -> T:
 
 def task_job(group: Mapping[str, Any]) -> TaskJob:
     """Resolves the `task` group."""
+    for key in group:
+        if key.endswith("seed"):
+            seed_number(group[key], f"task.{key}")
     shared, own = _split(TaskKeys, group)
     keys = build(TaskKeys, shared, "task")
     task = build(task_class(keys.name), own, "task")
@@ -189,7 +197,13 @@ def reduction_job(group: Mapping[str, Any]) -> ReductionJob:
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """Returns the composed configuration with all interpolations resolved, as plain containers."""
+    """Returns the composed configuration with all interpolations resolved, as plain containers.
+
+    Raises:
+        UserError: a key that every command must set is not set.
+    """
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise UserError(f"{missing[0]} is not set: add {missing[0]}=... to the command.")
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
@@ -234,8 +248,8 @@ def suggest_key(config: DictConfig, path: str) -> str:
     return f"Keys{' of ' + '.'.join(known) if known else ''}, nearest first: {', '.join(keys)}."
 
 
-def integer(value: Any, where: str) -> int:
-    """Returns `value`, or raises `UserError` unless it is an integer."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise UserError(f"{where}={value!r} is not an integer: write for instance {where}=0.")
+def seed_number(value: Any, where: str) -> int:
+    """Returns `value`, or raises `UserError` unless it is an integer that random generators accept."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32:
+        raise UserError(f"{where}={value!r} is not an integer from 0 to 2**32 - 1: write for instance {where}=0.")
     return value

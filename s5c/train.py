@@ -18,7 +18,7 @@ def main(config: DictConfig) -> float:
     values = settings.plain(config)
     job, reduction, evaluation, wandb = resolve(values)
     folder = start(config, values)
-    trained = obtain(job, Console(stderr=True))
+    trained = obtain(job, Console(stderr=True), which=reduction.keys.weights)
     return finish(trained, reduction, evaluation, wandb, folder=folder, values=values)
 
 
@@ -32,7 +32,7 @@ def resolve(
         task=settings.task_job(values["task"]),
         model=settings.model_config(values["model"]),
         recipe=recipe,
-        seed=settings.integer(values["seed"], "seed"),
+        seed=settings.seed_number(values["seed"], "seed"),
         protocol=str(values["protocol"]),
         checkpoint_minutes=minutes,
         wandb=wandb,

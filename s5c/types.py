@@ -9,6 +9,7 @@ Axes, in the order in which they appear:
     n   real states, n = 2p
     c   classes
 
+An underscore before a letter (`_p`) marks a size that differs within a list: the layers of a reduced network.
 Public functions are annotated with these letters; the test run checks every annotation at every call.
 """
 

@@ -10,13 +10,13 @@ import json
 import math
 import os
 import socket
-import struct
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from wandb_file import items, models, only, wandb_records
 
 from s5c.errors import UserError
 from s5c.tracking.metrics import read_metrics
@@ -72,35 +72,6 @@ def python(code: str, home: Path, *args: object, **environment: str) -> subproce
     )
     assert done.returncode == 0, done.stderr
     return done
-
-
-def wandb_records(directory: Path) -> list[Any]:
-    """Decodes the only `.wandb` file under `directory`: a LevelDB log of protobuf records after a header of 7 bytes."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    (path,) = directory.glob("wandb/*run-*/run-*.wandb")
-    data, block, header = path.read_bytes(), 32768, 7
-    assert data[:4] == b":W&B"
-    records, payload, at = [], b"", header
-    while at + header <= len(data):
-        if block - at % block < header:  # the rest of a block too short for a header is padding
-            at += block - at % block
-            continue
-        _, size, kind = struct.unpack_from("<IHB", data, at)
-        payload += data[at + header : at + header + size]
-        at += header + size
-        if kind in (1, 4):  # a whole record, or the last piece of one
-            records.append(Record.FromString(payload))
-            payload = b""
-    return records
-
-
-def only(records: list[Any], kind: str) -> list[Any]:
-    return [getattr(record, kind) for record in records if record.WhichOneof("record_type") == kind]
-
-
-def items(entries: Any) -> dict[str, Any]:
-    return {"/".join(entry.nested_key) or entry.key: json.loads(entry.value_json) for entry in entries}
 
 
 @pytest.fixture(scope="module")
@@ -175,10 +146,6 @@ class TestOfflineRun:
         assert rows[1]["rows"][1] == {"layer": 1, "kept": 4, "note": "unstable"}
         assert rows[2]["path"] == "curve.png"
         assert rows[4]["parent"] == {"name": "trained-0-model", "path": "../trained/checkpoint"}
-
-
-def models(records: list[Any]) -> list[Any]:
-    return [record for record in only(records, "artifact") if record.type == "model"]
 
 
 class TestMode:

@@ -12,7 +12,7 @@ import importlib
 import pkgutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -88,6 +88,7 @@ class Dataset:
         return digest.hexdigest()[:16]
 
 
+@runtime_checkable
 class Task(Protocol):
     """The surface of a task file: a frozen dataclass whose fields are its yaml keys."""
 

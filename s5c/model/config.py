@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from s5c.errors import UserError, unknown
 from s5c.model import family
+from s5c.ssm.operator import available_backends
 
 ACTIVATIONS = ("gelu", "half_glu1", "half_glu2", "full_glu")
 
@@ -54,6 +55,7 @@ class ModelConfig(abc.ABC):
         one_of("activation", self.activation, ACTIVATIONS)
         one_of("norm", self.norm, ("batch", "layer"))
         one_of("pooling", self.pooling, ("mean", "last"))
+        one_of("backend", self.backend, ("auto", *available_backends()))
         for key in ("n_layers", "d_model"):
             if getattr(self, key) < 1:
                 raise UserError(f"model.{key}={getattr(self, key)}: it must be at least 1.")

@@ -51,7 +51,7 @@ def _block(config: ModelConfig, state_dim: int, variables: Any, x: Features) -> 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _classify(
-    config: ModelConfig, spec: InputSpec, params: Any, x: Features, lengths: Int[Array, "rows"] | None
+    config: ModelConfig, spec: InputSpec, params: Any, x: Float[Array, "rows l h"], lengths: Int[Array, "rows"] | None
 ) -> Float[Array, "b c"]:
     logits = output_head(config, spec).apply({"params": params}, pool(x, lengths, config.pooling))
     return jax.nn.log_softmax(logits)

@@ -52,7 +52,7 @@ def with_systems(params: Params, new: Sequence[DiagonalSSM], config: ModelConfig
     return _replace(params, config, lambda i, _: layers[i])
 
 
-def take(params: Params, keep: Sequence[Bool[np.ndarray, "p"]], config: ModelConfig) -> dict[str, Any]:
+def take(params: Params, keep: Sequence[Bool[np.ndarray, "_p"]], config: ModelConfig) -> dict[str, Any]:
     """Removes states by gathering rows and columns: no arithmetic, so what is kept is kept bit for bit.
 
     Args:
@@ -71,7 +71,7 @@ def take(params: Params, keep: Sequence[Bool[np.ndarray, "p"]], config: ModelCon
     return _replace(params, config, gather)
 
 
-def mask(params: Params, keep: Sequence[Bool[np.ndarray, "p"]], config: ModelConfig) -> dict[str, Any]:
+def mask(params: Params, keep: Sequence[Bool[np.ndarray, "_p"]], config: ModelConfig) -> dict[str, Any]:
     """Silences states without removing them: the rows of B are set to zero, nothing gets smaller."""
 
     def silence(i: int, layer: Params) -> dict[str, Array]:

@@ -23,7 +23,7 @@ from s5c.evaluation import cost
 from s5c.evaluation.metrics import Predictions, predict
 from s5c.model import surgery
 from s5c.model.classifier import Classifier
-from s5c.pipeline.provenance import environment
+from s5c.pipeline.provenance import environment, shown
 from s5c.pipeline.trained import TrainedModel, batches
 from s5c.reduction import stage
 from s5c.reduction.contract import Masking, Selection, load_allocation
@@ -172,7 +172,7 @@ def _common(
         "batch_size": evaluation.batch_size,
         "device": facts["device"],
         "trained_id": trained.id,
-        "parent": str(trained.path),
+        "parent": shown(trained.path),
         "command": facts["command"],
         "version": facts["s5c"],
         "git": facts["git"],
@@ -195,7 +195,7 @@ def _as_it_is(trained: TrainedModel) -> Row:
         "ratio_achieved": 0.0,
         "masked_only": False,
         "seconds_reduction": 0.0,
-        "checkpoint": str(trained.path),
+        "checkpoint": shown(trained.path),
         "checkpoint_bytes": cost.bytes_on_disk(trained.path / "weights"),
         **_sizes(trained.model, trained.weights["params"], trained.dataset.length),
     }
@@ -274,7 +274,7 @@ def _save(
         "metrics": {key: row[key] for key in ("val_accuracy", "val_loss", "test_accuracy", "test_loss")},
     }
     save_single(path, weights=network.weights, metadata=metadata)
-    return {"checkpoint": str(path), "checkpoint_bytes": cost.bytes_on_disk(path / "weights")}
+    return {"checkpoint": shown(path), "checkpoint_bytes": cost.bytes_on_disk(path / "weights")}
 
 
 def _write_rows(path: Path, rows: Sequence[Row]) -> None:

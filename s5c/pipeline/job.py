@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.tree import Tree
@@ -25,11 +26,17 @@ log = logging.getLogger(__name__)
 
 def start(config: DictConfig, values: Mapping[str, Any]) -> Path:
     """Prints the composed configuration, saves it with the environment, and returns the run folder."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.resolved.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
     write_json(folder / "environment.json", environment())
-    Console(stderr=True, highlight=False, soft_wrap=True).print(_tree(str(values["name"]), values))
+    console = Console(stderr=True, highlight=False)
+    in_sweep = hydra.mode == RunMode.MULTIRUN
+    if not in_sweep or hydra.job.num == 0:
+        console.print(_tree(str(values["name"]), values))
+    if in_sweep:  # the jobs of a sweep differ in their overrides only
+        console.rule(f"job {hydra.job.num}: {' '.join(hydra.overrides.task)}", align="left", style="dim")
     return folder
 
 

@@ -60,6 +60,12 @@ def environment() -> dict[str, Any]:
     }
 
 
+def shown(path: Path) -> str:
+    """Returns a path as results should show it: relative to the working directory where it lies below that."""
+    absolute, here = path.absolute(), Path.cwd()
+    return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(absolute)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file, complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -113,8 +114,8 @@ def checksum(description: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:10]
 
 
-def obtain(job: TrainJob, console: Console) -> TrainedModel:
-    """Returns the best checkpoint of a training, after training it if need be.
+def obtain(job: TrainJob, console: Console, *, which: str = "best") -> TrainedModel:
+    """Returns the best, or latest, checkpoint of a training, after training it if need be.
 
     Raises:
         UserError: batch larger than the data, diverging loss, full disk.
@@ -139,7 +140,7 @@ def obtain(job: TrainJob, console: Console) -> TrainedModel:
             )
         else:
             _train(job, dataset, splits, described, trained_id, folder, console)
-    return from_checkpoint(load(folder), dataset, splits)
+    return from_checkpoint(load(folder, which=which), dataset, splits)
 
 
 def from_checkpoint(checkpoint: Checkpoint, dataset: Dataset, splits: Splits) -> TrainedModel:
@@ -271,8 +272,9 @@ def _train(
         log.info("W&B is offline. To upload: %s", run.sync_hint)
 
 
-def _exclusive(folder: Path) -> filelock.BaseFileLock:
-    """Returns the folder's lock, held; waits for the process that holds it. The system drops it when a process dies."""
+@contextmanager
+def _exclusive(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock, waiting for the process that has it. The system drops it when a process dies."""
     lock = filelock.FileLock(folder / ".lock")
     holder = folder / ".lock-holder"
     try:
@@ -281,5 +283,8 @@ def _exclusive(folder: Path) -> filelock.BaseFileLock:
         who = holder.read_text().strip() if holder.exists() else "unknown"
         log.info("Process %s is training this model (%s); waiting for it.", who, folder)
         lock.acquire()
-    holder.write_text(f"{os.getpid()}\n")
-    return lock
+    try:
+        holder.write_text(f"{os.getpid()}\n")
+        yield
+    finally:
+        lock.release()

@@ -31,8 +31,8 @@ class Ranking:
         order: all states, as positions in the concatenation of the layers, most important first.
     """
 
-    scores: list[Float[np.ndarray, "p"]]
-    priorities: list[Float[np.ndarray, "p"]]
+    scores: list[Float[np.ndarray, "_p"]]
+    priorities: list[Float[np.ndarray, "_p"]]
     order: Int[np.ndarray, "states"]
 
     @property
@@ -51,7 +51,7 @@ class Selected:
         notes: what the user should know (protected states, ratio not reached).
     """
 
-    keep: list[Bool[np.ndarray, "p"]]
+    keep: list[Bool[np.ndarray, "_p"]]
     ratio: float
     notes: tuple[str, ...] = ()
 
@@ -165,9 +165,11 @@ def mask(method: Masking, systems: Sequence[DiagonalSSM], ratio: float, *, seed:
         seed: of the random stream.
     """
     with jax.enable_x64(True):
-        return _mask(method, list(systems), jnp.asarray(check_ratio(ratio)), jax.random.key(seed))
+        share, root = jnp.asarray(check_ratio(ratio)), jax.random.key(seed)
+        keys = [jax.random.fold_in(root, layer) for layer in range(len(systems))]
+        return [_mask(method, system, share, key) for system, key in zip(systems, keys, strict=True)]
 
 
-@partial(jax.jit, static_argnums=0)
-def _mask(method: Masking, systems: list[DiagonalSSM], ratio: Array, key: Array) -> list[DiagonalSSM]:
-    return [method.mask(system, ratio, jax.random.fold_in(key, layer)) for layer, system in enumerate(systems)]
+@partial(jax.jit, static_argnums=0)  # compiled once for all layers of one shape
+def _mask(method: Masking, system: DiagonalSSM, ratio: Float[Array, ""], key: Array) -> DiagonalSSM:
+    return method.mask(system, ratio, key)

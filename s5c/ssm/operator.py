@@ -128,7 +128,9 @@ def diagonal_ssm(
     chosen = resolve_backend(backend, jax.default_backend(), Shape(batch, length, features, p, bidirectional))
 
     W_in = jnp.concatenate([B_bar.real.T, B_bar.imag.T], axis=1)  # (h, 2p)
-    Bu = jnp.swapaxes(u @ W_in.astype(u.dtype), 0, 1)  # (l, b, 2p)
+    # Half-precision inputs enter the product as they are; the states need the precision of the system.
+    Bu = jnp.matmul(u, W_in.astype(u.dtype), preferred_element_type=W_in.dtype)
+    Bu = jnp.swapaxes(Bu, 0, 1)  # (l, b, 2p)
     a: Pair = (Lambda_bar.real, Lambda_bar.imag)
     b: Pair = (Bu[..., :p], Bu[..., p:])
     if x0 is not None:

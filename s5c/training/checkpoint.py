@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, runtime_checkable
 
 import orbax.checkpoint as ocp
 
@@ -59,6 +59,7 @@ class Checkpoint:
     path: Path
 
 
+@runtime_checkable
 class _Numbered(Protocol):
     @property
     def step(self) -> int: ...
@@ -228,7 +229,7 @@ class CheckpointStore:
         finally:
             self._manager.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> CheckpointStore:
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -13,17 +13,17 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from s5c.errors import UserError
+from s5c.errors import UserError, unknown
 from s5c.model.classifier import Classifier
 from s5c.training.checkpoint import CheckpointStore
 from s5c.training.interrupt import Interrupted, StopRequest
-from s5c.training.optimiser import optimiser, schedule
+from s5c.training.optimiser import GROUPINGS, optimiser, schedule
 from s5c.training.progress import Reporter
 from s5c.training.steps import Inputs, Step, Totals, TrainState, init_state, make_eval_step, make_train_step
 from s5c.types import Array, Params
@@ -66,10 +66,13 @@ class Recipe:
                 f"train.epochs={self.epochs}, train.warmup_epochs={self.warmup_epochs}: at least one epoch is needed "
                 "and fewer warm-up epochs than epochs."
             )
+        if self.grouping not in GROUPINGS:
+            raise unknown("value for train.grouping", self.grouping, GROUPINGS)
         if self.ssm_lr <= 0 or self.lr_factor <= 0:
             raise UserError(f"train.ssm_lr={self.ssm_lr}, train.lr_factor={self.lr_factor}: both must be positive.")
 
 
+@runtime_checkable
 class Record(Protocol):
     """Where the metrics go (`s5c.tracking`)."""
 
@@ -221,15 +224,16 @@ def _run_epoch(
         pending.append(metrics)
         done += 1
         last = position == feed.steps_per_epoch
+        stopping = stop.requested  # read once: a signal between the sums and the save must not part them
         overdue = time.monotonic() - saved_at > 60 * checkpoint_minutes
-        if last or stop.requested or overdue or len(pending) == CHECK_EVERY:
+        if last or stopping or overdue or len(pending) == CHECK_EVERY:
             sums = _add(sums, pending, done, epoch, directory)
             pending = []
         reporter.step(done, epoch=epoch, examples=feed.batch_size)
-        if (stop.requested or overdue) and not last:
-            save(state, sums, metrics={}, score=None, wait=stop.requested)
+        if (stopping or overdue) and not last:
+            save(state, sums, metrics={}, score=None, wait=stopping)
             saved_at = time.monotonic()
-        if stop.requested and not last:
+        if stopping and not last:
             raise Interrupted(f"Stopped in epoch {epoch + 1}, step {done}; saved in {directory}.")
     return state, sums
 
@@ -237,13 +241,15 @@ def _run_epoch(
 def _add(
     sums: dict[str, float], pending: list[dict[str, Array]], done: int, epoch: int, directory: Path
 ) -> dict[str, float]:
-    """Adds per-step metrics to the sums, in step order, and refuses a loss that is not finite."""
+    """Adds per-step metrics to the sums, in step order, and refuses those that are not finite."""
     sums = dict(sums)
     for i, metrics in enumerate(jax.device_get(pending)):
-        if not np.isfinite(metrics["loss"]):
+        # A finite loss may have an infinite gradient; the parameters after it must not become a checkpoint.
+        wrong = next((name for name in ("loss", *metrics) if not np.isfinite(metrics[name])), None)
+        if wrong:
             raise UserError(
-                f"Training diverged: the loss is {metrics['loss']} in epoch {epoch + 1}, step "
-                f"{done - len(pending) + i + 1}.\nThe last good checkpoint stays in {directory}. Lower train.ssm_lr or "
+                f"Training diverged: the {wrong.replace('_', ' ')} is {metrics[wrong]} in epoch {epoch + 1}, step "
+                f"{done - len(pending) + i + 1}.\nWhat was saved before it stays in {directory}. Lower train.ssm_lr or "
                 "train.lr_factor, lengthen train.warmup_epochs, or set model.clip_eigs=true (nothing else keeps S5's "
                 "modes stable), and train again."
             )

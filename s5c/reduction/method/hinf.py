@@ -18,8 +18,9 @@ class Method:
 
         h_i = ||G_i||_inf^2 = ||C_i||^2 ||B_bar_i||^2 / (1 - |a_i|)^2,    a = Lambda_bar
 
-    exact, since G_i has rank one and peaks at the angle of a_i. The conjugate partner is not counted: its presence
-    multiplies the gain by between 1 and 2. Needs |a_i| < 1; an unstable mode (|a_i| >= 1) scores infinity.
+    exact, since G_i has rank one and peaks at the angle of a_i. The conjugate partner is not counted: it multiplies
+    the gain by at most 2, by about 1 where a mode oscillates faster than it decays, and near the real axis it may
+    cancel it. Needs |a_i| < 1; an unstable mode (|a_i| >= 1) scores infinity.
 
     Attributes:
         score: `paper` squares the output norm. `released` reproduces the published code, in which operator precedence

@@ -12,7 +12,7 @@ from s5c.types import Array, Float
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """Protects every state: all scores are infinite."""
+    """Protects every state: all scores are infinite. Ours, so that "no reduction" is a choice like any other."""
 
     def scores(self, system: DiagonalSSM, key: Array) -> Float[Array, "p"]:
         """Returns infinity for every state."""

@@ -1,0 +1,51 @@
+"""Small networks with random weights."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from s5c.model.classifier import Classifier, InputSpec
+from s5c.model.family.s5 import Config
+
+PIXELS = InputSpec(features=2, classes=3)
+TOKENS = InputSpec(features=7, classes=3, tokens=True)
+PAIRS = InputSpec(features=7, classes=2, tokens=True, pairs=True)
+ROWS, LENGTH = 4, 9
+
+
+def network(spec: InputSpec = PIXELS, **options: Any) -> Classifier:
+    """Returns two S5 blocks of six features and four stored states each, changed by `options`."""
+    config = Config(**{"n_layers": 2, "d_model": 6, "state_size": 8, "blocks": 2, **options})
+    return Classifier(config, spec, (config.full_state_dim,) * config.n_layers)
+
+
+def batch_for(spec: InputSpec, rng: np.random.Generator) -> tuple[jax.Array, jax.Array | None]:
+    """Returns inputs and, for tokens, lengths: four rows of nine steps."""
+    if not spec.tokens:
+        return jnp.asarray(rng.normal(size=(ROWS, LENGTH, spec.features)), jnp.float32), None
+    ids = rng.integers(0, spec.features, (ROWS, LENGTH))
+    return jnp.asarray(ids, jnp.int32), jnp.asarray(rng.integers(1, LENGTH + 1, ROWS), jnp.int32)
+
+
+def weights_of(model: Classifier, rng: np.random.Generator) -> dict[str, Any]:
+    """Returns random weights of which none is zero and no norm is the identity; nothing is compiled for them."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *batch_for(model.spec, np.random.default_rng(0)))
+
+    def draw(path: tuple[Any, ...], leaf: Any) -> jax.Array:
+        name, uniform = path[-1].key, partial(rng.uniform, size=leaf.shape)
+        value = {
+            "Lambda_re": lambda: uniform(-1, -0.2),
+            "Lambda_im": lambda: uniform(-30, -1),
+            "log_step": lambda: uniform(-4, -2),
+            "B": lambda: 10 * rng.normal(size=leaf.shape),  # inputs of short sequences must show in the states
+            "scale": lambda: uniform(0.5, 1.5),
+            "var": lambda: uniform(0.5, 1.5),
+        }.get(name, lambda: rng.normal(size=leaf.shape) / np.sqrt(leaf.shape[0]))
+        return jnp.asarray(value(), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)

@@ -1,0 +1,218 @@
+"""The sequence operator, every backend, against a loop in double precision."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from systems import complex_normal, simulate
+
+from s5c.errors import UserError
+from s5c.ssm.operator import Shape, available_backends, diagonal_ssm, resolve_backend
+
+BATCH, FEATURES, OUT = 3, 4, 2
+BACKENDS = available_backends()
+VARIANTS = ("forward", "reverse", "forward_x0", "reverse_x0", "bidirectional")
+
+
+def arguments(rng: np.random.Generator, length: int, p: int, variant: str, radius: float = 0.999) -> dict[str, Any]:
+    """Returns single-precision arguments of `diagonal_ssm`, without `reverse` and `backend`."""
+    drawn: dict[str, Any] = {
+        "u": rng.normal(size=(BATCH, length, FEATURES)),
+        "Lambda_bar": rng.uniform(0.3, radius, p) * np.exp(1j * rng.uniform(-3, 3, p)),
+        "B_bar": complex_normal(rng, p, FEATURES),
+        "C": complex_normal(rng, OUT, p),
+    }
+    if variant == "bidirectional":
+        drawn["C_backward"] = complex_normal(rng, OUT, p)
+    if variant.endswith("x0"):
+        drawn["x0"] = complex_normal(rng, BATCH, p)
+    return {name: v.astype(np.complex64 if np.iscomplexobj(v) else np.float32) for name, v in drawn.items()}
+
+
+@cache
+def compiled(backend: str, reverse: bool = False) -> Callable[..., Any]:
+    return jax.jit(lambda kwargs: diagonal_ssm(**kwargs, reverse=reverse, backend=backend))
+
+
+def run(backend: str, kwargs: dict[str, Any], reverse: bool = False) -> np.ndarray:
+    return np.asarray(compiled(backend, reverse)(kwargs))
+
+
+def assert_close(ours: Any, expected: np.ndarray, tolerance: float, what: str = "") -> None:
+    """Compares relative to the largest expected element."""
+    assert np.shape(ours) == expected.shape, what
+    assert np.abs(np.asarray(ours) - expected).max() <= tolerance * np.abs(expected).max(), what
+
+
+# ---- values and gradients
+
+
+@pytest.mark.parametrize("p", [1, 5])
+@pytest.mark.parametrize("length", [1, 2, 17])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_values_equal_the_loop(backend: str, length: int, p: int, rng: np.random.Generator) -> None:
+    kwargs = {variant: arguments(rng, length, p, variant) for variant in VARIANTS}
+
+    @jax.jit  # one program for all variants: compiling is what this test spends its time on
+    def all_variants(kwargs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        return {v: diagonal_ssm(**k, reverse=v.startswith("reverse"), backend=backend) for v, k in kwargs.items()}
+
+    for variant, y in all_variants(kwargs).items():
+        assert y.dtype == jnp.float32
+        expected = simulate(**kwargs[variant], reverse=variant.startswith("reverse"))
+        assert_close(y, expected, 5e-6, variant)
+
+
+def finite_differences(f: Callable[[dict[str, Any]], float], at: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Returns the gradient of `f` element by element, with JAX's sign: df/dRe - i df/dIm."""
+    gradients = {}
+    for name, value in at.items():
+        value = value.astype(complex if np.iscomplexobj(value) else float)
+        gradient = np.zeros_like(value)
+        for index in np.ndindex(value.shape):
+            for direction in (1, 1j) if np.iscomplexobj(value) else (1,):
+                moved = [value.copy(), value.copy()]
+                for m, step in zip(moved, (1e-6, -1e-6), strict=True):
+                    m[index] += step * direction
+                slope = (f({**at, name: moved[0]}) - f({**at, name: moved[1]})) / 2e-6
+                gradient[index] += slope * np.conj(direction)
+        gradients[name] = gradient
+    return gradients
+
+
+@pytest.mark.parametrize("length", [1, 7])
+@pytest.mark.parametrize("variant", ["forward_x0", "reverse_x0", "bidirectional"])
+def test_gradients_equal_finite_differences_of_the_loop(variant: str, length: int, rng: np.random.Generator) -> None:
+    kwargs, reverse = arguments(rng, length, 3, variant), variant.startswith("reverse")
+    weight = rng.normal(size=(BATCH, length, OUT)).astype(np.float32)
+    expected = finite_differences(lambda k: float(np.sum(weight * simulate(**k, reverse=reverse))), kwargs)
+    for backend in BACKENDS:
+        call = compiled(backend, reverse)
+        ours = jax.jit(jax.grad(lambda k, call=call: jnp.sum(weight * call(k))))(kwargs)
+        for name in kwargs:
+            assert_close(ours[name], expected[name], 2e-5, f"{backend}: {name}")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_half_precision_inputs_give_half_precision_outputs(backend: str, rng: np.random.Generator) -> None:
+    kwargs = arguments(rng, 17, 5, "bidirectional")
+    kwargs["u"] = jnp.asarray(kwargs["u"], jnp.bfloat16)
+    y = compiled(backend)(kwargs)
+    assert y.dtype == jnp.bfloat16
+    # Only the inputs, the input matrix and the result are rounded to 8 bits, not the states that add up over time.
+    expected = simulate(**{**kwargs, "u": np.asarray(kwargs["u"], np.float32)})
+    assert_close(y.astype(jnp.float32), expected, 2e-2)
+
+
+# ---- properties
+
+seeds = st.integers(0, 2**32 - 1)
+radii = st.floats(0.31, 0.9999)
+properties = settings(max_examples=20, deadline=None, derandomize=True)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@properties
+@given(seed=seeds, radius=radii, scales=st.tuples(st.floats(-5, 5, width=32), st.floats(-5, 5, width=32)))
+def test_the_operator_is_linear(backend: str, seed: int, radius: float, scales: tuple[float, float]) -> None:
+    rng = np.random.default_rng(seed)
+    kwargs = arguments(rng, 12, 3, "bidirectional", radius)
+    u, v = kwargs["u"], rng.normal(size=kwargs["u"].shape).astype(np.float32)
+    a, b = map(np.float32, scales)
+    separate = a * run(backend, kwargs) + b * run(backend, {**kwargs, "u": v})
+    together = run(backend, {**kwargs, "u": a * u + b * v})
+    size = np.abs(run(backend, kwargs)).max() + np.abs(run(backend, {**kwargs, "u": v})).max()
+    assert np.abs(together - separate).max() <= 1e-5 * (abs(a) + abs(b)) * size
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@properties
+@given(seed=seeds, radius=radii)
+def test_reversing_time_twice_changes_nothing(backend: str, seed: int, radius: float) -> None:
+    kwargs = arguments(np.random.default_rng(seed), 12, 3, "forward_x0", radius)
+    expected = run(backend, kwargs)
+    flipped = run(backend, {**kwargs, "u": kwargs["u"][:, ::-1]}, reverse=True)[:, ::-1]
+    assert_close(flipped, expected, 5e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@properties
+@given(seed=seeds, radius=radii)
+def test_a_bidirectional_call_is_the_sum_of_both_directions(backend: str, seed: int, radius: float) -> None:
+    kwargs = arguments(np.random.default_rng(seed), 12, 3, "bidirectional", radius)
+    one_way = {name: value for name, value in kwargs.items() if name != "C_backward"}
+    both = run(backend, one_way) + run(backend, {**one_way, "C": kwargs["C_backward"]}, reverse=True)
+    assert_close(run(backend, kwargs), both, 1e-5)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("backend", BACKENDS)
+@properties
+@given(seed=seeds, radius=radii, cut=st.sampled_from([1, 5]))
+def test_a_sequence_may_be_cut_in_two(backend: str, reverse: bool, seed: int, radius: float, cut: int) -> None:
+    kwargs = arguments(np.random.default_rng(seed), 12, 3, "forward_x0", radius)
+    # With this C the outputs are the real and imaginary parts of the states, so the state at the cut can be read off.
+    kwargs["C"] = np.concatenate([np.eye(3), -1j * np.eye(3)]).astype(np.complex64) / 2
+    parts = [kwargs["u"][:, :cut], kwargs["u"][:, cut:]]
+    first, second = reversed(parts) if reverse else parts
+    y_first = run(backend, {**kwargs, "u": first}, reverse)
+    state = y_first[:, 0 if reverse else -1]
+    y_second = run(backend, {**kwargs, "u": second, "x0": state[:, :3] + 1j * state[:, 3:]}, reverse)
+    joined = [y_second, y_first] if reverse else [y_first, y_second]
+    assert_close(np.concatenate(joined, axis=1), run(backend, kwargs, reverse), 5e-6)
+
+
+# ---- NaN stays where causality lets it
+
+
+@pytest.mark.parametrize(("backend", "variant"), itertools.product(BACKENDS, ("forward", "reverse", "bidirectional")))
+def test_nan_keeps_to_its_sequence_and_its_future(backend: str, variant: str, rng: np.random.Generator) -> None:
+    kwargs, reverse = arguments(rng, 17, 5, variant), variant == "reverse"
+    clean = run(backend, kwargs, reverse)
+    u = kwargs["u"].copy()
+    u[1, 6, 2] = np.nan
+    y = run(backend, {**kwargs, "u": u}, reverse)
+    np.testing.assert_array_equal(y[[0, 2]], clean[[0, 2]])
+    reached = {"forward": slice(6, None), "reverse": slice(None, 7), "bidirectional": slice(None)}[variant]
+    expected = np.zeros(17, bool)
+    expected[reached] = True
+    np.testing.assert_array_equal(np.isnan(y[1]), np.repeat(expected[:, None], OUT, axis=1))
+    np.testing.assert_array_equal(y[1][~expected], clean[1][~expected])
+
+
+# ---- the choice of a backend
+
+
+def test_the_choice_depends_on_platform_and_shape_alone() -> None:
+    shape = Shape(batch=4, length=100, features=8, state_dim=16, bidirectional=True)
+    for platform in ("cpu", "gpu", "tpu"):
+        assert resolve_backend("auto", platform, shape) in BACKENDS
+        for name in BACKENDS:
+            assert resolve_backend(name, platform, shape) == name
+    assert resolve_backend("auto", "cpu", shape) == "sequential"
+    assert resolve_backend("auto", "gpu", shape) != "sequential"
+    assert resolve_backend("auto", "tpu", shape._replace(length=1)) == "sequential"
+
+
+def test_an_unknown_backend_is_an_error_that_names_the_others(rng: np.random.Generator) -> None:
+    kwargs = jax.tree.map(jnp.asarray, arguments(rng, 2, 1, "forward"))
+    with pytest.raises(UserError, match=r"Unknown backend 'sequentail'.*Did you mean 'sequential'") as caught:
+        diagonal_ssm(**kwargs, backend="sequentail")
+    assert all(name in str(caught.value) for name in ("auto", *BACKENDS))
+
+
+@pytest.mark.parametrize("extra", ["x0", "reverse"])
+def test_a_bidirectional_call_has_no_start_and_no_direction(extra: str, rng: np.random.Generator) -> None:
+    kwargs = jax.tree.map(jnp.asarray, arguments(rng, 2, 1, "bidirectional"))
+    misuse = {"x0": jnp.zeros((BATCH, 1), jnp.complex64), "reverse": True}[extra]
+    with pytest.raises(ValueError, match="leave x0 and reverse out"):
+        diagonal_ssm(**kwargs, **{extra: misuse})

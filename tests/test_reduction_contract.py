@@ -1,0 +1,289 @@
+"""What every reduction method must do, whichever methods there are, and how a network takes it."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reductions import (
+    DEPENDS_ON_REALISATION,
+    DRAWS_NUMBERS,
+    MASKINGS,
+    PROTECTS_ALL,
+    SELECTIONS,
+    H,
+    P,
+    make_network,
+    rank,
+    same,
+    with_arrays,
+)
+
+from s5c.model import surgery
+from s5c.model.classifier import Classifier, InputSpec
+from s5c.model.family.s5 import Config
+from s5c.model.layerwise import log_probs
+from s5c.reduction import stage
+from s5c.ssm.system import DiagonalSSM
+
+every_selection = pytest.mark.parametrize("name", SELECTIONS)
+every_masking = pytest.mark.parametrize("name", MASKINGS)
+
+REMOVED = {0.0: 0, 1e-6: 0, 0.1: 1, 0.3: 5, 0.1 + 0.2: 5, 0.5: 9, 0.75: 13, 0.9: 15, 1 - 1e-6: 15}
+"""Ratio -> states removed out of 18 in three layers, each of which keeps one."""
+
+
+def every_selection_but(*exempt: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("name", [name for name in SELECTIONS if name not in exempt])
+
+
+def unstable(system: DiagonalSSM, states: list[int]) -> DiagonalSSM:
+    """Returns the system with the given modes mirrored out of the unit disc."""
+    Lambda = np.array(system.Lambda)
+    Lambda[states] = -Lambda[states].conj()
+    return with_arrays(system, Lambda=Lambda)
+
+
+# --- selection --------------------------------------------------------------------------------------------------------
+
+
+@every_selection
+def test_the_order_is_honoured_exactly(name: str) -> None:
+    ranking = rank(name, make_network())
+    before = np.ones(3 * P, bool)
+    for ratio, removed in REMOVED.items():
+        selected = stage.select(ranking, ratio)
+        removed = 0 if name in PROTECTS_ALL else removed
+        assert sum(selected.orders) == 3 * P - removed
+        assert min(selected.orders) >= 1
+        assert selected.ratio_achieved == pytest.approx(removed / (3 * P))
+        kept = np.concatenate(selected.keep)
+        assert not (kept & ~before).any()  # nested: a smaller network is part of every larger one
+        before = kept
+        for scores, keep in zip(ranking.scores, selected.keep, strict=True):
+            best_first = np.argsort(-scores, kind="stable")
+            np.testing.assert_array_equal(np.flatnonzero(keep), np.sort(best_first[: keep.sum()]))
+
+
+@every_selection
+def test_layers_of_unequal_size_compete(name: str) -> None:
+    ranking = rank(name, make_network(dims=(P, 1, 3)))
+    assert ranking.state_dims == [P, 1, 3]
+    assert sorted(ranking.order) == list(range(10))
+    selected = [stage.select(ranking, ratio) for ratio in (0.1, 0.5, 0.9)]
+    assert [sum(s.orders) for s in selected] == ([10, 10, 10] if name in PROTECTS_ALL else [9, 5, 3])
+    assert all([len(keep) for keep in s.keep] == [P, 1, 3] and min(s.orders) == 1 for s in selected)
+
+
+@every_selection
+def test_scores_are_deterministic_and_in_double_precision(name: str) -> None:
+    systems = make_network()
+    first, again = rank(name, systems), rank(name, systems)
+    for a, b in zip(first.scores, again.scores, strict=True):
+        assert a.dtype == np.float64
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(first.order, again.order)
+    assert not jax.config.read("jax_enable_x64")
+    assert jnp.ones(1).dtype == jnp.float32
+    other = rank(name, systems, seed=1)
+    assert same(first.scores, other.scores) == (name not in DRAWS_NUMBERS)
+    if name in DRAWS_NUMBERS:
+        assert not np.array_equal(first.scores[0], first.scores[1])  # every layer has a stream of its own
+
+
+@every_selection_but(*PROTECTS_ALL, *DRAWS_NUMBERS)
+def test_differences_below_single_precision_count(name: str) -> None:
+    """Two modes apart by 1e-10 are ranked rightly, in whichever order they are stored."""
+    system = make_network()[0]
+    Lambda, B, C, Delta, back = (np.array(getattr(system, n)) for n in ("Lambda", "B", "C", "Delta", "C_backward"))
+    for array in (Lambda, B, Delta):
+        array[:] = array[:1]
+    for array in (C, back):
+        array[:] = array[:, :1]
+    B *= 1 + 1e-10 * np.array([3, 1, 5, 0, 4, 2])[:, None]
+    ranking = rank(name, [with_arrays(system, Lambda=Lambda, B=B, C=C, Delta=Delta, C_backward=back)] * 3)
+    np.testing.assert_array_equal(np.argsort(-ranking.scores[0]), [2, 4, 0, 5, 1, 3])
+
+
+@every_selection_but(*DRAWS_NUMBERS)
+def test_permuted_states_give_the_permuted_selection(name: str) -> None:
+    systems, rng = make_network(), np.random.default_rng(1)
+    permutations = [rng.permutation(P) for _ in systems]
+    with jax.enable_x64(True):
+        permuted = [system.take(p) for system, p in zip(systems, permutations, strict=True)]
+    one, two = rank(name, systems), rank(name, permuted)
+    for a, b, p in zip(one.scores, two.scores, permutations, strict=True):
+        np.testing.assert_allclose(a[p], b, rtol=1e-12)
+    for ratio in (0.2, 0.5, 0.8):
+        keeps = zip(stage.select(one, ratio).keep, stage.select(two, ratio).keep, permutations, strict=True)
+        assert all(np.array_equal(a[p], b) for a, b, p in keeps)
+
+
+def rescaled(system: DiagonalSSM, s: np.ndarray) -> DiagonalSSM:
+    """Returns the same input-output map in other coordinates: B by s, C by 1/s, one complex s per state."""
+    B, C, back = (np.asarray(getattr(system, name)) for name in ("B", "C", "C_backward"))
+    return with_arrays(system, B=B * s[:, None], C=C / s, C_backward=back / s)
+
+
+@every_selection
+def test_the_choice_of_coordinates_does_not_matter(name: str) -> None:
+    systems, rng = make_network(), np.random.default_rng(2)
+    scales = [np.exp(rng.normal(size=P) + 1j * rng.uniform(0, 6, P)) for _ in systems]
+    one, two = rank(name, systems), rank(name, [rescaled(s, x) for s, x in zip(systems, scales, strict=True)])
+    unchanged = all(np.allclose(a, b, rtol=1e-9) for a, b in zip(one.scores, two.scores, strict=True))
+    assert unchanged == (name not in DEPENDS_ON_REALISATION)
+    if unchanged:
+        np.testing.assert_array_equal(one.order, two.order)
+
+
+@every_selection
+def test_both_directions_count(name: str) -> None:
+    system = make_network()[0]
+    silenced = {}
+    for direction in ("C", "C_backward"):
+        matrix = np.array(getattr(system, direction))
+        matrix[:, 2] = 0
+        silenced[direction] = rank(name, [with_arrays(system, **{direction: matrix})] * 3).scores[0]
+    full = rank(name, [system] * 3).scores[0]
+    for scores in silenced.values():
+        np.testing.assert_allclose(np.delete(scores, 2), np.delete(full, 2), rtol=1e-12)
+        if name in PROTECTS_ALL | DRAWS_NUMBERS:
+            assert scores[2] == full[2]
+        else:
+            assert 0 < scores[2] < full[2]
+
+
+@every_selection_but(*PROTECTS_ALL)
+def test_unstable_modes_stay_and_are_reported(name: str) -> None:
+    first, second, third = make_network()
+    ranking = rank(name, [unstable(first, [1, 4]), second, unstable(third, [0])])
+    assert [np.flatnonzero(np.isinf(scores)).tolist() for scores in ranking.scores] == [[1, 4], [], [0]]
+    for ratio in (0.3, 0.999):
+        selected = stage.select(ranking, ratio)
+        assert selected.keep[0][[1, 4]].all() and selected.keep[2][0]
+        assert selected.notes[0] == "3 unstable modes (|Lambda_bar| >= 1) are never removed (layer 0: 2, layer 2: 1)."
+    assert sum(stage.select(ranking, 0.3).orders) == 13
+    assert selected.orders == [2, 1, 1]
+    assert selected.notes[1] == "ratio 0.999 asks for 3 states, 4 are protected and stay."
+
+
+@every_selection_but(*PROTECTS_ALL)
+def test_a_network_of_unstable_modes_stays_whole(name: str) -> None:
+    ranking = rank(name, [unstable(system, list(range(P))) for system in make_network()])
+    selected = stage.select(ranking, 0.5)
+    assert selected.orders == [P, P, P] and selected.ratio_achieved == 0
+    assert selected.notes == ("ratio 0.5 asks for 9 states, 18 are protected and stay.",)
+
+
+@every_selection
+def test_dead_layers_and_equal_states_are_no_obstacle(name: str) -> None:
+    first, second, third = make_network()
+    zero = np.zeros((H, P), complex)
+    with jax.enable_x64(True):
+        twins = third.take(np.zeros(P, int))
+    ranking = rank(name, [with_arrays(first, C=zero, C_backward=zero), second, twins])
+    assert not any(np.isnan(x).any() for x in (*ranking.scores, *ranking.priorities))
+    selected = stage.select(ranking, 0.5)
+    assert sum(selected.orders) == (18 if name in PROTECTS_ALL else 9)
+    if name not in DRAWS_NUMBERS:
+        for keep in (selected.keep[0], selected.keep[2]):  # of equals the first ones stay
+            assert keep[: keep.sum()].all()
+
+
+@every_selection
+def test_one_compilation_serves_every_ratio(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    def compiled(seed: int) -> list[str]:
+        caplog.clear()
+        ranking = rank(name, make_network(seed), seed=seed)
+        for ratio in REMOVED:
+            stage.select(ranking, ratio)
+        return [message for message in caplog.messages if "Compiling" in message and "_rank" in message]
+
+    stage._rank.clear_cache()
+    with jax.log_compiles():
+        assert len(compiled(0)) == 1
+        assert compiled(1) == []
+
+
+# --- masking ----------------------------------------------------------------------------------------------------------
+
+
+@every_masking
+def test_masks_are_nested_and_change_no_shape(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    method, systems = MASKINGS[name], make_network()
+    stage._mask.clear_cache()
+    with jax.log_compiles():
+        whole = stage.mask(method, systems, 0.0, seed=0)
+        assert sum("Compiling" in m and "_mask" in m for m in caplog.messages) == 1  # for all layers
+        caplog.clear()
+        masked = [stage.mask(method, systems, ratio, seed=0) for ratio in (0.2, 0.5, 0.9)]
+        other = stage.mask(method, systems, 0.9, seed=1)
+        assert not any("Compiling" in m and "_mask" in m for m in caplog.messages)
+    assert not jax.config.read("jax_enable_x64")
+
+    assert same(whole, systems)
+    for before, after in zip([systems, *masked], masked, strict=False):
+        assert not same(before, after)
+        for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+            assert (old.shape, old.dtype) == (new.shape, new.dtype)
+            for a, b in ((old.real, new.real), (old.imag, new.imag)):
+                assert ((np.asarray(b) == 0) | (np.asarray(a) == np.asarray(b))).all()
+    assert same(stage.mask(method, systems, 0.9, seed=0), masked[-1])
+    assert not same(other, masked[-1])
+
+
+# --- on the network ---------------------------------------------------------------------------------------------------
+
+SPEC = InputSpec(features=2, classes=3)
+
+
+INPUTS = np.random.default_rng(0).normal(size=(2, 10, SPEC.features)).astype(np.float32)
+
+
+@functools.cache
+def initialised(bidirectional: bool) -> tuple[Config, Any]:
+    config = Config(n_layers=3, d_model=H, state_size=2 * P, blocks=1, bidirectional=bidirectional)
+    init = jax.jit(Classifier(config, SPEC, (P, P, P)).init)
+    return config, init(jax.random.key(0), INPUTS)
+
+
+def outputs(bidirectional: bool, params: Any) -> np.ndarray:
+    config, variables = initialised(bidirectional)
+    model = Classifier(config, SPEC, surgery.state_dims(params, config))
+    return np.asarray(log_probs(model, {**variables, "params": params}, jnp.asarray(INPUTS), None))
+
+
+@pytest.mark.parametrize(("name", "bidirectional"), [(name, True) for name in SELECTIONS] + [("hinf", False)])
+def test_masked_equals_shrunk(name: str, bidirectional: bool) -> None:
+    config, variables = initialised(bidirectional)
+    params = variables["params"]
+    ranking = rank(name, surgery.systems(params, config))
+
+    untouched = surgery.take(params, stage.select(ranking, 0.0).keep, config)
+    assert same(untouched, params)
+    full = outputs(bidirectional, params)
+    np.testing.assert_allclose(outputs(bidirectional, untouched), full, atol=1e-5)
+
+    selected = stage.select(ranking, 0.5)
+    shrunk, masked = surgery.take(params, selected.keep, config), surgery.mask(params, selected.keep, config)
+    assert surgery.state_dims(shrunk, config) == tuple(selected.orders)
+    assert surgery.state_dims(masked, config) == (P, P, P)
+    np.testing.assert_allclose(outputs(bidirectional, shrunk), outputs(bidirectional, masked), atol=1e-5)
+    if name not in PROTECTS_ALL:
+        assert np.abs(outputs(bidirectional, shrunk) - full).max() > 1e-3
+
+
+def test_a_reduced_network_can_be_reduced_again() -> None:
+    config, variables = initialised(True)
+    once = stage.select(rank("hinf", surgery.systems(variables["params"], config)), 0.4)
+    smaller = surgery.take(variables["params"], once.keep, config)
+    assert len(set(once.orders)) > 1  # layers of unequal size
+    twice = stage.select(rank("hinf", surgery.systems(smaller, config)), 0.5)
+    smallest = surgery.take(smaller, twice.keep, config)
+    assert sum(surgery.state_dims(smallest, config)) == 6
+    masked = surgery.mask(smaller, twice.keep, config)
+    np.testing.assert_allclose(outputs(True, smallest), outputs(True, masked), atol=1e-5)

@@ -1,0 +1,168 @@
+"""What one training does: it learns, compiles once, reuses its buffers, stops when it diverges, keeps its record."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jobs
+import numpy as np
+import pytest
+from rich.console import Console
+
+from s5c.errors import UserError
+from s5c.pipeline import trained
+from s5c.pipeline.trained import TrainedModel, obtain
+from s5c.tracking.metrics import read_metrics
+from s5c.train import resolve
+from s5c.training import loop
+from s5c.training.checkpoint import load
+from s5c.training.progress import training_progress
+
+LEARNING = ("train.epochs=6", "train.batch_size=100", "train.ssm_lr=0.01", "train.warmup_epochs=0")
+COLUMNS = {"event", "step", "time", "epoch", "seconds", "lr", "ssm_lr", "selection_loss", "selection_accuracy"}
+COLUMNS |= {f"train_{name}" for name in ("loss", "accuracy", "gradient_norm", "parameter_norm")}
+
+
+def train(results: Path, *overrides: str, console: Console | None = None) -> TrainedModel:
+    """Trains the tiny network in this process, without the command line around it."""
+    values = jobs.compose("train", *jobs.merged(jobs.TINY, (*overrides, f"results_dir={results}")))
+    return obtain(resolve(values)[0], console or Console(file=io.StringIO()))
+
+
+def epochs(folder: Path) -> list[dict[str, Any]]:
+    return [row for row in read_metrics(folder / "metrics.jsonl") if row["event"] == "epoch"]
+
+
+class Watched:
+    """The compiled functions of a training, and the states that went into its steps."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.states: list[Any] = []
+        self.compiled: dict[str, Any] = {}
+        for name in ("make_train_step", "make_eval_step"):
+            monkeypatch.setattr(loop, name, self._recording(name, getattr(loop, name)))
+
+    def _recording(self, name: str, make: Any) -> Any:
+        def made(*args: Any) -> Any:
+            function = self.compiled[name] = make(*args)
+
+            def call(state: Any, *rest: Any) -> Any:
+                if name == "make_train_step":
+                    self.states.append(state)
+                return function(state, *rest)
+
+            return call
+
+        return made
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Watched]]:
+    """A training with a partial last batch in training (1257 = 12 x 100 + 57) and in selection (180)."""
+    results = tmp_path_factory.mktemp("learned")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        watched = Watched(monkeypatch)
+        train(results, *LEARNING)
+        yield jobs.only(results, "trained/*"), watched
+
+
+def test_learns(learned: tuple[Path, Watched]) -> None:
+    rows = epochs(learned[0])
+    losses = [row["train_loss"] for row in rows]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < losses[0] - 0.3
+    assert rows[-1]["selection_accuracy"] > 0.25, "chance is 0.1"
+
+
+def test_one_row_per_epoch_with_the_documented_columns(learned: tuple[Path, Watched]) -> None:
+    rows = epochs(learned[0])
+    assert [(row["epoch"], row["step"]) for row in rows] == [(n, 12 * n) for n in range(1, 7)]
+    for row in rows:
+        assert set(row) == COLUMNS
+        assert all(math.isfinite(row[column]) for column in COLUMNS - {"event"})
+    assert [row["lr"] for row in rows] == pytest.approx([4 * row["ssm_lr"] for row in rows])
+    assert rows[-1]["ssm_lr"] < 1e-4 < rows[0]["ssm_lr"] <= 0.01
+
+
+def test_compiles_each_step_once(learned: tuple[Path, Watched]) -> None:
+    counts = {name: function._cache_size() for name, function in learned[1].compiled.items()}
+    assert counts == {"make_train_step": 1, "make_eval_step": 1}
+
+
+def test_old_states_are_given_to_the_next_step(learned: tuple[Path, Watched]) -> None:
+    states = learned[1].states
+    assert len(states) == 72
+    assert all(leaf.is_deleted() for state in states for leaf in jax.tree.leaves(state))
+
+
+def test_chooses_the_best_epoch_the_earlier_of_equals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([0.2, 0.5, 0.5, 0.4])
+    monkeypatch.setattr(loop, "evaluate", lambda *_: {"loss": 1.0, "accuracy": next(scores)})
+    best = train(tmp_path, "train.epochs=4")
+    assert best.metadata["epoch"] == 2 and best.path.name == "10"
+    assert load(jobs.only(tmp_path, "trained/*"), which="latest").step == 20
+
+
+class TestDivergence:
+    @staticmethod
+    def poison(monkeypatch: pytest.MonkeyPatch, *, epoch: int, position: int) -> None:
+        """Makes one training batch infinite; `position` counts from 1."""
+        sound = trained.train_batches
+
+        def batches(*args: Any, **kwargs: Any) -> Iterator[Any]:
+            for i, batch in enumerate(sound(*args, **kwargs), start=kwargs["start"] + 1):
+                bad = (kwargs["epoch"] + 1, i) == (epoch, position)
+                yield batch._replace(inputs=batch.inputs * np.float32(np.inf)) if bad else batch
+
+        monkeypatch.setattr(trained, "train_batches", batches)
+
+    @pytest.mark.parametrize("position", [3, 5], ids=["amid an epoch", "at its end"])
+    def test_stops_where_it_happens_and_keeps_what_was_good(
+        self, position: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as patch:
+            self.poison(patch, epoch=2, position=position)
+            with pytest.raises(UserError, match=rf"loss is nan in epoch 2, step {5 + position}\.(.|\n)*train\.ssm_lr"):
+                train(tmp_path)
+        folder = jobs.only(tmp_path, "trained/*")
+        latest = load(folder, which="latest")
+        assert latest.step == 5
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(latest.weights))
+        assert not (folder / "trained.json").exists() and len(epochs(folder)) == 1
+        whole = train(tmp_path / "whole")
+        again = train(tmp_path)
+        assert jax.tree.all(jax.tree.map(np.array_equal, again.weights, whole.weights))
+
+    def test_no_checkpoint_of_parameters_that_are_not_finite(self, tmp_path: Path) -> None:
+        """The loss of a step is that before its update: a huge rate ruins the parameters of a step with a good loss."""
+        with pytest.raises(UserError, match=r"parameter norm is inf in epoch 1, step 1\."):
+            train(tmp_path, "train.ssm_lr=1e30", "train.checkpoint_minutes=0")
+        assert [path.name for path in tmp_path.glob("trained/*/checkpoints/*")] == []
+
+
+class TestProgress:
+    def test_is_silent_in_a_pipe(self) -> None:
+        console = Console(file=io.StringIO())
+        with training_progress(console, steps=10, epochs=2) as reporter:
+            reporter.step(10, epoch=1, examples=500)
+            reporter.epoch("loss 1.0")
+        assert console.file.getvalue() == ""
+
+    def test_shows_a_training_on_a_terminal(self, tmp_path: Path) -> None:
+        terminal = Console(file=io.StringIO(), force_terminal=True, width=160)
+        train(tmp_path, console=terminal)
+        shown = terminal.file.getvalue()
+        for part in ("epoch 2/2", "step 10/10", "samples/s", "eta", "loss 2.", "selection accuracy "):
+            assert part in shown
+
+    def test_starts_where_a_resumed_training_stands(self) -> None:
+        terminal = Console(file=io.StringIO(), force_terminal=True, width=160)
+        with training_progress(terminal, steps=10, epochs=2, done=5) as reporter:
+            reporter._progress.refresh()
+            task = reporter._progress.tasks[0]
+            assert (task.completed, task.total) == (5, 10)

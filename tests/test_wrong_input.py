@@ -1,0 +1,165 @@
+"""What a person can get wrong ends in status 1 and one message: what was given, what is allowed, what to do."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jobs
+import pytest
+
+from s5c.training import integrity
+from s5c.training.checkpoint import load, save_single
+
+COMMANDS: list[tuple[str, list[str]]] = [
+    # Choices: the nearest comes first.
+    ("train +experiment=digit_last", ["Unknown experiment 'digit_last'", "first: digits_last"]),
+    ("train task=digit", ["Unknown task 'digit'", "first: digits"]),
+    ("train task=", ["Unknown task ''", "digits"]),
+    ("train model=s6", ["Unknown model 's6'", "first: s5"]),
+    ("train reduction=lsat", ["Unknown reduction 'lsat'", "first: last, lamp", "uniform_hinf"]),
+    ("train reduction=_base", ["Unknown reduction '_base'", "last"]),
+    ("train -m reduction=last,lsat", ["Unknown reduction 'lsat'", "first: last"]),
+    ("train train=smok", ["Unknown train 'smok'", "first: smoke, default"]),
+    ("train evaluation=defalt", ["Unknown evaluation 'defalt'", "first: default"]),
+    ("train wandb=onlin", ["Unknown wandb 'onlin'", "first: online"]),
+    ("train experiment=digits_last", ["+experiment=digits_last", "plus"]),
+    # Keys.
+    ("train model.state_sise=8", ["'model.state_sise'", "Keys of model", "first: state_size"]),
+    ("train modle.state_size=8", ["'modle.state_size'", "first: model"]),
+    ("train train.epoch=3", ["'train.epoch'", "first: epochs"]),
+    ("train +model.surplus=3", ["'model.surplus'", "model.d_model"]),
+    ("train +reduction.surplus=3", ["'reduction.surplus'", "reduction.score"]),
+    ("evaluate checkpoint=x weight=best", ["'weight'", "first: weights"]),
+    ("report runs=x outptu=y", ["'outptu'", "first: output"]),
+    # Values.
+    ("train reduction.ratio=1.5", ["reduction.ratio=1.5", "[0, 1)", "reduction.ratio=0.5"]),
+    ("train reduction.ratio=-0.1", ["reduction.ratio=-0.1", "[0, 1)"]),
+    ("train reduction.ratio=[0.5,1]", ["reduction.ratio=1", "[0, 1)"]),
+    ("train reduction.ratio=nan", ["reduction.ratio=nan", "[0, 1)"]),
+    ("train reduction.ratio=abc", ["reduction.ratio='abc'", "number", "reduction.ratio=0.5"]),
+    ("train reduction.ratio=null", ["reduction.ratio=None", "number"]),
+    ("train reduction.ratio=[]", ["reduction.ratio=[]", "empty", "[0.3,0.5]"]),
+    ("train reduction.ratio=0.1,0.5", ["reduction.ratio=0.1,0.5", "[value1,value2]", "--multirun"]),
+    ("train reduction.ratio=[0.1", ["'[0.1'", "key=value", "quote"]),
+    ("train reduction.method=hinff", ["'hinff'", "first: hinf"]),
+    ("train reduction.allocation=unifrom", ["'unifrom'", "first: uniform"]),
+    ("train reduction.score=papr", ["reduction.score 'papr'", "first: paper, released"]),
+    ("train reduction.weights=last", ["reduction.weights 'last'", "best", "latest"]),
+    ("train model.dt_min=1 model.dt_max=0.1", ["model.dt_min=1.0", "model.dt_max=0.1", "dt_min < dt_max"]),
+    ("train model.state_size=10", ["model.state_size=10", "2 * model.blocks=4", "multiple of 4"]),
+    ("train model.state_size=abc", ["model.state_size='abc'", "int"]),
+    ("train model.n_layers=0", ["model.n_layers=0", "at least 1"]),
+    ("train model.dropout=1", ["model.dropout=1.0", "[0, 1)"]),
+    ("train model.backend=cuda", ["model.backend 'cuda'", "sequential", "associative", "auto"]),
+    ("train model.activation=glu", ["model.activation 'glu'", "first: gelu", "half_glu1"]),
+    ("train train.batch_size=5000", ["train.batch_size=5000", "1257 examples", "between 1 and 1257"]),
+    ("train train.batch_size=0", ["train.batch_size=0", "between 1 and 1257"]),
+    ("train train.epochs=0", ["train.epochs=0", "at least one epoch"]),
+    ("train train.epochs=abc", ["train.epochs='abc'", "int"]),
+    ("train train.epochs=1.5", ["train.epochs=1.5", "int"]),
+    ("train train.warmup_epochs=2", ["train.epochs=2", "train.warmup_epochs=2", "fewer warm-up epochs"]),
+    ("train train.ssm_lr=0", ["train.ssm_lr=0.0", "positive"]),
+    ("train train.grouping=standart", ["train.grouping 'standart'", "first: standard"]),
+    ("train train.checkpoint_minutes=abc", ["train.checkpoint_minutes='abc'", "number"]),
+    ("train seed=abc", ["seed='abc'", "integer", "seed=0"]),
+    ("train seed=-1", ["seed=-1", "from 0 to"]),
+    ("train task.split_seed=-1", ["task.split_seed=-1", "from 0 to"]),
+    ("train task.validation_fraction=1.5", ["task.validation_fraction=1.5", "between 0 and 1"]),
+    ("train protocol=papr", ["'papr'", "first: paper, validation"]),
+    ("train evaluation.rounds=0", ["evaluation.rounds=0", "at least 1"]),
+    ("train wandb.mode=ofline", ["'ofline'", "first: offline"]),
+    ("train epochs", ["'epochs'", "key=value"]),
+    # Folders.
+    ("train results_dir=file", ["Not a directory", "file/", "results_dir="]),
+    ("reduce", ["checkpoint is not set", "checkpoint=..."]),
+    ("reduce checkpoint=runz", ["runz does not exist", "nearest first: run"]),
+    ("reduce checkpoint=empty", ["No checkpoint in", "empty", "it contains: nothing", "run folder"]),
+    ("evaluate checkpoint=file", ["file is a file", "a checkpoint is a folder"]),
+    ("evaluate checkpoint=empty weights=worst", ["'worst'", "best", "latest"]),
+    ("report", ["runs is not set", "runs=..."]),
+    ("report runs=nowhere", ["no folder 'nowhere'", "runs=results/"]),
+    ("report runs=empty", ["No rows below 'empty'", "rows.jsonl"]),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A working folder with an empty folder, a file and a folder named `run` in it."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "file").write_text("no folder")
+    return tmp_path
+
+
+def refused(command: str, words: list[str], folder: Path) -> None:
+    """Runs a command and requires that it ends as wrong input should."""
+    entry, *arguments = command.split()
+    done = jobs.run(entry, *arguments, folder=folder)
+    assert done.code == 1, done.err
+    assert "Traceback" not in done.err
+    said = done.err[done.err.index("Error: ") :]
+    assert [word for word in words if word not in said] == [], said
+    assert len(said) < 700, "short enough to be read"
+
+
+@pytest.mark.parametrize(("command", "words"), COMMANDS, ids=[command for command, _ in COMMANDS])
+def test_wrong_command(command: str, words: list[str], folder: Path) -> None:
+    refused(command, words, folder)
+    assert not list(folder.glob("results/trained/*")), "nothing is written for a training that cannot start"
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="a folder that not even root can write to")
+def test_results_folder_that_cannot_be_made(folder: Path) -> None:
+    refused("train results_dir=/proc/results", ["/proc/results", "results_dir=", "same command again"], folder)
+
+
+def test_online_without_a_key(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process of its own: a test must not depend on, or change, the login of whoever runs it."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "NETRC"))}
+    process = jobs.spawn("train", "wandb.mode=online", folder=folder, env={**inherited, "HOME": str(folder)})
+    _, err = process.communicate(timeout=180)
+    assert process.returncode == 1
+    assert "Traceback" not in err
+    assert all(way in err for way in ("no API key", "wandb login", "WANDB_API_KEY", "wandb.mode=offline"))
+
+
+class TestCheckpointThatDoesNotFit:
+    @pytest.fixture(scope="class")
+    def trained(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        folder = tmp_path_factory.mktemp("trained")
+        assert jobs.run("train", "reduction=none", folder=folder).code == 0
+        return jobs.only(folder, "results/trained/*")
+
+    def copy(self, trained: Path, target: Path, **changes: object) -> None:
+        """Saves the checkpoint again, sound but with other metadata."""
+        checkpoint = load(trained)
+        save_single(target, weights=checkpoint.weights, metadata={**checkpoint.metadata, **changes})
+
+    def test_of_a_newer_version(self, trained: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        checkpoint = load(trained)
+        with monkeypatch.context() as patch:
+            patch.setattr(integrity, "SCHEMA", 99)
+            save_single(folder / "newer", weights=checkpoint.weights, metadata=checkpoint.metadata)
+        refused("evaluate checkpoint=newer", ["newer", "schema 99", "reads up to 1", "Update s5c"], folder)
+
+    def test_of_another_task(self, trained: Path, folder: Path) -> None:
+        task = {**load(trained).metadata["task"], "name": "spirals"}
+        self.copy(trained, folder / "other", task=task)
+        refused("evaluate checkpoint=other +task=digits", ["'spirals'", "'digits'", "Leave the task out"], folder)
+        refused("evaluate checkpoint=other", ["Unknown task 'spirals'", "digits"], folder)
+
+    def test_of_other_inputs(self, trained: Path, folder: Path) -> None:
+        self.copy(trained, folder / "wider", input_spec=[3, 10, False, False])
+        refused("evaluate checkpoint=wider", ["features=3", "features=1", "options or its files differ"], folder)
+
+    def test_cut_short(self, trained: Path, folder: Path) -> None:
+        self.copy(trained, folder / "cut")
+        array = max((folder / "cut/weights").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
+        array.write_bytes(array.read_bytes()[:-100])
+        refused("reduce checkpoint=cut", ["cut is damaged", "copy the checkpoint again"], folder)
+
+    def test_without_scores(self, trained: Path, folder: Path) -> None:
+        step = load(trained, which="latest").step
+        self.copy(trained, folder / "steps" / str(step), score=None)
+        refused("evaluate checkpoint=steps", [f"[{step}]", "has a score", "'latest'"], folder)
