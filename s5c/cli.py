@@ -138,7 +138,7 @@ def register_resolvers() -> None:
 
 
 def _ignore_closed_loops() -> None:
-    """Drops what TensorStore says of a save or read that failed: Orbax, which has reported it, closed the event loop."""
+    """Drops what TensorStore still says of a failed save or read after Orbax has reported it and closed its loop."""
     previous = sys.unraisablehook
 
     def hook(report: Any) -> None:

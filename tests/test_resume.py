@@ -150,6 +150,7 @@ def test_disk_full_while_saving(alone: Path, tmp_path: Path, monkeypatch: pytest
 
     def limited(self: CheckpointStore, step: int, **items: Any) -> None:
         if step > 12:
+            self.wait()  # the save of step 10 goes on in the background
             resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))
         save(self, step, **items)
 

@@ -1,0 +1,53 @@
+"""The commands of README.md, run as they stand there, on a tiny network."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import jobs
+import pytest
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+MAKEFILE = README.parent / "Makefile"
+
+
+def commands() -> list[list[str]]:
+    """Returns every command of the sh blocks, split into words, in order."""
+    blocks = re.findall(r"```sh\n(.*?)```", README.read_text(), re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.strip()]
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def test_make_targets_exist() -> None:
+    targets = [words[1] for words in commands() if words[0] == "make"]
+    assert {"demo", "test"} <= set(targets)
+    assert all(re.search(rf"^{target}:", MAKEFILE.read_text(), re.MULTILINE) for target in targets)
+
+
+def test_every_other_command_is_a_module_of_s5c() -> None:
+    others = [words for words in commands() if words[0] != "make"]
+    assert others and all(words[:2] == ["python", "-m"] and words[2].startswith("s5c.") for words in others)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("readme")
+
+
+def cases() -> list[object]:
+    """Returns the commands of s5c; the sweeps, dozens of networks each, are slow tests."""
+    found = [words for words in commands() if words[0] == "python"]
+    slow = [pytest.mark.slow]
+    return [pytest.param(words, marks=slow if "-m" in words[3:] else (), id=" ".join(words)) for words in found]
+
+
+@pytest.mark.parametrize("words", cases())
+def test_command_runs(words: list[str], folder: Path) -> None:
+    """In the order of the README and in one folder: later commands find what earlier ones left there."""
+    if any("PATH" in word for word in words):
+        trained = jobs.only(folder, "results/trained/*")
+        words = [word.replace("PATH", str(trained)) for word in words]
+    done = jobs.run(words[2].removeprefix("s5c."), *words[3:], folder=folder)
+    assert done.code == 0, done.err
