@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -207,6 +207,13 @@ def plain(config: DictConfig) -> dict[str, Any]:
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
+
+
+def check_keys(values: Mapping[str, Any], allowed: Sequence[str]) -> None:
+    """Raises `UserError` for a top-level key that the entry point does not have (Hydra lets `+key=` add any)."""
+    for key in values:
+        if key not in ("results_dir", "name", *allowed):
+            raise unknown("key", key, ["results_dir", "name", *allowed])
 
 
 def results_folder(config: Mapping[str, Any]) -> Path:

@@ -13,6 +13,7 @@ from s5c.pipeline.restored import restore
 def main(config: DictConfig) -> float:
     """Runs one job; returns the selection accuracy."""
     values = settings.plain(config)
+    settings.check_keys(values, ("checkpoint", "task", "weights", "evaluation", "wandb"))
     evaluation = settings.build(settings.EvaluationKeys, values["evaluation"], "evaluation")
     wandb = settings.build(settings.WandbKeys, values["wandb"], "wandb")
     trained = restore(values, which=str(values["weights"]))

@@ -13,6 +13,7 @@ from s5c.pipeline.restored import restore
 def main(config: DictConfig) -> float:
     """Runs one job; returns the selection accuracy of the last row."""
     values = settings.plain(config)
+    settings.check_keys(values, ("checkpoint", "task", "reduction", "evaluation", "wandb"))
     reduction = settings.reduction_job(values["reduction"])
     evaluation = settings.build(settings.EvaluationKeys, values["evaluation"], "evaluation")
     wandb = settings.build(settings.WandbKeys, values["wandb"], "wandb")

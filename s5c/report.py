@@ -17,6 +17,7 @@ from s5c.pipeline.job import results_console
 def main(config: DictConfig) -> None:
     """Writes table.csv, report.md and the figures; prints the table."""
     values = settings.plain(config)
+    settings.check_keys(values, ("runs", "output"))
     asked = values["runs"] if isinstance(values["runs"], list) else [values["runs"]]
     paths = [Path(str(path)).expanduser() for path in asked]
     rows = collect(paths)

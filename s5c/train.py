@@ -26,6 +26,8 @@ def resolve(
     values: dict[str, Any],
 ) -> tuple[TrainJob, settings.ReductionJob, settings.EvaluationKeys, settings.WandbKeys]:
     """Checks the whole configuration before anything is done."""
+    groups = ("task", "model", "train", "reduction", "evaluation", "wandb")
+    settings.check_keys(values, (*groups, "seed", "protocol"))
     recipe, minutes = settings.recipe(values["train"])
     wandb = settings.build(settings.WandbKeys, values["wandb"], "wandb")
     job = TrainJob(

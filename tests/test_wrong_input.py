@@ -28,6 +28,8 @@ COMMANDS: list[tuple[str, list[str]]] = [
     ("train model.state_sise=8", ["'model.state_sise'", "Keys of model", "first: state_size"]),
     ("train modle.state_size=8", ["'modle.state_size'", "first: model"]),
     ("train train.epoch=3", ["'train.epoch'", "first: epochs"]),
+    ("train +sede=3", ["'sede'", "first: seed"]),
+    ("train model.blocks=0", ["model.blocks=0", "at least one"]),
     ("train +model.surplus=3", ["'model.surplus'", "model.d_model"]),
     ("train +reduction.surplus=3", ["'reduction.surplus'", "reduction.score"]),
     ("evaluate checkpoint=x weight=best", ["'weight'", "first: weights"]),

@@ -58,10 +58,12 @@ class Config(ModelConfig):
         super().__post_init__()
         one_of("C_init", self.C_init, C_INITS)
         one_of("discretisation", self.discretisation, tuple(METHODS))
-        if self.blocks < 1 or self.state_size < 2 or self.state_size % (2 * self.blocks):
+        if self.blocks < 1:
+            raise UserError(f"model.blocks={self.blocks}: the state matrix starts as at least one HiPPO block.")
+        if self.state_size < 2 or self.state_size % (2 * self.blocks):
             raise UserError(
                 f"model.state_size={self.state_size} is not divisible by 2 * model.blocks={2 * self.blocks}: every "
-                f"HiPPO block keeps one of each conjugate pair. Choose a multiple of {2 * max(self.blocks, 1)}."
+                f"HiPPO block keeps one of each conjugate pair. Choose a multiple of {2 * self.blocks}."
             )
         if not 0 < self.dt_min < self.dt_max:
             raise UserError(
