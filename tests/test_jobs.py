@@ -176,7 +176,13 @@ class TestIdentity:
 
     TRAINING = (
         *("seed=1", "protocol=paper", "task.split_seed=1", "task.validation_seed=1", "task.validation_fraction=0.2"),
-        *("train.epochs=26", "train.batch_size=49", "train.ssm_lr=0.002", "train.lr_factor=3", "train.weight_decay=0"),
+        *(
+            "train.epochs=26",
+            "train.batch_size=49",
+            "train.ssm_lr=0.002",
+            "train.lr_factor=3",
+            "train.weight_decay=0.3",
+        ),
         *("train.warmup_epochs=0", "train.lr_min=0.1", "train.grouping=BandCdecay", "train.dt_global=true"),
         *("model.dropout=0", "model.backend=associative", "model.state_size=32", "model.bidirectional=true"),
     )

@@ -25,7 +25,7 @@ def test_values_come_back(tmp_path: Path) -> None:
 
     values = {"a": np.float32(0.5), "b": jnp.asarray(2), "c": jnp.asarray(0.5, jnp.bfloat16), "d": float("inf")}
     with record(tmp_path) as run:
-        run.log({**values, "e": np.arange(2)}, step=np.int64(3), event="probe")
+        run.log({**values, "e": np.arange(2)}, step=3, event="probe")
     (row,) = read_metrics(tmp_path / "metrics.jsonl")
     assert row.pop("time") > 1.7e9
     assert row == {"event": "probe", "step": 3, "a": 0.5, "b": 2, "c": 0.5, "d": math.inf, "e": [0, 1]}

@@ -230,7 +230,7 @@ def test_block_by_block_equals_the_whole(spec: InputSpec, options: dict[str, Any
         ({"dt_min": 0.1, "dt_max": 0.01}, "model.dt_min=0.1, model.dt_max=0.01: 0 < dt_min < dt_max"),
         ({"dt_min": 0.0}, "model.dt_min=0.0"),
         ({"state_size": 10, "blocks": 4}, "model.state_size=10 is not divisible by 2 .*=8.*a multiple of 8"),
-        ({"blocks": 0}, "Choose a multiple of 2"),
+        ({"blocks": 0}, "model.blocks=0.*at least one"),
         ({"activation": "half_glu"}, "model.activation 'half_glu'.*half_glu1, half_glu2.*gelu"),
         ({"C_init": "lecun"}, "model.C_init 'lecun'.*lecun_normal.*complex_normal"),
         ({"discretisation": "euler"}, "model.discretisation 'euler'.*(zoh|bilinear)"),

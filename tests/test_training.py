@@ -85,7 +85,7 @@ def test_one_row_per_epoch_with_the_documented_columns(learned: tuple[Path, Watc
     for row in rows:
         assert set(row) == COLUMNS
         assert all(math.isfinite(row[column]) for column in COLUMNS - {"event"})
-    assert [row["lr"] for row in rows] == pytest.approx([4 * row["ssm_lr"] for row in rows])
+    assert [row["lr"] for row in rows] == pytest.approx([8 * row["ssm_lr"] for row in rows])
     assert rows[-1]["ssm_lr"] < 1e-4 < rows[0]["ssm_lr"] <= 0.01
 
 

@@ -83,7 +83,7 @@ def _summary_table(study: Study) -> str:
         [_flagged(name, next(iter(found.values()))), *(_accuracy_and_loss(found.get(ratio)) for ratio in ratios)]
         for name, found in grid.items()
     ]
-    note = "In parentheses: points lost against the unpruned model."
+    note = "In parentheses: change against the unpruned model, in points."
     if any(row["n"] > 1 for found in grid.values() for row in found.values()):
         note += " Mean ± sample standard deviation over seeds."
     return _table(["Method", *(f"{ratio:g}" for ratio in ratios)], body) + f"\n\n{note}"
@@ -177,7 +177,7 @@ def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
 def _sizes(study: Study) -> Table:
     table = Table(title=study.title, title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("method", width=METHOD_WIDTH)
-    for name in ("ratio", "states", "params", "MACs", "disk", "speed-up", "accuracy", "lost", "agree"):
+    for name in ("ratio", "states", "params", "MACs", "disk", "speed-up", "accuracy", "change", "agree"):
         table.add_column(name, justify="right", no_wrap=True)
     label = labeller(study.rows)
     for name, group in groupby(aggregate(study.rows), key=label):
