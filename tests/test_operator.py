@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from systems import complex_normal, simulate
 
 from s5c.errors import UserError
-from s5c.ssm.operator import Shape, available_backends, diagonal_ssm, resolve_backend
+from s5c.ssm.backend import blocked
+from s5c.ssm.call import Shape
+from s5c.ssm.operator import CACHED_STATES, available_backends, diagonal_ssm, resolve_backend
 
 BATCH, FEATURES, OUT = 3, 4, 2
 BACKENDS = available_backends()
@@ -70,6 +72,34 @@ def test_values_equal_the_loop(backend: str, length: int, p: int, rng: np.random
         assert y.dtype == jnp.float32
         expected = simulate(**kwargs[variant], reverse=variant.startswith("reverse"))
         assert_close(y, expected, 5e-6, variant)
+
+
+@pytest.mark.parametrize("length", [7, 8, 9, 23, 24])
+def test_blocks_are_cut_and_joined_without_a_trace(
+    length: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lengths below, at and around multiples of the block: values and gradients, starting states included."""
+    monkeypatch.setattr(blocked, "BLOCK", 8)
+    kwargs = {variant: arguments(rng, length, 3, variant) for variant in VARIANTS}
+    weight = rng.normal(size=(BATCH, length, OUT)).astype(np.float32)
+
+    def loss(kwargs: dict[str, dict[str, Any]], backend: str) -> tuple[jax.Array, dict[str, jax.Array]]:
+        y = {v: diagonal_ssm(**k, reverse=v.startswith("reverse"), backend=backend) for v, k in kwargs.items()}
+        return sum(jnp.sum(weight * values) for values in y.values()), y
+
+    differentiate = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
+    gradients, y = differentiate(kwargs, "blocked")
+    expected, _ = differentiate(kwargs, "sequential")  # itself compared with finite differences below
+    for variant in VARIANTS:
+        assert_close(y[variant], simulate(**kwargs[variant], reverse=variant.startswith("reverse")), 5e-6, variant)
+        for name, gradient in gradients[variant].items():
+            assert_close(gradient, np.asarray(expected[variant][name]), 5e-6, f"{variant}: {name}")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_long_sequences_keep_their_precision(backend: str, rng: np.random.Generator) -> None:
+    kwargs = arguments(rng, 1024, 4, "bidirectional", radius=0.99999)
+    assert_close(run(backend, kwargs), simulate(**kwargs), 5e-6)
 
 
 def finite_differences(f: Callable[[dict[str, Any]], float], at: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -199,6 +229,11 @@ def test_the_choice_depends_on_platform_and_shape_alone() -> None:
         for name in BACKENDS:
             assert resolve_backend(name, platform, shape) == name
     assert resolve_backend("auto", "cpu", shape) == "sequential"
+    steps = CACHED_STATES // (8 * 4 * 16 * 2)  # bytes of one time step's states, both directions
+    assert resolve_backend("auto", "cpu", shape._replace(length=steps)) == "sequential"
+    assert resolve_backend("auto", "cpu", shape._replace(length=steps + 1)) == "blocked"
+    pruned = shape._replace(length=steps + 1, state_dim=4)
+    assert resolve_backend("auto", "cpu", pruned) == "sequential", "chosen again after pruning"
     assert resolve_backend("auto", "gpu", shape) != "sequential"
     assert resolve_backend("auto", "tpu", shape._replace(length=1)) == "sequential"
 

@@ -15,7 +15,8 @@ import numpy as np
 from s5c.model.classifier import Classifier
 from s5c.model.config import load_family
 from s5c.model.surgery import layer_names
-from s5c.ssm.operator import Shape, resolve_backend
+from s5c.ssm.call import Shape
+from s5c.ssm.operator import resolve_backend
 from s5c.training.steps import Inputs
 from s5c.types import Params
 

@@ -2,9 +2,9 @@
 
     x_k = Lambda_bar x_{k-1} + B_bar u_k,    y_k = 2 Re(C x_k)
 
-Complex numbers are carried as real/imaginary pairs: the input is real, so both projections are real matrix products
-(half the arithmetic of complex ones), and the recurrence has one hand-written derivative, a single reversed scan,
-whichever backend runs it.
+The input is real, so both projections are real matrix products (half the arithmetic of complex ones) and states are
+carried as real and imaginary parts. There is one hand-written derivative, `_apply`; a backend brings the two functions
+behind it (`s5c.ssm.backend`).
 """
 
 from __future__ import annotations
@@ -12,26 +12,18 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from functools import partial
-from typing import NamedTuple
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
 
 from s5c.errors import unknown
 from s5c.ssm import backend as backends
+from s5c.ssm.call import Call, RealSystem, Shape, States
 from s5c.types import Array, Complex, Features, Float
 
-Pair = tuple[Array, Array]
-
-
-class Shape(NamedTuple):
-    """Everything the choice of a backend may depend on."""
-
-    batch: int
-    length: int
-    features: int
-    state_dim: int
-    bidirectional: bool
+CACHED_STATES = 6_000_000
+"""Bytes of states (8 b l p) up to which keeping them all beats recomputing them by block; measured on CPUs."""
 
 
 def available_backends() -> list[str]:
@@ -57,32 +49,40 @@ def resolve_backend(requested: str, platform: str, shape: Shape) -> str:
         if requested not in available_backends():
             raise unknown("backend", requested, ["auto", *available_backends()])
         return requested
-    # A step-by-step loop costs a kernel launch per step on accelerators and nothing on CPUs.
-    return "sequential" if platform == "cpu" or shape.length == 1 else "associative"
+    if platform != "cpu" and shape.length > 1:
+        return "associative"  # a step-by-step loop costs a kernel launch per step there
+    states = 8 * shape.batch * shape.length * shape.state_dim * (2 if shape.bidirectional else 1)
+    return "sequential" if states <= CACHED_STATES else "blocked"
+
+
+def _backend(name: str) -> ModuleType:
+    return importlib.import_module(f"s5c.ssm.backend.{name}")
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _recurrence(backend: str, reverse: bool, a: Pair, b: Pair) -> Pair:
-    return importlib.import_module(f"s5c.ssm.backend.{backend}").scan(a, b, reverse=reverse)
+def _apply(backend: str, call: Call, system: RealSystem, u: Features, x0: States) -> tuple[Array, States]:
+    return _backend(backend).forward(call, system, u, x0)[:2]
 
 
-def _recurrence_forward(backend: str, reverse: bool, a: Pair, b: Pair) -> tuple[Pair, tuple[Pair, Pair]]:
-    x = _recurrence(backend, reverse, a, b)
-    return x, (a, x)
+def _apply_forward(
+    backend: str, call: Call, system: RealSystem, u: Features, x0: States
+) -> tuple[tuple[Array, States], tuple[RealSystem, Array, States, tuple[Array, ...]]]:
+    y, last, saved = _backend(backend).forward(call, system, u, x0)
+    return (y, last), (system, u, x0, saved)
 
 
-def _recurrence_backward(backend: str, reverse: bool, saved: tuple[Pair, Pair], g: Pair) -> tuple[Pair, Pair]:
-    """The adjoint runs against time: s_k = g_k + conj(a) s_{k+1}; db = s, da = sum_k s_k conj(x_{k-1})."""
-    (a_re, a_im), (x_re, x_im) = saved
-    s_re, s_im = _recurrence(backend, not reverse, (a_re, -a_im), g)
-    now, before = (slice(None, -1), slice(1, None)) if reverse else (slice(1, None), slice(None, -1))
-    s_re_now, s_im_now, x_re_before, x_im_before = s_re[now], s_im[now], x_re[before], x_im[before]
-    da_re = jnp.sum(s_re_now * x_re_before + s_im_now * x_im_before, axis=(0, 1))
-    da_im = jnp.sum(s_im_now * x_re_before - s_re_now * x_im_before, axis=(0, 1))
-    return (da_re, da_im), (s_re, s_im)
+def _apply_backward(
+    backend: str,
+    call: Call,
+    residuals: tuple[RealSystem, Array, States, tuple[Array, ...]],
+    gradients: tuple[Array, States],
+) -> tuple[RealSystem, Array, States]:
+    system, u, x0, saved = residuals
+    d_system, du, dx0 = _backend(backend).backward(call, system, u, x0, saved, *gradients)
+    return d_system, du.astype(u.dtype), dx0
 
 
-_recurrence.defvjp(_recurrence_forward, _recurrence_backward)
+_apply.defvjp(_apply_forward, _apply_backward)
 
 
 def diagonal_ssm(
@@ -95,13 +95,13 @@ def diagonal_ssm(
     x0: Complex[Array, "b p"] | None = None,
     reverse: bool = False,
     backend: str = "auto",
+    precision: str | None = None,
 ) -> Float[Array, "b l out"]:
     """Applies a discrete-time diagonal system to a batch of sequences.
 
         x_k = Lambda_bar x_{k-1} + B_bar u_k,    y_k = 2 Re(C x_k)  [+ 2 Re(C_backward x~_k)]
 
-    where x~ runs from the end of the sequence to its beginning; both directions share the input projection B_bar u and
-    one output product.
+    where x~ runs from the end of the sequence to its beginning.
 
     Args:
         u: input, real.
@@ -112,6 +112,7 @@ def diagonal_ssm(
         x0: state before the first step (in running order); zero if None. Not for bidirectional calls.
         reverse: run from the end to the beginning. Not for bidirectional calls.
         backend: "auto" or one of `available_backends()`.
+        precision: of the matrix products, as `jax.lax.Precision` names it; None is the platform's default.
 
     Returns:
         y of shape (b, l, out), in the dtype of `u`. The feedthrough D u is not included.
@@ -127,21 +128,15 @@ def diagonal_ssm(
     p = Lambda_bar.shape[0]
     chosen = resolve_backend(backend, jax.default_backend(), Shape(batch, length, features, p, bidirectional))
 
-    W_in = jnp.concatenate([B_bar.real.T, B_bar.imag.T], axis=1)  # (h, 2p)
-    # Half-precision inputs enter the product as they are; the states need the precision of the system.
-    Bu = jnp.matmul(u, W_in.astype(u.dtype), preferred_element_type=W_in.dtype)
-    Bu = jnp.swapaxes(Bu, 0, 1)  # (l, b, 2p)
-    a: Pair = (Lambda_bar.real, Lambda_bar.imag)
-    b: Pair = (Bu[..., :p], Bu[..., p:])
+    outputs = (C,) if C_backward is None else (C, C_backward)
+    system = RealSystem(
+        a=(Lambda_bar.real, Lambda_bar.imag),
+        W_in=jnp.concatenate([B_bar.real.T, B_bar.imag.T], axis=1),
+        W_out=tuple(jnp.concatenate([2 * M.real, -2 * M.imag], axis=1).T for M in outputs),
+    )
+    start = jnp.zeros((batch, 2 * p), system.W_in.dtype)
     if x0 is not None:
-        first = -1 if reverse else 0
-        carried = Lambda_bar * x0
-        b = (b[0].at[first].add(carried.real), b[1].at[first].add(carried.imag))
-
-    states = [*_recurrence(chosen, reverse, a, b)]
-    W_out = [2 * C.real, -2 * C.imag]
-    if C_backward is not None:
-        states += _recurrence(chosen, True, a, b)
-        W_out += [2 * C_backward.real, -2 * C_backward.imag]
-    y = jnp.concatenate(states, axis=-1) @ jnp.concatenate(W_out, axis=1).T
-    return jnp.swapaxes(y, 0, 1).astype(u.dtype)
+        start = jnp.concatenate([x0.real, x0.imag], axis=1)
+    call = Call((False, True) if bidirectional else (reverse,), precision)
+    y, _ = _apply(chosen, call, system, u, (start,) * len(outputs))
+    return y.astype(u.dtype)

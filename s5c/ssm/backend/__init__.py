@@ -1,9 +1,7 @@
-"""Interchangeable implementations of the linear recurrence.
+"""Interchangeable implementations of the sequence operator; one module each, found by looking into this folder.
 
-Each module has one function with the same meaning,
+A backend has two functions (see `s5c.ssm.call` for the types):
 
-    scan(a, b, *, reverse) -> x,    x_k = a x_{k-1} + b_k    (x_k = a x_{k+1} + b_k when reversed),  x_{-1} = 0,
-
-on time-major real/imaginary pairs: `a` of shape (p,), `b` and `x` of shape (l, b, p). Differentiation is not their
-business: `s5c.ssm.operator` defines it once for all of them.
+    forward(call, system, u, x0) -> y, last, saved
+    backward(call, system, u, x0, saved, gy, g_last) -> gradients of system, u and x0
 """
