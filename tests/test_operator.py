@@ -18,7 +18,7 @@ from systems import complex_normal, simulate
 from s5c.errors import UserError
 from s5c.ssm.backend import blocked
 from s5c.ssm.call import Shape
-from s5c.ssm.operator import CACHED_STATES, available_backends, diagonal_ssm, resolve_backend
+from s5c.ssm.operator import SHARED_PROJECTION, available_backends, diagonal_ssm, resolve_backend
 
 BATCH, FEATURES, OUT = 3, 4, 2
 BACKENDS = available_backends()
@@ -229,7 +229,10 @@ def test_the_choice_depends_on_platform_and_shape_alone() -> None:
         for name in BACKENDS:
             assert resolve_backend(name, platform, shape) == name
     assert resolve_backend("auto", "cpu", shape) == "sequential"
-    steps = CACHED_STATES // (8 * 4 * 16 * 2)  # bytes of one time step's states, both directions
+    one_way = shape._replace(bidirectional=False)
+    assert resolve_backend("auto", "cpu", one_way._replace(length=blocked.BLOCK)) == "sequential"
+    assert resolve_backend("auto", "cpu", one_way._replace(length=blocked.BLOCK + 1)) == "blocked"
+    steps = SHARED_PROJECTION // (8 * 4 * 16 * 2)  # bytes of one time step's states, both directions
     assert resolve_backend("auto", "cpu", shape._replace(length=steps)) == "sequential"
     assert resolve_backend("auto", "cpu", shape._replace(length=steps + 1)) == "blocked"
     pruned = shape._replace(length=steps + 1, state_dim=4)

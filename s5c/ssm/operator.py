@@ -19,11 +19,14 @@ import jax.numpy as jnp
 
 from s5c.errors import unknown
 from s5c.ssm import backend as backends
+from s5c.ssm.backend.blocked import BLOCK
 from s5c.ssm.call import Call, RealSystem, Shape, States
 from s5c.types import Array, Complex, Features, Float
 
-CACHED_STATES = 6_000_000
-"""Bytes of states (8 b l p) up to which keeping them all beats recomputing them by block; measured on CPUs."""
+SHARED_PROJECTION = 12_000_000
+"""Bytes of states, 8 b l p a direction, up to which a bidirectional call keeps them all on a CPU. Run by block, each
+direction projects the input for itself; above this that costs no more time, and half the memory (results/published/
+operator)."""
 
 
 def available_backends() -> list[str]:
@@ -51,8 +54,10 @@ def resolve_backend(requested: str, platform: str, shape: Shape) -> str:
         return requested
     if platform != "cpu" and shape.length > 1:
         return "associative"  # a step-by-step loop costs a kernel launch per step there
-    states = 8 * shape.batch * shape.length * shape.state_dim * (2 if shape.bidirectional else 1)
-    return "sequential" if states <= CACHED_STATES else "blocked"
+    if shape.length <= BLOCK:
+        return "sequential"  # one block: nothing to gain
+    states = 2 * 8 * shape.batch * shape.length * shape.state_dim
+    return "sequential" if shape.bidirectional and states <= SHARED_PROJECTION else "blocked"
 
 
 def _backend(name: str) -> ModuleType:

@@ -1,4 +1,4 @@
-"""One step after the other, all states kept: the least arithmetic; CPUs, while the states fit the cache."""
+"""One step after the other, all states kept: the least arithmetic; CPUs, short sequences."""
 
 from __future__ import annotations
 
