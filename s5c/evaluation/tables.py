@@ -177,7 +177,7 @@ def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
 def _sizes(study: Study) -> Table:
     table = Table(title=study.title, title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("method", width=METHOD_WIDTH)
-    for name in ("ratio", "states", "params", "MACs", "disk", "speed-up", "accuracy", "change", "agree"):
+    for name in ("ratio", "states", "params", "MACs", "disk", "speed-up", "accuracy", "diff", "agree"):
         table.add_column(name, justify="right", no_wrap=True)
     label = labeller(study.rows)
     for name, group in groupby(aggregate(study.rows), key=label):
