@@ -49,6 +49,7 @@ def predict(model: Classifier, weights: Params, batches: Iterable[Any]) -> Predi
         weights: `{"params": ..., "batch_stats": ...}`.
         batches: evaluation batches (`s5c.data.batching.eval_batches`); examples of weight 0 are left out.
     """
+    weights = jax.device_put(dict(weights))  # once, not with every batch
     rows, labels = [], []
     for batch in batches:
         valid = batch.weights > 0

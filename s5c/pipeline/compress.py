@@ -49,7 +49,7 @@ class Reduced:
         model: the smaller module.
         weights: its weights.
         selected: the states that stay; None for a masked-only baseline.
-        seconds: of the reduction, without compilation of the scores.
+        seconds: of the reduction; the scores are compiled once per process, and that counts for its first job.
     """
 
     ratio: float

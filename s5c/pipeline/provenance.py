@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 import shlex
@@ -26,6 +27,7 @@ def command() -> str:
     return " ".join([program, *(shlex.quote(argument) for argument in sys.argv[1:])])
 
 
+@functools.cache  # two processes each time; the jobs of a sweep share the answer
 def git_revision() -> str:
     """Returns the commit of the checkout that s5c runs from, `-dirty` if it was changed; "" outside a checkout."""
     folder = Path(s5c.__file__).parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from s5c.errors import UserError
 from s5c.pipeline.trained import TrainedModel, from_checkpoint, load_task
 from s5c.training.checkpoint import load
 
+log = logging.getLogger(__name__)
+
 
 def restore(values: Mapping[str, Any], *, which: str) -> TrainedModel:
     """Loads `checkpoint` and its task.
@@ -19,7 +22,7 @@ def restore(values: Mapping[str, Any], *, which: str) -> TrainedModel:
     (`+task=digits`) overrides its options, where the data lies for instance, but not which task it is.
 
     Raises:
-        UserError: no intact checkpoint there, one of another task or of other data.
+        UserError: no intact checkpoint there, or one of another task.
     """
     checkpoint = load(Path(str(values["checkpoint"])), which=which)
     facts = checkpoint.metadata
@@ -30,4 +33,6 @@ def restore(values: Mapping[str, Any], *, which: str) -> TrainedModel:
             "task out of the command, or give a checkpoint of that task."
         )
     dataset, splits = load_task(settings.task_job({**facts["task"], **(asked or {})}), facts["protocol"])
+    if dataset.fingerprint() != facts["data"]:
+        log.warning("The data differs from what %s was trained on [source=%s].", checkpoint.path, facts["source"])
     return from_checkpoint(checkpoint, dataset, splits)

@@ -35,7 +35,7 @@ from s5c.training.progress import training_progress
 
 log = logging.getLogger(__name__)
 
-IDENTITY_VERSION = 1
+IDENTITY_VERSION = 2
 """Raised when the training code changes its results, so that older trainings are not mistaken for new ones."""
 
 FINISHED = "trained.json"
@@ -147,14 +147,9 @@ def from_checkpoint(checkpoint: Checkpoint, dataset: Dataset, splits: Splits) ->
     """Rebuilds the network of a checkpoint around its weights.
 
     Raises:
-        UserError: the checkpoint belongs to another task than `dataset`.
+        UserError: the checkpoint expects other inputs than `dataset` has.
     """
     facts = checkpoint.metadata
-    if facts["task"]["name"] != dataset.name:
-        raise UserError(
-            f"{checkpoint.path} was trained on task {facts['task']['name']!r}, not {dataset.name!r}. Leave the task "
-            "out of the command, or give a checkpoint of that task."
-        )
     spec = input_spec(dataset)
     if list(spec) != list(facts["input_spec"]):
         raise UserError(

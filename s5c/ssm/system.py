@@ -42,10 +42,7 @@ class DiagonalSSM:
         return METHODS[self.discretisation](self.Lambda, self.B, self.Delta)
 
     def take(self, keep: Int[Any, "kept"]) -> DiagonalSSM:
-        """Returns the system made of the states `keep` alone.
-
-        The one place that knows which rows and columns belong to a state.
-        """
+        """Returns the system made of the states `keep` alone (`s5c.model.surgery.take` does it to parameters)."""
         return dataclasses.replace(
             self,
             Lambda=self.Lambda[keep],
