@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
+from s5c.ssm.precision import dot_general
 from s5c.types import Array, Float
 
 Pair = tuple[Array, Array]
@@ -33,12 +34,12 @@ class Call(NamedTuple):
 
     Attributes:
         directions: per direction, whether it runs against time.
-        precision: of the matrix products: None (the platform's default), "highest", "high" or "default". The
-            recurrence, the eigenvalues and their gradient always keep the precision of the eigenvalues.
+        precision: of the matrix products, one of `s5c.ssm.precision.PRECISIONS`. The recurrence, the eigenvalues and
+            their gradient always keep the precision of the eigenvalues.
     """
 
     directions: tuple[bool, ...]
-    precision: str | None = None
+    precision: str = "float32"
 
 
 class RealSystem(NamedTuple):
@@ -68,13 +69,12 @@ def total(parts: Sequence[T]) -> T:
 
 def matmul(call: Call, x: Float[Array, "*rows k"], W: Float[Array, "k n"]) -> Float[Array, "*rows n"]:
     """Multiplies by a matrix; a half-precision `x` enters as it is and the sum has the precision of `W`."""
-    return jnp.matmul(x, W.astype(x.dtype), precision=call.precision, preferred_element_type=W.dtype)
+    return dot_general(x, W, (((x.ndim - 1,), (0,)), ((), ())), precision=call.precision)
 
 
 def outer(call: Call, x: Float[Array, "l b m"], y: Float[Array, "l b n"]) -> Float[Array, "m n"]:
     """Sums x y^T over time and batch: the gradient of a product's matrix, in the precision of `y`."""
-    contract = (((0, 1), (0, 1)), ((), ()))
-    return jax.lax.dot_general(x.astype(y.dtype), y, contract, precision=call.precision)
+    return dot_general(x.astype(y.dtype), y, (((0, 1), (0, 1)), ((), ())), precision=call.precision)
 
 
 def conjugate(a: Pair) -> Pair:

@@ -100,7 +100,7 @@ def diagonal_ssm(
     x0: Complex[Array, "b p"] | None = None,
     reverse: bool = False,
     backend: str = "auto",
-    precision: str | None = None,
+    precision: str = "float32",
 ) -> Float[Array, "b l out"]:
     """Applies a discrete-time diagonal system to a batch of sequences.
 
@@ -117,7 +117,7 @@ def diagonal_ssm(
         x0: state before the first step (in running order); zero if None. Not for bidirectional calls.
         reverse: run from the end to the beginning. Not for bidirectional calls.
         backend: "auto" or one of `available_backends()`.
-        precision: of the matrix products, as `jax.lax.Precision` names it; None is the platform's default.
+        precision: of the matrix products, one of `s5c.ssm.precision.PRECISIONS`.
 
     Returns:
         y of shape (b, l, out), in the dtype of `u`. The feedthrough D u is not included.

@@ -1,0 +1,35 @@
+"""The precision of matrix products, and of nothing else: states, powers and sums stay in float32."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from s5c.types import Array
+
+PRECISIONS = ("float32", "tf32", "bfloat16")
+"""float32: exact products. tf32: ten-bit products where the device has them (NVIDIA), three bfloat16 passes on a TPU,
+no change on a CPU. bfloat16: both factors rounded to eight bits. Sums are float32 in all three."""
+
+
+def dot_general(x: Array, y: Array, dimension_numbers: Any, *, precision: str = "float32", **_: Any) -> Array:
+    """Multiplies as `jax.lax.dot_general` does, in one of `PRECISIONS`; the result has the wider of the two dtypes.
+
+    Further keywords (`preferred_element_type`, a `jax.lax.Precision`) are taken for Flax's sake and not used.
+    """
+    result = jnp.promote_types(x.dtype, y.dtype)
+    if precision == "bfloat16":
+        x, y = x.astype(jnp.bfloat16), y.astype(jnp.bfloat16)
+    elif x.dtype != y.dtype:  # a half-precision factor is multiplied as it is, not widened first
+        narrow = min(x.dtype, y.dtype, key=lambda dtype: dtype.itemsize)
+        x, y = x.astype(narrow), y.astype(narrow)
+    passes = jax.lax.Precision.HIGH if precision == "tf32" else jax.lax.Precision.HIGHEST
+    return jax.lax.dot_general(x, y, dimension_numbers, passes, preferred_element_type=result)
+
+
+def products(precision: str) -> Any:
+    """Returns `dot_general` in one precision, for Flax layers."""
+    return partial(dot_general, precision=precision)
