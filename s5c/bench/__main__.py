@@ -45,6 +45,7 @@ def measure(name: str, options: argparse.Namespace) -> None:
     benchmark = importlib.import_module(f"s5c.bench.{name}")
     groups = [[adapted(case, options) for case in group] for group in benchmark.groups(options.sizes)]
     found: list[Row] = []
+    written: list[Path] = []
     began = time.monotonic()
 
     def say(line: str) -> None:
@@ -54,15 +55,15 @@ def measure(name: str, options: argparse.Namespace) -> None:
         programs = benchmark.prepare(group, options.precision, say)
         say(f"group {number + 1} of {len(groups)}: timing {len(programs)} programs in {options.rounds} rounds")
         found += rows(name, number, programs, take_turns(programs, options.rounds))
-    written = write(
-        found,
-        options.output,
-        title=benchmark.TITLE,
-        compared=benchmark.COMPARED,
-        command=command().replace("s5c.bench.__main__", "s5c.bench"),
-        rounds=options.rounds,
-        precision=options.precision,
-    )
+        written = write(  # after every group: a run that is cut short leaves what it has measured
+            found,
+            options.output,
+            title=benchmark.TITLE,
+            compared=benchmark.COMPARED,
+            command=command().replace("s5c.bench.__main__", "s5c.bench"),
+            rounds=options.rounds,
+            precision=options.precision,
+        )
     print(f"{name}: " + ", ".join(shown(path) for path in written))
 
 
