@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -98,8 +98,8 @@ def identity(job: TrainJob, dataset: Dataset) -> dict[str, Any]:
     return settings.jsonable(
         {
             "version": IDENTITY_VERSION,
-            "task": job.task.description,
-            "source": dataset.source,
+            "task": {key: value for key, value in job.task.description.items() if key != "source"},
+            "source": dataset.source,  # what `task.source=auto` came to
             "data": dataset.fingerprint(),
             "model": job.model.to_dict(),
             "recipe": dataclasses.asdict(job.recipe),
@@ -156,9 +156,21 @@ def from_checkpoint(checkpoint: Checkpoint, dataset: Dataset, splits: Splits) ->
             f"{checkpoint.path} expects inputs {InputSpec(*facts['input_spec'])}, the data gives {spec}: the task's "
             "options or its files differ from those of the training."
         )
+    learned, read = facts.get("vocabulary"), dataset.vocabulary
+    if learned is not None and read is not None and list(learned) != list(read):
+        raise UserError(
+            f"{checkpoint.path} was trained with another vocabulary: {len(learned)} ids, the data has {len(read)}, and "
+            f"they differ from id {_first_difference(learned, read)} on. Give the data it was trained on "
+            f"[source={facts['source']}]."
+        )
     model_config = from_dict(facts["model"])
     model = Classifier(model_config, spec, model_config.check_state_dims(facts["state_dims"]))
     return TrainedModel(model, checkpoint.weights, facts, checkpoint.path, facts["trained_id"], dataset, splits)
+
+
+def _first_difference(ours: Sequence[str], theirs: Sequence[str]) -> int:
+    pairs = zip(ours, theirs, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(ours), len(theirs)))
 
 
 def batches(split: Split, batch_size: int) -> partial[Any]:
