@@ -359,24 +359,6 @@ def test_evaluation_pads_each_sequence_to_its_own_bucket(batch_size: int) -> Non
     assert seen == {i: 3 if n <= 3 else 6 if n <= 6 else 12 for i, n in enumerate(LENGTHS)}
 
 
-def test_batches_are_made_ahead_and_errors_reach_the_loop() -> None:
-    asked: list[int] = []
-
-    def decode(raw: np.ndarray) -> np.ndarray:
-        asked.append(len(raw))
-        if len(asked) == 5:
-            raise RuntimeError("fifth batch")
-        return raw
-
-    batches = train_batches(dataclasses.replace(numbered(40), decode=decode), 4, seed=0, epoch=0)
-    next(batches)
-    for _ in range(3):
-        next(batches)
-    with pytest.raises(RuntimeError, match="fifth batch"):
-        next(batches)
-    assert len(asked) <= 4 + 3, "no more than two batches ahead"
-
-
 @pytest.mark.parametrize("batch_size", [0, -1, 24])
 def test_a_batch_larger_than_the_data_is_refused_in_words(batch_size: int) -> None:
     with pytest.raises(UserError, match=f"train.batch_size={batch_size}: .* 23 examples.*between 1 and 23"):

@@ -1,23 +1,14 @@
-"""Batches of fixed shape, reproducible from (seed, epoch, position) alone, so that any point can be resumed.
-
-They are prepared in a thread, ahead of the step that trains on them.
-"""
+"""Batches of fixed shape, reproducible from (seed, epoch, position) alone, so that any point can be resumed."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from s5c.data.base import Split
 from s5c.errors import UserError
-
-AHEAD = 2
-"""Batches prepared before they are asked for: one lies ready while the next is made."""
 
 
 class Batch(NamedTuple):
@@ -66,7 +57,8 @@ def train_batches(split: Split, batch_size: int, *, seed: int, epoch: int, start
         plans = _bucketed(split, order, batch_size, rng)
     else:
         plans = [Plan(order[i * batch_size : (i + 1) * batch_size], None) for i in range(steps)]
-    yield from _ahead(partial(_collate, split, batch_size), plans[start:])
+    for plan in plans[start:]:
+        yield _collate(split, batch_size, plan)
 
 
 def eval_batches(split: Split, batch_size: int) -> Iterator[Batch]:
@@ -84,7 +76,8 @@ def eval_batches(split: Split, batch_size: int) -> Iterator[Batch]:
         for rows, length in groups
         for first in range(0, len(rows), batch_size)
     )
-    yield from _ahead(partial(_collate, split, batch_size), plans)
+    for plan in plans:
+        yield _collate(split, batch_size, plan)
 
 
 def _buckets_of(split: Split) -> np.ndarray:
@@ -102,18 +95,6 @@ def _bucketed(split: Split, order: np.ndarray, batch_size: int, rng: np.random.G
         plans += [Plan(part, length) for part in rows[: full * batch_size].reshape(full, batch_size)]
         left = rows[full * batch_size :]
     return [plans[i] for i in rng.permutation(len(plans))]
-
-
-def _ahead(collate: Callable[[Plan], Batch], plans: Iterable[Plan]) -> Iterator[Batch]:
-    """Yields the batches in order, `AHEAD` of them being made meanwhile; closing the generator ends the thread."""
-    waiting: deque[Future[Batch]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="s5c-batches") as pool:
-        for plan in plans:
-            waiting.append(pool.submit(collate, plan))
-            if len(waiting) > AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def _collate(split: Split, batch_size: int, plan: Plan) -> Batch:
