@@ -13,20 +13,21 @@ import importlib
 import pkgutil
 from functools import partial
 from types import ModuleType
+from typing import Literal, overload
 
 import jax
 import jax.numpy as jnp
 
-from s5c.errors import unknown
+from s5c.errors import UserError, unknown
 from s5c.ssm import backend as backends
 from s5c.ssm.backend.blocked import BLOCK
 from s5c.ssm.call import Call, RealSystem, Shape, States
+from s5c.ssm.precision import PRECISIONS
 from s5c.types import Array, Complex, Features, Float
 
-SHARED_PROJECTION = 12_000_000
-"""Bytes of states, 8 b l p a direction, up to which a bidirectional call keeps them all on a CPU. Run by block, each
-direction projects the input for itself; above this that costs no more time, and half the memory (results/published/
-operator)."""
+LIFTED_FEATURES = 256
+"""Up to this many features, folding several steps into one product costs less than the tree (estimated, never timed on
+an accelerator)."""
 
 
 def available_backends() -> list[str]:
@@ -37,6 +38,10 @@ def available_backends() -> list[str]:
 def resolve_backend(requested: str, platform: str, shape: Shape) -> str:
     """Chooses the implementation: a pure function, evaluated again for every shape, so also after pruning.
 
+    On a CPU: one block of time or less, step by step; above, by block. The rule is measured (results/published/bench).
+    On accelerators a loop over steps costs a kernel launch per step: the choice there is between the forms that XLA
+    runs in few kernels, by estimate. The Pallas kernels are taken by name only, as long as they have not been timed.
+
     Args:
         requested: a backend's name, or "auto".
         platform: JAX platform, "cpu", "gpu" or "tpu".
@@ -46,18 +51,26 @@ def resolve_backend(requested: str, platform: str, shape: Shape) -> str:
         The name of a backend.
 
     Raises:
-        UserError: there is no backend of that name.
+        UserError: there is no backend of that name, or it cannot run here; the message says why.
     """
     if requested != "auto":
         if requested not in available_backends():
             raise unknown("backend", requested, ["auto", *available_backends()])
+        reason = why_unavailable(requested, platform)
+        if reason:
+            raise UserError(f"The backend '{requested}' is not available: {reason} 'auto' takes one that is.")
         return requested
-    if platform != "cpu" and shape.length > 1:
-        return "associative"  # a step-by-step loop costs a kernel launch per step there
-    if shape.length <= BLOCK:
-        return "sequential"  # one block: nothing to gain
-    states = 2 * 8 * shape.batch * shape.length * shape.state_dim
-    return "sequential" if shape.bidirectional and states <= SHARED_PROJECTION else "blocked"
+    if platform == "cpu":
+        return "sequential" if shape.length <= BLOCK else "blocked"
+    if shape.length == 1:
+        return "sequential"
+    return "lifted" if shape.features <= LIFTED_FEATURES else "associative"
+
+
+def why_unavailable(name: str, platform: str) -> str | None:
+    """Returns what a backend lacks to run on a platform; None if it runs."""
+    needs = getattr(_backend(name), "unavailable", None)
+    return needs(platform) if needs else None
 
 
 def _backend(name: str) -> ModuleType:
@@ -90,6 +103,7 @@ def _apply_backward(
 _apply.defvjp(_apply_forward, _apply_backward)
 
 
+@overload
 def diagonal_ssm(
     u: Features,
     Lambda_bar: Complex[Array, "p"],
@@ -101,12 +115,48 @@ def diagonal_ssm(
     reverse: bool = False,
     backend: str = "auto",
     precision: str = "float32",
-) -> Float[Array, "b l out"]:
+    return_state: Literal[False] = False,
+) -> Float[Array, "b l out"]: ...
+
+
+@overload
+def diagonal_ssm(
+    u: Features,
+    Lambda_bar: Complex[Array, "p"],
+    B_bar: Complex[Array, "p h"],
+    C: Complex[Array, "out p"],
+    C_backward: None = None,
+    *,
+    x0: Complex[Array, "b p"] | None = None,
+    reverse: bool = False,
+    backend: str = "auto",
+    precision: str = "float32",
+    return_state: Literal[True],
+) -> tuple[Float[Array, "b l out"], Complex[Array, "b p"]]: ...
+
+
+def diagonal_ssm(
+    u: Features,
+    Lambda_bar: Complex[Array, "p"],
+    B_bar: Complex[Array, "p h"],
+    C: Complex[Array, "out p"],
+    C_backward: Complex[Array, "out p"] | None = None,
+    *,
+    x0: Complex[Array, "b p"] | None = None,
+    reverse: bool = False,
+    backend: str = "auto",
+    precision: str = "float32",
+    return_state: bool = False,
+) -> Float[Array, "b l out"] | tuple[Float[Array, "b l out"], Complex[Array, "b p"]]:
     """Applies a discrete-time diagonal system to a batch of sequences.
 
         x_k = Lambda_bar x_{k-1} + B_bar u_k,    y_k = 2 Re(C x_k)  [+ 2 Re(C_backward x~_k)]
 
-    where x~ runs from the end of the sequence to its beginning.
+    where x~ runs from the end of the sequence to its beginning. A sequence may be cut: the state returned for one part
+    is the `x0` of the next.
+
+    A NaN or an infinite input reaches the steps after it in running order, never another sequence of the batch; the
+    `lifted` backend also spoils the up to seven steps before it that share its chunk.
 
     Args:
         u: input, real.
@@ -118,17 +168,22 @@ def diagonal_ssm(
         reverse: run from the end to the beginning. Not for bidirectional calls.
         backend: "auto" or one of `available_backends()`.
         precision: of the matrix products, one of `s5c.ssm.precision.PRECISIONS`.
+        return_state: also return the state after the last step (in running order). Not for bidirectional calls.
 
     Returns:
-        y of shape (b, l, out), in the dtype of `u`. The feedthrough D u is not included.
+        y of shape (b, l, out), in the dtype of `u`, or (y, state). The feedthrough D u is not included.
 
     Raises:
-        ValueError: `x0` or `reverse` together with `C_backward`.
-        UserError: unknown backend.
+        ValueError: `x0`, `reverse` or `return_state` together with `C_backward`; an unknown precision.
+        UserError: unknown or unavailable backend.
     """
     bidirectional = C_backward is not None
-    if bidirectional and (reverse or x0 is not None):
-        raise ValueError("A bidirectional call has no single starting state or direction: leave x0 and reverse out.")
+    if bidirectional and (reverse or return_state or x0 is not None):
+        raise ValueError(
+            "A bidirectional call has no single direction, start or end: leave reverse, x0 and return_state out."
+        )
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS)}.")
     batch, length, features = u.shape
     p = Lambda_bar.shape[0]
     chosen = resolve_backend(backend, jax.default_backend(), Shape(batch, length, features, p, bidirectional))
@@ -143,5 +198,6 @@ def diagonal_ssm(
     if x0 is not None:
         start = jnp.concatenate([x0.real, x0.imag], axis=1)
     call = Call((False, True) if bidirectional else (reverse,), precision)
-    y, _ = _apply(chosen, call, system, u, (start,) * len(outputs))
-    return y.astype(u.dtype)
+    y, last = _apply(chosen, call, system, u, (start,) * len(outputs))
+    y = y.astype(u.dtype)
+    return (y, jax.lax.complex(last[0][:, :p], last[0][:, p:])) if return_state else y

@@ -21,13 +21,23 @@ def dot_general(x: Array, y: Array, dimension_numbers: Any, *, precision: str = 
     Further keywords (`preferred_element_type`, a `jax.lax.Precision`) are taken for Flax's sake and not used.
     """
     result = jnp.promote_types(x.dtype, y.dtype)
-    if precision == "bfloat16":
-        x, y = x.astype(jnp.bfloat16), y.astype(jnp.bfloat16)
-    elif x.dtype != y.dtype:  # a half-precision factor is multiplied as it is, not widened first
-        narrow = min(x.dtype, y.dtype, key=lambda dtype: dtype.itemsize)
-        x, y = x.astype(narrow), y.astype(narrow)
+    narrow = jnp.bfloat16 if precision == "bfloat16" else min(x.dtype, y.dtype, key=lambda dtype: dtype.itemsize)
+    x, y = _rounded(x, narrow, result), _rounded(y, narrow, result)
     passes = jax.lax.Precision.HIGH if precision == "tf32" else jax.lax.Precision.HIGHEST
     return jax.lax.dot_general(x, y, dimension_numbers, passes, preferred_element_type=result)
+
+
+def _rounded(x: Array, narrow: Any, result: Any) -> Array:
+    """Returns `x` in the narrow type; on a CPU its rounded values in the wide one, which has all products there.
+
+    `reduce_precision`, since XLA may drop a conversion and its inverse.
+    """
+    if jax.default_backend() != "cpu":
+        return x.astype(narrow)
+    if x.dtype != narrow:
+        info = jnp.finfo(narrow)
+        x = jax.lax.reduce_precision(x, info.nexp, info.nmant)
+    return x.astype(result)
 
 
 def products(precision: str) -> Any:

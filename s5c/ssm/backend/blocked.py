@@ -1,7 +1,8 @@
 """Blocks of time, each projected, scanned and projected back while it is in the cache: long sequences on CPUs.
 
-Only the state at the beginning of every block is kept; the derivative recomputes the others, block by block. No power
-of the eigenvalues is formed, so rounding is that of the plain recurrence.
+Only the state before every block is kept; the derivative recomputes the others, block by block. No power of the
+eigenvalues is formed, so rounding is that of the plain recurrence. Two directions share the products with the input
+matrix: the first leaves its blocks to the second, forward and in the derivative.
 """
 
 from __future__ import annotations
@@ -35,15 +36,15 @@ def forward(
     call: Call, system: RealSystem, u: Features, x0: States
 ) -> tuple[Float[Array, "b l out"], States, tuple[Array, ...]]:
     """Returns the output, the last state of every direction, and the states before every block."""
-    outputs, last, starts = [], [], []
+    padded, numbers = _padded(u)
+    b = x = y = None
+    last, starts = [], []
     for i, reverse in enumerate(call.directions):
-        cut = _Cut(u.shape[1], reverse)
-        run = partial(_run_block, call, system, x0[i], i, cut)
-        final, (y, before_blocks) = jax.lax.scan(run, jnp.zeros_like(x0[i]), cut.blocks(u), reverse=reverse)
-        outputs.append(cut.joined(y))
-        last.append(final)
-        starts.append(before_blocks)
-    return total(outputs), tuple(last), tuple(starts)
+        run = partial(_run_block, call, system, _Direction(u.shape[1], reverse), i, x0[i], padded)
+        end, (b, x, y, start) = jax.lax.scan(run, jnp.zeros_like(x0[i]), (numbers, b, x), reverse=reverse)
+        last.append(end)
+        starts.append(start)
+    return _joined(y, u.shape[1]), tuple(last), tuple(starts)
 
 
 def backward(
@@ -56,81 +57,128 @@ def backward(
     g_last: States,
 ) -> tuple[RealSystem, Features, States]:
     """Returns the gradients of the system, the input and the starting states; recomputes the states by block."""
-    gradients, du, dx0 = [], [], []
+    padded = (_padded(u)[0], _padded(gy)[0])
+    numbers = _padded(u)[1]
+    b = s = du = None
+    summed = []
     for i, reverse in enumerate(call.directions):
-        cut = _Cut(u.shape[1], reverse)
+        direction = _Direction(u.shape[1], reverse)
+        run = partial(_differentiate_block, call, system, direction, i, x0[i], g_last[i], *padded)
         zero = jax.tree.map(jnp.zeros_like, (system.a, system.W_in, system.W_out[i], x0[i]))
-        run = partial(_differentiate_block, call, system, x0[i], i, cut)
-        inputs = (*cut.blocks(u), cut.blocks(gy)[0], starts[i])
-        (_, summed), du_blocks = jax.lax.scan(run, (g_last[i], zero), inputs, reverse=not reverse)
-        gradients.append(summed[:3])
-        dx0.append(summed[3])
-        du.append(cut.joined(du_blocks))
-    a, W_in = total([g[:2] for g in gradients])
-    return RealSystem(a, W_in, tuple(g[2] for g in gradients)), total(du), tuple(dx0)
+        blocks = (numbers, starts[i], b, s)
+        (_, sums), (b, s, du) = jax.lax.scan(run, (jnp.zeros_like(x0[i]), zero), blocks, reverse=not reverse)
+        summed.append(sums)
+    a, W_in = total([sums[:2] for sums in summed])
+    gradient = RealSystem(a, W_in, tuple(sums[2] for sums in summed))
+    return gradient, _joined(du, u.shape[1]), tuple(sums[3] for sums in summed)
 
 
-class _Cut:
-    """Cuts one direction of time into equal blocks, padded with zeros where the run begins.
+def _size(length: int) -> tuple[int, int, int]:
+    """Returns the number and the size of the blocks, and by how many zeros the sequence is lengthened at its front."""
+    number = -(-length // BLOCK)
+    size = -(-length // number)
+    return number, size, number * size - length
 
-    There the state is zero, so padding leaves no trace in it; the starting state enters with the first real step.
+
+def _padded(x: Float[Array, "b l h"]) -> tuple[Float[Array, "b m h"], Array]:
+    """Returns the sequence, lengthened to whole blocks, and their numbers."""
+    number, _, padding = _size(x.shape[1])
+    return jnp.pad(x, ((0, 0), (padding, 0), (0, 0))) if padding else x, jnp.arange(number)
+
+
+def _block(x: Float[Array, "b m h"], number: Array, size: int) -> Float[Array, "b t h"]:
+    return jax.lax.dynamic_slice_in_dim(x, number * size, size, axis=1)
+
+
+def _joined(x: Float[Array, "n b t h"], length: int) -> Float[Array, "b l h"]:
+    n, b, t, h = x.shape
+    return x.swapaxes(0, 1).reshape(b, n * t, h)[:, n * t - length :]
+
+
+class _Direction:
+    """Where a run through the padded blocks begins and ends.
+
+    The zeros in front leave no trace in a run that begins with them: its state is zero until `x0` enters with the first
+    real step. A run that ends with them is read off, and its adjoint enters, at the last real step.
     """
 
     def __init__(self, length: int, reverse: bool) -> None:
-        self.number = -(-length // BLOCK)
-        self.size = -(-length // self.number)
-        self.length, self.reverse = length, reverse
-        self.padding = self.number * self.size - length
-        self.first = self.size - 1 - self.padding if reverse else self.padding  # row of the first real step
+        number, size, padding = _size(length)
+        self.reverse, self.size = reverse, size
+        self.first_block, self.last_block = (number - 1, 0) if reverse else (0, number - 1)
+        self.first_row, self.last_row = (size - 1, padding) if reverse else (padding, size - 1)
+        self.end = 0 if reverse else size - 1  # of a block, in running order
 
-    def blocks(self, x: Float[Array, "b l h"]) -> tuple[Float[Array, "n t b h"], Array]:
-        """Returns the blocks, time-major, and which of them is the first in running order."""
-        b, _, h = x.shape
-        if self.padding:
-            x = jnp.pad(x, ((0, 0), (0, self.padding) if self.reverse else (self.padding, 0), (0, 0)))
-        begins = jnp.arange(self.number) == (self.number - 1 if self.reverse else 0)
-        return x.reshape(b, self.number, self.size, h).transpose(1, 2, 0, 3), begins
-
-    def joined(self, x: Float[Array, "n t b h"]) -> Float[Array, "b l h"]:
-        """Undoes `blocks`."""
-        n, t, b, h = x.shape
-        skip = 0 if self.reverse else self.padding
-        return x.transpose(2, 0, 1, 3).reshape(b, n * t, h)[:, skip : skip + self.length]
+    def states(
+        self, system: RealSystem, x0: Array, number: Array, x: Array, b: Float[Array, "t b twop"]
+    ) -> Float[Array, "t b twop"]:
+        """Returns the states of a block that starts from `x`."""
+        entering = jnp.where(number == self.first_block, times(system.a, x0), 0)
+        return step_by_step(system.a, b.at[self.first_row].add(entering), x, self.reverse)
 
 
-def _states(
-    call: Call, system: RealSystem, x0: Array, cut: _Cut, x: Array, u_block: Array, begins: Array
-) -> Float[Array, "t b twop"]:
-    b = matmul(call, u_block, system.W_in)
-    b = b.at[cut.first].add(jnp.where(begins, times(system.a, x0), 0))
-    return step_by_step(system.a, b, x, cut.reverse)
+Carry = tuple[Array, Any]
 
 
 def _run_block(
-    call: Call, system: RealSystem, x0: Array, direction: int, cut: _Cut, x: Array, block: tuple[Array, Array]
-) -> tuple[Array, tuple[Array, Array]]:
-    states = _states(call, system, x0, cut, x, *block)
-    return states[0 if cut.reverse else -1], (matmul(call, states, system.W_out[direction]), x)
+    call: Call,
+    system: RealSystem,
+    direction: _Direction,
+    i: int,
+    x0: Array,
+    u: Float[Array, "b m h"],
+    x: Array,
+    block: tuple[Any, ...],
+) -> tuple[Array, tuple[Any, ...]]:
+    """Runs direction `i` through one block, from the state `x`; the last direction multiplies all states."""
+    number, b, earlier = block
+    if b is None:
+        b = jnp.swapaxes(matmul(call, _block(u, number, direction.size), system.W_in), 0, 1)
+    states = direction.states(system, x0, number, x, b)
+    end = jnp.where(number == direction.last_block, states[direction.last_row], states[direction.end])
+    together = states if earlier is None else jnp.concatenate([earlier, states], axis=-1)
+    if i + 1 < len(call.directions):
+        return end, (b, together, None, x)
+    y = matmul(call, jnp.swapaxes(together, 0, 1), jnp.concatenate(system.W_out))
+    return end, (None, None, y, x)
 
 
 def _differentiate_block(
     call: Call,
     system: RealSystem,
+    direction: _Direction,
+    i: int,
     x0: Array,
-    direction: int,
-    cut: _Cut,
-    carry: tuple[Array, Any],
-    block: tuple[Array, Array, Array, Array],
-) -> tuple[tuple[Array, Any], Array]:
-    """Takes conj(a) s of the following block, and the gradients so far, one block back."""
+    g_last: Array,
+    u: Float[Array, "b m h"],
+    gy: Float[Array, "b m out"],
+    carry: Carry,
+    block: tuple[Any, ...],
+) -> tuple[Carry, tuple[Any, ...]]:
+    """Takes conj(a) s of the following block, and the gradients so far, one block back.
+
+    The last direction multiplies the adjoints of all directions with the input and its matrix.
+    """
     arriving, summed = carry
-    u_block, begins, g, x = block
-    g = g.astype(system.W_in.dtype)
-    states = _states(call, system, x0, cut, x, u_block, begins)
-    gx = matmul(call, g, system.W_out[direction].T).at[0 if cut.reverse else -1].add(arriving)
-    s = step_by_step(conjugate(system.a), gx, jnp.zeros_like(x), not cut.reverse)
-    x_before = before(states, x, cut.reverse).at[cut.first].add(jnp.where(begins, x0, 0))
-    leaving = times(conjugate(system.a), s[-1 if cut.reverse else 0])
-    dx0 = jnp.where(begins, times(conjugate(system.a), s[cut.first]), 0)
-    parts = (eigenvalue_gradient(s, x_before), outer(call, u_block, s), outer(call, states, g), dx0)
-    return (leaving, total((summed, parts))), matmul(call, s, system.W_in.T)
+    number, x, b, s = block
+    reverse, more = direction.reverse, i + 1 < len(call.directions)
+    u_block = _block(u, number, direction.size)
+    g = _block(gy, number, direction.size).astype(system.W_in.dtype)
+    if b is None:
+        b = jnp.swapaxes(matmul(call, u_block, system.W_in), 0, 1)
+    states = direction.states(system, x0, number, x, b)
+
+    gx = jnp.swapaxes(matmul(call, g, system.W_out[i].T), 0, 1).at[direction.end].add(arriving)
+    gx = gx.at[direction.last_row].add(jnp.where(number == direction.last_block, g_last, 0))
+    s_direction = step_by_step(conjugate(system.a), gx, jnp.zeros_like(x), not reverse)
+
+    begins = number == direction.first_block
+    x_before = before(states, x, reverse).at[direction.first_row].add(jnp.where(begins, x0, 0))
+    da = eigenvalue_gradient(s_direction, x_before)
+    dx0 = jnp.where(begins, times(conjugate(system.a), s_direction[direction.first_row]), 0)
+    leaving = times(conjugate(system.a), s_direction[-1 if reverse else 0])
+    s = s_direction if s is None else s + s_direction
+    s_rows = jnp.swapaxes(s, 0, 1)
+    dW_in = jnp.zeros_like(system.W_in) if more else outer(call, u_block, s_rows)
+    summed = total((summed, (da, dW_in, outer(call, jnp.swapaxes(states, 0, 1), g), dx0)))
+    return (leaving, summed), (b, s, None) if more else (None, None, matmul(call, s_rows, system.W_in.T))
