@@ -49,12 +49,13 @@ check: $(READY) ## Check style (ruff) and types (mypy)
 	$(PY) -m ruff format --check --quiet .
 	$(PY) -m mypy
 
-bench: $(READY) ## Run the benchmarks, scripts/bench*.py
+bench: $(READY) ## Time s5c against S5 as published, half an hour: make bench ARGS="step --rounds 3"
+	$(PY) -m s5c.bench $(ARGS)
+
 faults: $(READY) ## Inject faults and check that each is survived or noticed, scripts/faults*.py
-bench faults:
-	@found=; for script in scripts/$@*.py; do \
+	@found=; for script in scripts/faults*.py; do \
 	  [ -e "$$script" ] || continue; found=yes; echo "$(PY) $$script"; $(PY) "$$script" || exit 1; \
-	done; [ -n "$$found" ] || { echo "No scripts/$@*.py in this checkout." >&2; exit 1; }
+	done; [ -n "$$found" ] || { echo "No scripts/faults*.py in this checkout." >&2; exit 1; }
 
 clean: ## Remove .venv, caches and build products; results are kept
 	rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

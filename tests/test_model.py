@@ -28,8 +28,19 @@ from s5c.model.family.s5 import C_INITS, Config, Layer
 def test_the_token_encoder_is_a_dense_layer_on_one_hot_vectors(rng: np.random.Generator) -> None:
     ids = jnp.asarray(rng.integers(0, 7, (2, 5)), jnp.int32)
     params = {"kernel": jnp.asarray(rng.normal(size=(7, 4)), jnp.float32), "bias": jnp.arange(4.0)}
-    expected = nn.Dense(4).apply({"params": params}, jax.nn.one_hot(ids, 7))
-    np.testing.assert_allclose(TokenEncoder(7, 4).apply({"params": params}, ids), expected, rtol=1e-6)
+    weight = jnp.asarray(rng.normal(size=(2, 5, 4)), jnp.float32)
+
+    def value_and_gradient(module: nn.Module, inputs: Any) -> Any:
+        def loss(params: Any) -> Any:
+            y = module.apply({"params": params}, inputs)
+            return jnp.sum(weight * y), y
+
+        gradient, y = jax.grad(loss, has_aux=True)(params)
+        return y, gradient
+
+    ours = value_and_gradient(TokenEncoder(7, 4), ids)
+    expected = value_and_gradient(nn.Dense(4), jax.nn.one_hot(ids, 7))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), ours, expected)
 
 
 def test_pooling_looks_at_valid_steps_only(rng: np.random.Generator) -> None:
@@ -221,6 +232,82 @@ def test_block_by_block_equals_the_whole(spec: InputSpec, options: dict[str, Any
     np.testing.assert_allclose(layerwise.log_probs(model, weights, inputs, lengths), expected, atol=2e-6)
 
 
+# ---- precision, and memory for time
+
+
+def outcome_of_training(spec: InputSpec = PIXELS, **options: Any) -> tuple[Any, Any, Any]:
+    """Returns log-probabilities, batch statistics and gradients of a training step, on data fixed by a seed."""
+    rng = np.random.default_rng(7)
+    model = network(spec, bidirectional=True, activation="full_glu", dropout=0.3, **options)
+    weights, (inputs, lengths) = weights_of(model, rng), batch_for(spec, rng)
+
+    def loss(params: Any) -> Any:
+        variables, rngs = {**weights, "params": params}, {"dropout": jax.random.key(2)}
+        log_probs, updated = model.apply(variables, inputs, lengths, training=True, mutable=["batch_stats"], rngs=rngs)
+        return -jnp.sum(log_probs[:, 0]), (log_probs, updated)
+
+    gradient, (log_probs, updated) = jax.jit(jax.grad(loss, has_aux=True))(weights["params"])
+    return log_probs, updated, gradient
+
+
+@pytest.fixture(scope="module")
+def exact() -> Any:
+    return outcome_of_training(precision="float32")
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other devices have ten-bit products")
+def test_a_cpu_computes_tf32_in_float32(exact: Any) -> None:
+    jax.tree.map(np.testing.assert_array_equal, outcome_of_training(precision="tf32"), exact)
+
+
+def test_bfloat16_rounds_products_and_nothing_else(exact: Any) -> None:
+    rounded = outcome_of_training(precision="bfloat16")
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(rounded)} == {"float32"}
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(rounded))
+    error = np.abs(rounded[0] - exact[0]).max() / np.abs(exact[0]).max()
+    assert 1e-4 < error < 5e-2
+    for ours, expected in zip(jax.tree.leaves(rounded[2]), jax.tree.leaves(exact[2]), strict=True):
+        assert np.linalg.norm(ours - expected) < 0.2 * np.linalg.norm(expected) + 1e-3
+
+
+def equations(jaxpr: Any) -> Any:
+    """Yields every equation of a jaxpr, those within its equations too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            yield from equations(inner)
+
+
+@pytest.mark.parametrize("backend", ["sequential", "blocked"])
+def test_states_are_float32_where_products_are_bfloat16(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As traced for a GPU; a CPU rounds to bfloat16 values without the type."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    found = list(equations(jax.make_jaxpr(lambda: outcome_of_training(precision="bfloat16", backend=backend))().jaxpr))
+    factors = {str(v.aval.dtype) for e in found if e.primitive.name == "dot_general" for v in e.invars}
+    assert "bfloat16" in factors
+    scans = [equation for equation in found if equation.primitive.name == "scan"]
+    first, number = "num_consts", "num_carry"
+    carried = [v for e in scans for v in e.invars[e.params[first] :][: e.params[number]]]
+    assert {str(v.aval.dtype) for v in carried} - {"int32"} == {"float32"}
+
+
+def test_every_dense_layer_obeys_the_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    for spec in (PIXELS, PAIRS):
+        model = network(spec, precision="bfloat16", activation="full_glu", backend="sequential")
+        weights, batch = weights_of(model, np.random.default_rng(0)), batch_for(spec, np.random.default_rng(0))
+        products = [
+            e for e in equations(jax.make_jaxpr(model.apply)(weights, *batch).jaxpr) if "dot_gen" in str(e.primitive)
+        ]
+        assert len(products) >= 7
+        assert all(v.aval.dtype == jnp.bfloat16 for e in products for v in e.invars)
+
+
+def test_rematerialisation_changes_no_number(exact: Any) -> None:
+    ours = outcome_of_training(precision="float32", remat=True)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), ours, exact)
+
+
 # ---- configuration
 
 
@@ -236,6 +323,7 @@ def test_block_by_block_equals_the_whole(spec: InputSpec, options: dict[str, Any
         ({"discretisation": "euler"}, "model.discretisation 'euler'.*(zoh|bilinear)"),
         ({"norm": "none"}, "model.norm 'none'.*(batch|layer)"),
         ({"pooling": "max"}, "model.pooling 'max'.*mean.*last|last.*mean"),
+        ({"precision": "float16"}, "model.precision 'float16'.*(bfloat16|float32)"),
         ({"n_layers": 0}, "model.n_layers=0: it must be at least 1"),
         ({"d_model": -1}, "model.d_model=-1"),
         ({"dropout": 1.0}, "model.dropout=1.0: it must lie in \\[0, 1\\)"),

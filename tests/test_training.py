@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import jobs
 import numpy as np
+import optax
 import pytest
 from rich.console import Console
 
 from s5c.errors import UserError
+from s5c.model.classifier import Classifier, InputSpec
+from s5c.model.family.s5 import Config
 from s5c.pipeline import trained
 from s5c.pipeline.trained import TrainedModel, obtain
 from s5c.tracking.metrics import read_metrics
@@ -22,6 +28,7 @@ from s5c.train import resolve
 from s5c.training import loop
 from s5c.training.checkpoint import load
 from s5c.training.progress import training_progress
+from s5c.training.steps import Inputs, TrainState, make_train_step
 
 LEARNING = ("train.epochs=6", "train.batch_size=100", "train.ssm_lr=0.01", "train.warmup_epochs=0")
 COLUMNS = {"event", "step", "time", "epoch", "seconds", "lr", "ssm_lr", "selection_loss", "selection_accuracy"}
@@ -62,13 +69,13 @@ class Watched:
 
 
 @pytest.fixture(scope="module")
-def learned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Watched]]:
+def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Watched]:
     """A training with a partial last batch in training (1257 = 12 x 100 + 57) and in selection (180)."""
     results = tmp_path_factory.mktemp("learned")
     with pytest.MonkeyPatch.context() as monkeypatch:
         watched = Watched(monkeypatch)
         train(results, *LEARNING)
-        yield jobs.only(results, "trained/*"), watched
+    return jobs.only(results, "trained/*"), watched
 
 
 def test_learns(learned: tuple[Path, Watched]) -> None:
@@ -98,6 +105,59 @@ def test_old_states_are_given_to_the_next_step(learned: tuple[Path, Watched]) ->
     states = learned[1].states
     assert len(states) == 72
     assert all(leaf.is_deleted() for state in states for leaf in jax.tree.leaves(state))
+
+
+def test_an_error_in_the_data_leaves_no_thread_and_the_next_run_compiles_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = trained.train_batches
+
+    def failing(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        yield from itertools.islice(sound(*args, **kwargs), 3 if kwargs["epoch"] == 1 else None)
+        if kwargs["epoch"] == 1:
+            raise OSError("the data are gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trained, "train_batches", failing)
+        with pytest.raises(OSError, match="gone"):
+            train(tmp_path, "train.checkpoint_minutes=0")
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("prefetch")]
+    watched = Watched(monkeypatch)
+    train(tmp_path)
+    assert len(watched.states) == 2, "steps 9 and 10 of 10"
+    assert {name: f._cache_size() for name, f in watched.compiled.items()} == {
+        "make_train_step": 1,
+        "make_eval_step": 1,
+    }
+
+
+def compiled_step(**options: Any) -> tuple[Any, TrainState]:
+    """Compiles the training step of a deep network; nothing is run."""
+    network = {"n_layers": 6, "d_model": 16, "state_size": 4, "blocks": 2, "backend": "sequential", **options}
+    model = Classifier(Config(**network), InputSpec(3, 2), (2,) * 6)
+    zeros = jnp.zeros(4)
+    batch = Inputs(jnp.zeros((4, 512, 3)), zeros.astype(jnp.int32), None, zeros)
+    transform = optax.adam(1e-3)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), batch.inputs, None)
+    params, stats = (
+        jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes[name]) for name in ("params", "batch_stats")
+    )
+    state = TrainState(jnp.zeros((), jnp.int32), params, stats, transform.init(params))
+    return make_train_step(model, transform).lower(state, batch, jax.random.key(1)).compile().memory_analysis(), state
+
+
+def test_memory_of_a_step() -> None:
+    """Kept per block: the input of the norm, of the operator and of the activation, and the product in it (4 arrays).
+
+    Rematerialised, the first of them alone.
+    """
+    array = 4 * 512 * 16 * 4
+    kept, state = compiled_step(activation="half_glu2")
+    remade, _ = compiled_step(activation="half_glu2", remat=True)
+    assert kept.temp_size_in_bytes < (6 * 4 + 8) * array
+    assert remade.temp_size_in_bytes < (6 * 1.5 + 8) * array
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    assert kept.alias_size_in_bytes >= size, "the new state is written over the old one"
 
 
 def test_chooses_the_best_epoch_the_earlier_of_equals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from s5c.model.block import Block
+from s5c.model.block import Block, dense
 from s5c.model.config import ModelConfig
 from s5c.types import Array, Features, Float, Int, Num
 
@@ -49,13 +49,15 @@ class PairHead(nn.Module):
 
     d_model: int
     classes: int
+    precision: str = "tf32"
 
     @nn.compact
     def __call__(self, pooled: Float[Array, "twob h"]) -> Float[Array, "b c"]:
         """Maps the pooled features of 2b rows to b logits."""
         e1, e2 = jnp.split(pooled, 2)
         joined = jnp.concatenate([e1, e2, e1 - e2, e1 * e2], axis=-1)
-        return nn.Dense(self.classes, name="layer2")(nn.gelu(nn.Dense(self.d_model, name="layer1")(joined)))
+        hidden = nn.gelu(dense(self.d_model, self.precision, name="layer1")(joined))
+        return dense(self.classes, self.precision, name="layer2")(hidden)
 
 
 class Encoder(nn.Module):
@@ -70,8 +72,9 @@ class Encoder(nn.Module):
         """Maps raw inputs to features (b, l, h)."""
         x = input_encoder(self.config, self.spec, name="encoder")(inputs)
         # A Python loop, not a scan over layers: after a reduction the layers differ in size.
+        block = nn.remat(Block, static_argnums=(2, 3)) if self.config.remat and training else Block
         for i, p in enumerate(self.state_dims):
-            x = Block(self.config, p, name=f"layers_{i}")(x, training, step_rescale)
+            x = block(self.config, p, name=f"layers_{i}")(x, training, step_rescale)
         return x
 
 
@@ -79,14 +82,14 @@ def input_encoder(config: ModelConfig, spec: InputSpec, name: str | None = None)
     """Returns the module that maps raw inputs to features."""
     if spec.tokens:
         return TokenEncoder(spec.features, config.d_model, name=name)
-    return nn.Dense(config.d_model, name=name)
+    return dense(config.d_model, config.precision, name=name)
 
 
 def output_head(config: ModelConfig, spec: InputSpec, name: str | None = None) -> nn.Module:
     """Returns the module that maps pooled features to logits."""
     if spec.pairs:
-        return PairHead(config.d_model, spec.classes, name=name)
-    return nn.Dense(spec.classes, name=name)
+        return PairHead(config.d_model, spec.classes, config.precision, name=name)
+    return dense(spec.classes, config.precision, name=name)
 
 
 def pool(x: Features, lengths: Int[Array, "b"] | None, how: str) -> Float[Array, "b h"]:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from s5c.errors import UserError, unknown
 from s5c.model import family
 from s5c.ssm.operator import available_backends
+from s5c.ssm.precision import PRECISIONS
 
 ACTIVATIONS = ("gelu", "half_glu1", "half_glu2", "full_glu")
 
@@ -37,6 +38,8 @@ class ModelConfig(abc.ABC):
         dropout: rate; one mask per example and feature, shared over time.
         pooling: mean (over the valid steps) | last.
         backend: implementation of the sequence operator, "auto" or a name.
+        precision: of all matrix products, float32 | tf32 | bfloat16; everything else is float32 (`s5c.ssm.precision`).
+        remat: keep only the input of every block in training and run the block again in its derivative.
     """
 
     family: ClassVar[str] = ""
@@ -50,12 +53,15 @@ class ModelConfig(abc.ABC):
     dropout: float = 0.0
     pooling: str = "mean"
     backend: str = "auto"
+    precision: str = "tf32"
+    remat: bool = False
 
     def __post_init__(self) -> None:
         one_of("activation", self.activation, ACTIVATIONS)
         one_of("norm", self.norm, ("batch", "layer"))
         one_of("pooling", self.pooling, ("mean", "last"))
         one_of("backend", self.backend, ("auto", *available_backends()))
+        one_of("precision", self.precision, PRECISIONS)
         for key in ("n_layers", "d_model"):
             if getattr(self, key) < 1:
                 raise UserError(f"model.{key}={getattr(self, key)}: it must be at least 1.")

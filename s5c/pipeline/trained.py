@@ -36,7 +36,7 @@ from s5c.training.progress import training_progress
 
 log = logging.getLogger(__name__)
 
-IDENTITY_VERSION = 2
+IDENTITY_VERSION = 3
 """Raised when the training code changes its results, so that older trainings are not mistaken for new ones."""
 
 FINISHED = "trained.json"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -18,7 +17,7 @@ no change on a CPU. bfloat16: both factors rounded to eight bits. Sums are float
 def dot_general(x: Array, y: Array, dimension_numbers: Any, *, precision: str = "float32", **_: Any) -> Array:
     """Multiplies as `jax.lax.dot_general` does, in one of `PRECISIONS`; the result has the wider of the two dtypes.
 
-    Further keywords (`preferred_element_type`, a `jax.lax.Precision`) are taken for Flax's sake and not used.
+    Fits the `dot_general` of Flax's layers, whose `precision` is then one of these names; other keywords are not used.
     """
     result = jnp.promote_types(x.dtype, y.dtype)
     narrow = jnp.bfloat16 if precision == "bfloat16" else min(x.dtype, y.dtype, key=lambda dtype: dtype.itemsize)
@@ -38,8 +37,3 @@ def _rounded(x: Array, narrow: Any, result: Any) -> Array:
         info = jnp.finfo(narrow)
         x = jax.lax.reduce_precision(x, info.nexp, info.nmant)
     return x.astype(result)
-
-
-def products(precision: str) -> Any:
-    """Returns `dot_general` in one precision, for Flax layers."""
-    return partial(dot_general, precision=precision)

@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -24,6 +25,7 @@ from s5c.model.classifier import Classifier
 from s5c.training.checkpoint import CheckpointStore
 from s5c.training.interrupt import Interrupted, StopRequest
 from s5c.training.optimiser import GROUPINGS, optimiser, schedule
+from s5c.training.prefetch import prefetch
 from s5c.training.progress import Reporter
 from s5c.training.steps import Inputs, Step, Totals, TrainState, init_state, make_eval_step, make_train_step
 from s5c.types import Array, Params
@@ -113,7 +115,8 @@ def evaluate(
     eval_step: Callable[[Params, Params, Inputs], Totals], params: Params, batch_stats: Params, batches: Batches
 ) -> dict[str, float]:
     """Returns mean loss and accuracy over all examples, exact for a partial last batch."""
-    sums = [jax.device_get(eval_step(params, batch_stats, to_device(batch))) for batch in batches]
+    with closing(prefetch(batches, to_device)) as ready:
+        sums = [jax.device_get(eval_step(params, batch_stats, batch)) for batch in ready]
     loss, correct, examples = (math.fsum(float(s[i]) for s in sums) for i in range(3))
     return {"loss": loss / examples, "accuracy": correct / examples}
 
@@ -219,22 +222,23 @@ def _run_epoch(
     start = done - epoch * feed.steps_per_epoch
     pending: list[dict[str, Array]] = []
     saved_at = time.monotonic()
-    for position, batch in enumerate(feed.train(epoch, start), start=start + 1):
-        state, metrics = train_step(state, to_device(batch), key)
-        pending.append(metrics)
-        done += 1
-        last = position == feed.steps_per_epoch
-        stopping = stop.requested  # read once: a signal between the sums and the save must not part them
-        overdue = time.monotonic() - saved_at > 60 * checkpoint_minutes
-        if last or stopping or overdue or len(pending) == CHECK_EVERY:
-            sums = _add(sums, pending, done, epoch, directory)
-            pending = []
-        reporter.step(done, epoch=epoch, examples=feed.batch_size)
-        if (stopping or overdue) and not last:
-            save(state, sums, metrics={}, score=None, wait=stopping)
-            saved_at = time.monotonic()
-        if stopping and not last:
-            raise Interrupted(f"Stopped in epoch {epoch + 1}, step {done}; saved in {directory}.")
+    with closing(prefetch(feed.train(epoch, start), to_device)) as batches:
+        for position, batch in enumerate(batches, start=start + 1):
+            state, metrics = train_step(state, batch, key)
+            pending.append(metrics)
+            done += 1
+            last = position == feed.steps_per_epoch
+            stopping = stop.requested  # read once: a signal between the sums and the save must not part them
+            overdue = time.monotonic() - saved_at > 60 * checkpoint_minutes
+            if last or stopping or overdue or len(pending) == CHECK_EVERY:
+                sums = _add(sums, pending, done, epoch, directory)
+                pending = []
+            reporter.step(done, epoch=epoch, examples=feed.batch_size)
+            if (stopping or overdue) and not last:
+                save(state, sums, metrics={}, score=None, wait=stopping)
+                saved_at = time.monotonic()
+            if stopping and not last:
+                raise Interrupted(f"Stopped in epoch {epoch + 1}, step {done}; saved in {directory}.")
     return state, sums
 
 

@@ -141,7 +141,8 @@ class Layer(nn.Module):
         }
         system = to_system(params, config)
         system = dataclasses.replace(system, Delta=step_rescale * system.Delta)
-        y = diagonal_ssm(u, *system.discretise(), system.C, system.C_backward, backend=config.backend)
+        matrices = (*system.discretise(), system.C, system.C_backward)
+        y = diagonal_ssm(u, *matrices, backend=config.backend, precision=config.precision)
         return y + system.D * u
 
 

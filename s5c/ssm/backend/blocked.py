@@ -37,11 +37,12 @@ def forward(
 ) -> tuple[Float[Array, "b l out"], States, tuple[Array, ...]]:
     """Returns the output, the last state of every direction, and the states before every block."""
     padded, numbers = _padded(u)
-    b = x = y = None
+    handed: Any = (None, None)  # from one direction to the next: projected input, states
+    y: Any = None
     last, starts = [], []
     for i, reverse in enumerate(call.directions):
         run = partial(_run_block, call, system, _Direction(u.shape[1], reverse), i, x0[i], padded)
-        end, (b, x, y, start) = jax.lax.scan(run, jnp.zeros_like(x0[i]), (numbers, b, x), reverse=reverse)
+        end, (handed, y, start) = jax.lax.scan(run, jnp.zeros_like(x0[i]), (numbers, handed), reverse=reverse)
         last.append(end)
         starts.append(start)
     return _joined(y, u.shape[1]), tuple(last), tuple(starts)
@@ -57,16 +58,16 @@ def backward(
     g_last: States,
 ) -> tuple[RealSystem, Features, States]:
     """Returns the gradients of the system, the input and the starting states; recomputes the states by block."""
-    padded = (_padded(u)[0], _padded(gy)[0])
-    numbers = _padded(u)[1]
-    b = s = du = None
+    (padded, numbers), (g_padded, _) = _padded(u), _padded(gy)
+    handed: Any = (None, None)  # from one direction to the next: projected input, adjoint
+    du: Any = None
     summed = []
     for i, reverse in enumerate(call.directions):
         direction = _Direction(u.shape[1], reverse)
-        run = partial(_differentiate_block, call, system, direction, i, x0[i], g_last[i], *padded)
+        run = partial(_differentiate_block, call, system, direction, i, x0[i], g_last[i], padded, g_padded)
         zero = jax.tree.map(jnp.zeros_like, (system.a, system.W_in, system.W_out[i], x0[i]))
-        blocks = (numbers, starts[i], b, s)
-        (_, sums), (b, s, du) = jax.lax.scan(run, (jnp.zeros_like(x0[i]), zero), blocks, reverse=not reverse)
+        blocks = (numbers, starts[i], handed)
+        (_, sums), (handed, du) = jax.lax.scan(run, (jnp.zeros_like(x0[i]), zero), blocks, reverse=not reverse)
         summed.append(sums)
     a, W_in = total([sums[:2] for sums in summed])
     gradient = RealSystem(a, W_in, tuple(sums[2] for sums in summed))
@@ -131,16 +132,16 @@ def _run_block(
     block: tuple[Any, ...],
 ) -> tuple[Array, tuple[Any, ...]]:
     """Runs direction `i` through one block, from the state `x`; the last direction multiplies all states."""
-    number, b, earlier = block
+    number, (b, earlier) = block
     if b is None:
         b = jnp.swapaxes(matmul(call, _block(u, number, direction.size), system.W_in), 0, 1)
     states = direction.states(system, x0, number, x, b)
     end = jnp.where(number == direction.last_block, states[direction.last_row], states[direction.end])
     together = states if earlier is None else jnp.concatenate([earlier, states], axis=-1)
     if i + 1 < len(call.directions):
-        return end, (b, together, None, x)
+        return end, ((b, together), None, x)
     y = matmul(call, jnp.swapaxes(together, 0, 1), jnp.concatenate(system.W_out))
-    return end, (None, None, y, x)
+    return end, ((None, None), y, x)
 
 
 def _differentiate_block(
@@ -160,7 +161,7 @@ def _differentiate_block(
     The last direction multiplies the adjoints of all directions with the input and its matrix.
     """
     arriving, summed = carry
-    number, x, b, s = block
+    number, x, (b, s) = block
     reverse, more = direction.reverse, i + 1 < len(call.directions)
     u_block = _block(u, number, direction.size)
     g = _block(gy, number, direction.size).astype(system.W_in.dtype)
@@ -181,4 +182,4 @@ def _differentiate_block(
     s_rows = jnp.swapaxes(s, 0, 1)
     dW_in = jnp.zeros_like(system.W_in) if more else outer(call, u_block, s_rows)
     summed = total((summed, (da, dW_in, outer(call, jnp.swapaxes(states, 0, 1), g), dx0)))
-    return (leaving, summed), (b, s, None) if more else (None, None, matmul(call, s_rows, system.W_in.T))
+    return (leaving, summed), ((b, s), None) if more else ((None, None), matmul(call, s_rows, system.W_in.T))

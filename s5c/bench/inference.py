@@ -1,0 +1,71 @@
+"""The forward pass of the whole network, complete and with states removed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import numpy as np
+
+from s5c.bench import reference
+from s5c.bench.network import LAYERS, SPEC, TEXT, classifier, initial_state, network_config, random_batch
+from s5c.bench.operator import kept
+from s5c.bench.timing import REFERENCE, Case, Key, Program, Say, build, check, difference
+from s5c.model.family.s5 import Config
+from s5c.model.surgery import take
+from s5c.ssm.call import Shape
+from s5c.types import Array, Params
+
+TITLE = "Inference with states removed, against S5's formulation"
+COMPARED = "Log-probabilities against the published form's"
+INFERENCE = "inference"
+REMOVED = (0, 0.5, 0.75, 0.9)
+
+
+def groups(sizes: Sequence[Shape] | None) -> list[list[Case]]:
+    """Returns what is measured: per network its four sizes, which take turns."""
+    shapes = [shape._replace(bidirectional=True) for shape in sizes or [TEXT]]
+    return [
+        [Case("sizes", shape._replace(state_dim=kept(shape, removed)), removed, LAYERS) for removed in REMOVED]
+        for shape in shapes
+    ]
+
+
+def prepare(group: Sequence[Case], precision: str, say: Say) -> dict[Key, Program]:
+    """Compiles both forward passes at every size and compares their log-probabilities.
+
+    Args:
+        group: one network with fewer and fewer states.
+        precision: of the matrix products, one of `s5c.ssm.precision.PRECISIONS`.
+        say: progress.
+
+    Raises:
+        UserError: the log-probabilities differ.
+    """
+    shape, layers = group[0].shape, group[0].layers
+    config, batch = network_config(shape, layers), random_batch(shape)
+    say("drawing the initial weights")
+    state, _ = initial_state(classifier(config, shape.state_dim), batch)
+    order = np.random.default_rng(0).permutation(shape.state_dim)
+    programs: dict[Key, Program] = {}
+    for case in group:
+        p = case.shape.state_dim
+        weights = {"params": take(state.params, [order < p] * layers, config), "batch_stats": state.batch_stats}
+        forward = {
+            REFERENCE: partial(_published, config=config),
+            "s5c": classifier(config, p, precision=precision).apply,
+        }
+        built = {name: build(jax.jit(f), weights, batch.inputs, batch.lengths) for name, f in forward.items()}
+        say(f"{p} states a layer: compiled in " + ", ".join(f"{q.compile_s:.1f} s ({n})" for n, q in built.items()))
+        expected, found = (program.call() for program in built.values())
+        off = difference(found, expected)
+        check(off, f"Inference with {p} states a layer", precision)
+        programs[Key(case, INFERENCE, REFERENCE)] = built[REFERENCE]
+        programs[Key(case, INFERENCE, "s5c")] = dataclasses.replace(built["s5c"], difference=off, chosen=True)
+    return programs
+
+
+def _published(weights: Params, inputs: Array, lengths: Array, *, config: Config) -> Array:
+    return reference.log_probs(weights["params"], weights["batch_stats"], inputs, lengths, config=config, spec=SPEC)[0]
