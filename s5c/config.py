@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from s5c.data.base import Task, task_class
+from s5c.data.origin import PLACE_KEYS
 from s5c.errors import UserError, nearest_first, unknown
 from s5c.model.config import ModelConfig, load_family
 from s5c.reduction.contract import Masking, Selection, load_allocation, method_class
@@ -32,7 +33,7 @@ class TaskKeys:
     """Keys of every conf/task yaml; the others belong to the task's own dataclass.
 
     Attributes:
-        name: file name in s5c/data.
+        name: file name in s5c/data/task.
         validation_fraction: share of the training split carved for validation where the task publishes none.
         validation_seed: of that carving.
     """
@@ -107,7 +108,13 @@ class WandbKeys:
 
 @dataclasses.dataclass(frozen=True)
 class TaskJob:
-    """A task with its split rule."""
+    """A task with its split rule.
+
+    Attributes:
+        keys: what all tasks have in common.
+        task: loads the data.
+        description: all keys but those that say where the data lies.
+    """
 
     keys: TaskKeys
     task: Task
@@ -161,7 +168,8 @@ def task_job(group: Mapping[str, Any]) -> TaskJob:
     shared, own = _split(TaskKeys, group)
     keys = build(TaskKeys, shared, "task")
     task = build(task_class(keys.name), own, "task")
-    return TaskJob(keys, task, {**dataclasses.asdict(keys), **own})
+    described = {key: value for key, value in own.items() if key not in PLACE_KEYS}
+    return TaskJob(keys, task, {**dataclasses.asdict(keys), **described})
 
 
 def model_config(group: Mapping[str, Any]) -> ModelConfig:

@@ -1,4 +1,4 @@
-"""Folders that the entry points need: the configuration tree and the default place for results."""
+"""Folders: the configuration tree, the default place for results, the data directory."""
 
 from __future__ import annotations
 
@@ -31,3 +31,8 @@ def conf_dir() -> Path:
 def results_dir() -> Path:
     """Returns the absolute folder for run folders: `$S5C_RESULTS` if set, else `results` in the working directory."""
     return Path(os.environ.get("S5C_RESULTS") or "results").expanduser().absolute()
+
+
+def data_dir() -> Path:
+    """Returns the absolute folder for data sets: `$S5C_DATA` if set, else `~/.cache/s5c`."""
+    return Path(os.environ.get("S5C_DATA") or "~/.cache/s5c").expanduser().absolute()

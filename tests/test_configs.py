@@ -52,8 +52,8 @@ def test_its_commands_compose(path: Path) -> None:
     commands = re.findall(r"^#\s+python -m s5c\.(\w+) (.*)$", path.read_text(), re.MULTILINE)
     assert commands, "the header shows a command"
     for entry, arguments in commands:
-        overrides = [argument for argument in shlex.split(arguments) if argument not in ("-m", "--multirun")]
-        sweep = len(overrides) < len(shlex.split(arguments))
+        overrides = [argument for argument in shlex.split(arguments) if "=" in argument]
+        sweep = "-m" in shlex.split(arguments) or "--multirun" in shlex.split(arguments)
         composed = jobs.compose(entry, *([o.split(",")[0] for o in overrides] if sweep else overrides))
         if entry == "train":
             resolve(composed)

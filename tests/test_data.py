@@ -5,43 +5,67 @@ from __future__ import annotations
 import dataclasses
 from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
+import jobs
+import layouts
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 
-from s5c import data
 from s5c.config import TaskKeys, task_job
+from s5c.data import task as tasks
 from s5c.data.base import Dataset, Split, assign_splits, names, task_class
 from s5c.data.batching import Batch, eval_batches, steps_per_epoch, train_batches
+from s5c.data.ragged import Ragged
 from s5c.errors import UserError
 
 TASKS = Path(__file__).resolve().parents[1] / "conf" / "task"
 
 
-# ---- every task
+# ---- every task, on tiny files of the published layout or a few generated examples
 
 
 def yaml(name: str) -> dict[str, Any]:
-    values = OmegaConf.to_container(OmegaConf.load(TASKS / f"{name}.yaml"))
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+    return jobs.compose("data", f"task={name}")["task"]
+
+
+@cache
+def options(name: str, folder: Path) -> dict[str, Any]:
+    own: dict[str, Any] = {"cache_dir": str(folder / "cache")} if name != "digits" else {}
+    if name in layouts.FILES:
+        layouts.FILES[name](folder / "raw")
+        own["data_dir"] = str(folder / "raw")
+    return {**yaml(name), **own, **layouts.GENERATED.get(name, {})}
+
+
+@cache
+def prepared(name: str) -> dict[str, Any]:
+    """Returns the task's keys after its raw data has been put into a folder of its own."""
+    return options(name, Path(mkdtemp(dir=ROOT[0])))
 
 
 @cache
 def loaded(name: str) -> Dataset:
-    return task_job(yaml(name)).task.load()
+    return task_job(prepared(name)).task.load()
 
 
-def splits_of(dataset: Dataset) -> dict[str, Split]:
-    found = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-    return {name: split for name, split in found.items() if split is not None}
+ROOT: list[Path] = []
+
+
+@pytest.fixture(autouse=True, scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> None:
+    ROOT[:] = [tmp_path_factory.mktemp("data")]
+
+
+def read(split: Split) -> np.ndarray:
+    return split.read(np.arange(len(split)))
 
 
 def test_there_is_one_yaml_per_task() -> None:
     assert "digits" in names()
-    assert sorted(path.stem for path in TASKS.glob("*.yaml")) == names()
+    assert sorted(path.stem for path in TASKS.glob("[!_]*.yaml")) == names()
+    assert set(names()) == {"digits", *layouts.FILES, *layouts.GENERATED}
 
 
 @pytest.mark.parametrize("name", names())
@@ -56,14 +80,15 @@ def test_the_yaml_says_what_it_is_and_fits_the_task(name: str) -> None:
     fields = {f.name for schema in (TaskKeys, task) for f in dataclasses.fields(schema)}
     assert set(yaml(name)) == fields
     assert yaml(name)["name"] == name
+    assert task_job(yaml(name)).task == task(), "the yaml's values are the defaults of the code"
 
 
 @pytest.mark.parametrize("name", names())
 def test_a_task_loads_the_same_data_every_time(name: str) -> None:
-    again = task_job(yaml(name)).task.load()
+    again = task_job(prepared(name)).task.load()
     assert again.fingerprint() == loaded(name).fingerprint()
-    for split, other in zip(splits_of(loaded(name)).values(), splits_of(again).values(), strict=True):
-        np.testing.assert_array_equal(split.inputs, other.inputs)
+    for split, other in zip(loaded(name).splits.values(), again.splits.values(), strict=True):
+        np.testing.assert_array_equal(read(split), read(other))
         np.testing.assert_array_equal(split.labels, other.labels)
 
 
@@ -72,8 +97,8 @@ def test_a_task_describes_its_data(name: str) -> None:
     dataset = loaded(name)
     assert dataset.name == name
     assert dataset.source
-    for split in splits_of(dataset).values():
-        inputs, n = split.inputs, len(split)
+    for split in dataset.splits.values():
+        inputs, n = read(split), len(split)
         assert len(inputs) == n > 0
         assert split.labels.dtype == np.int32
         assert split.labels.shape == (n,)
@@ -95,6 +120,16 @@ def test_a_task_describes_its_data(name: str) -> None:
             assert split.lengths.min() >= 1
             assert split.lengths.max() <= dataset.length
     assert set(np.unique(dataset.train.labels)) == set(range(dataset.classes))
+    batch = next(train_batches(dataset.train, 3, seed=0, epoch=0))
+    assert batch.inputs.dtype == (np.int32 if dataset.tokens else np.float32)
+    assert len(batch.inputs) == (6 if dataset.pairs else 3)
+
+
+@pytest.mark.parametrize("name", names())
+def test_where_the_data_lies_does_not_tell_trainings_apart(name: str, tmp_path: Path) -> None:
+    there, here = task_job(prepared(name)), task_job(options(name, tmp_path))
+    assert there.description == here.description
+    assert loaded(name).fingerprint() == here.task.load().fingerprint()
 
 
 # ---- digits
@@ -103,9 +138,9 @@ def test_a_task_describes_its_data(name: str) -> None:
 def test_digits_is_the_whole_set_each_image_once() -> None:
     dataset = loaded("digits")
     assert (len(dataset.train), len(dataset.test), dataset.length) == (1437, 360, 64)
-    inputs = np.concatenate([dataset.train.inputs, dataset.test.inputs]).reshape(1797, 64)
+    inputs = np.concatenate([read(dataset.train), read(dataset.test)]).reshape(1797, 64)
     labels = np.concatenate([dataset.train.labels, dataset.test.labels])
-    with np.load(Path(data.__path__[0]) / "digits.npz") as archive:
+    with np.load(Path(tasks.__path__[0]) / "digits.npz") as archive:
         images, digits = archive["images"].reshape(1797, 64), archive["labels"]
 
     def ordered(rows: np.ndarray) -> np.ndarray:
@@ -143,7 +178,7 @@ def test_validation_is_carved_from_training() -> None:
     assert (len(splits.train), len(splits.selection), len(splits.test)) == (32, 8, 10)
     assert numbers(splits.train) | numbers(splits.selection) == set(range(40))
     assert numbers(splits.test) == set(range(100, 110))
-    np.testing.assert_array_equal(splits.train.inputs[:, 0, 0], splits.train.labels)  # rows stay together
+    np.testing.assert_array_equal(read(splits.train)[:, 0, 0], splits.train.labels)  # rows stay together
     again = assign_splits(DATASET, protocol="validation", validation_fraction=0.2, seed=3)
     np.testing.assert_array_equal(splits.selection.labels, again.selection.labels)
     other = assign_splits(DATASET, protocol="validation", validation_fraction=0.2, seed=4)
@@ -265,6 +300,63 @@ def test_pairs_stack_the_first_documents_over_the_second() -> None:
     (batch,) = train_batches(split, 4, seed=0, epoch=0)
     np.testing.assert_array_equal(batch.inputs[:4], ids[batch.labels, 0])
     np.testing.assert_array_equal(batch.inputs[4:], ids[batch.labels, 1])
+
+
+def ragged(lengths: list[int], *, pad: tuple[int, ...] = (), group: int = 1) -> Split:
+    """Returns sequences of their own number, plus 1, and that number as label."""
+    repeated = np.repeat(np.arange(1, len(lengths) + 1, dtype=np.uint8), lengths)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    inputs = Ragged(repeated, offsets, 12, group)
+    return Split(inputs, np.arange(len(inputs), dtype=np.int32), inputs.lengths, buckets=pad)
+
+
+def test_sequences_are_padded_on_the_right_to_the_full_length() -> None:
+    split = ragged([3, 12, 1])
+    (batch,) = eval_batches(split, 3)
+    np.testing.assert_array_equal(batch.inputs, [[1] * 3 + [0] * 9, [2] * 12, [3] + [0] * 11])
+    np.testing.assert_array_equal(batch.lengths, [3, 12, 1])
+    part = split.take(np.array([2, 0])).take(np.array([1]))
+    np.testing.assert_array_equal(read(part), [[1] * 3 + [0] * 9])
+    pairs = ragged([3, 12, 1, 2], group=2)
+    np.testing.assert_array_equal(read(pairs)[1], [[3] + [0] * 11, [4, 4] + [0] * 10])
+
+
+LENGTHS = [1, 2, 3, 3, 4, 5, 6, 6, 6, 7, 9, 12, 12, 2, 3, 1, 8]
+
+
+def test_buckets_hold_every_sequence_and_lose_no_batch() -> None:
+    split = ragged(LENGTHS, pad=(3, 6, 12))
+    batches = list(train_batches(split, 3, seed=0, epoch=0))
+    assert len(batches) == steps_per_epoch(split, 3) == 5
+    drawn = labels_of(batches)
+    assert len(set(drawn)) == len(drawn) == 15
+    assert {batch.inputs.shape[1] for batch in batches} == {3, 6, 12}
+    for batch in batches:
+        assert batch.lengths is not None
+        np.testing.assert_array_equal((batch.inputs > 0).sum(axis=1), batch.lengths)
+        np.testing.assert_array_equal(batch.inputs.max(axis=1), batch.labels + 1)
+
+
+@pytest.mark.parametrize("start", range(6))
+def test_buckets_resume_anywhere(start: int) -> None:
+    split = ragged(LENGTHS, pad=(3, 6, 12))
+    whole = list(train_batches(split, 3, seed=4, epoch=1))
+    rest = list(train_batches(split, 3, seed=4, epoch=1, start=start))
+    assert len(rest) == 5 - start
+    for ours, expected in zip(rest, whole[start:], strict=True):
+        np.testing.assert_array_equal(ours.inputs, expected.inputs)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 17])
+def test_evaluation_pads_each_sequence_to_its_own_bucket(batch_size: int) -> None:
+    batches = list(eval_batches(ragged(LENGTHS, pad=(3, 6, 12)), batch_size))
+    seen = {}
+    for batch in batches:
+        for label, weight in zip(batch.labels.tolist(), batch.weights, strict=True):
+            if weight:
+                assert label not in seen
+                seen[label] = batch.inputs.shape[1]
+    assert seen == {i: 3 if n <= 3 else 6 if n <= 6 else 12 for i, n in enumerate(LENGTHS)}
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, 24])

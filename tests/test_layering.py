@@ -10,7 +10,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-ENTRY_POINTS = "entry points"  # every module directly in s5c/ that is not listed here by name, and
+ENTRY_POINTS = "entry points"  # every module directly in s5c/ that is not listed here by name, every __main__, and
 OF_ENTRY_POINTS = {"pipeline", "bench"}
 BASE = {"s5c", "errors", "types"}  # s5c itself holds the version
 BELOW: dict[str, set[str]] = {
@@ -19,7 +19,7 @@ BELOW: dict[str, set[str]] = {
     "types": {"errors"},
     "locations": {"errors"},
     "tracking": {"s5c", "errors"},
-    "data": BASE,
+    "data": BASE | {"locations"},
     "ssm": BASE,
 }
 BELOW["reduction"] = BELOW["ssm"] | {"ssm"}
@@ -35,6 +35,8 @@ MAX_LINES = 400
 
 def layer_of(module: str, packages: set[str]) -> str:
     """Returns the layer of a dotted name such as `s5c.ssm.hippo`; a package missing in `BELOW` is its own layer."""
+    if module.endswith(".__main__"):
+        return ENTRY_POINTS
     name = module.partition(".")[2].partition(".")[0] or "s5c"
     known = name in packages or name in BELOW
     return name if known and name not in OF_ENTRY_POINTS else ENTRY_POINTS

@@ -1,6 +1,6 @@
 """What a task is, how it is found, and how its splits come about.
 
-A task is one file in this folder with a frozen dataclass `Task`, whose fields are the keys of its yaml and whose
+A task is one file in the folder `task` with a frozen dataclass `Task`, whose fields are the keys of its yaml and whose
 `load()` returns a `Dataset`. Nothing else needs to know it.
 """
 
@@ -11,37 +11,65 @@ import hashlib
 import importlib
 import pkgutil
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from s5c.data import task as tasks
+from s5c.data.decode import Decode
+from s5c.data.ragged import Ragged
 from s5c.errors import UserError, unknown
-
-MACHINERY = {"base", "batching"}
-"""Modules of this folder that are no tasks."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Examples in memory.
+    """Examples, decoded only when a batch asks for them.
 
     Attributes:
-        inputs: token ids (n, l), real channels (n, l, features) or, for pairs, ids (n, 2, l).
+        inputs: the examples as stored, usually memory-mapped: an array whose first axis counts them, or `Ragged`.
         labels: class of each example, (n,), int32.
-        lengths: valid steps, (n,) or (n, 2) for pairs; None if nothing is padded.
+        lengths: valid steps after decoding, (n,) or (n, 2) for pairs; None if nothing is padded.
+        decode: from stored to what the network reads: token ids (b, l), real channels (b, l, features) or, for pairs,
+            ids (b, 2, l). None if `inputs` is that already.
+        rows: which of the stored examples, in this order; None for all.
+        buckets: lengths that sequences may be padded to; empty to pad every one to the full length.
     """
 
-    inputs: np.ndarray
+    inputs: np.ndarray | Ragged
     labels: np.ndarray
     lengths: np.ndarray | None = None
+    decode: Decode | None = None
+    rows: np.ndarray | None = None
+    buckets: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, rows: np.ndarray) -> Split:
-        """Returns the examples `rows`, in that order."""
-        return Split(self.inputs[rows], self.labels[rows], None if self.lengths is None else self.lengths[rows])
+        """Returns the examples `rows`, in that order; nothing but labels and lengths is copied."""
+        return dataclasses.replace(
+            self,
+            labels=self.labels[rows],
+            lengths=None if self.lengths is None else self.lengths[rows],
+            rows=rows if self.rows is None else self.rows[rows],
+        )
+
+    def read(self, rows: np.ndarray, *, pad_to: int | None = None) -> np.ndarray:
+        """Returns the decoded inputs of some examples.
+
+        Args:
+            rows: positions in this split.
+            pad_to: stored steps of `Ragged` inputs; their full length if None.
+        """
+        stored = rows if self.rows is None else self.rows[rows]
+        raw = self.inputs.read(stored, pad_to) if isinstance(self.inputs, Ragged) else self.inputs[stored]
+        return raw if self.decode is None else self.decode(raw)
+
+    def stored_lengths(self) -> np.ndarray:
+        """Returns the stored steps of each example of `Ragged` inputs, of the longer one in a pair."""
+        assert isinstance(self.inputs, Ragged)
+        lengths = self.inputs.lengths if self.rows is None else self.inputs.lengths[self.rows]
+        return lengths if lengths.ndim == 1 else lengths.max(axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +86,8 @@ class Dataset:
         tokens: inputs are token ids.
         pairs: two sequences per example.
         vocabulary: the tokens in id order, for token tasks.
+        step_rescale: factor on Delta that the sampling rate of these inputs asks for (2 at half the rate).
+        checksum: of everything stored; None if the data is small and in memory, and can be read whole for one.
     """
 
     name: str
@@ -70,21 +100,39 @@ class Dataset:
     tokens: bool = False
     pairs: bool = False
     vocabulary: Sequence[str] | None = None
+    step_rescale: float = 1.0
+    checksum: str | None = None
 
     @property
     def length(self) -> int:
         """Steps per sequence, padding included."""
-        return self.train.inputs.shape[2 if self.pairs else 1]
+        return self.train.read(np.zeros(1, np.int64)).shape[2 if self.pairs else 1]
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The published splits by name."""
+        found = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: split for name, split in found.items() if split is not None}
 
     def fingerprint(self) -> str:
-        """Returns a checksum of the data itself, so that a changed source is never mistaken for the old one."""
+        """Returns a checksum of the data itself, so that a changed source is never mistaken for the old one.
+
+        Stored data is not read for it: the checksum made when it was written stands for it.
+        """
         digest = hashlib.sha256(self.source.encode())
-        for split in (self.train, self.validation, self.test):
-            if split is not None:
-                for array in (split.inputs, split.labels, split.lengths):
-                    if array is not None:
-                        digest.update(f"{array.dtype}{array.shape}".encode())
-                        digest.update(np.ascontiguousarray(array).data)
+        if self.checksum is not None:
+            digest.update(self.checksum.encode())
+        for split in self.splits.values():
+            arrays = [split.labels, split.lengths]
+            if self.checksum is None:
+                arrays.insert(0, split.read(np.arange(len(split))))
+            else:
+                digest.update(repr((split.decode, split.buckets)).encode())
+                arrays.append(split.rows)
+            for array in arrays:
+                if array is not None:
+                    digest.update(f"{array.dtype}{array.shape}".encode())
+                    digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()[:16]
 
 
@@ -115,9 +163,8 @@ class Splits:
 
 
 def names() -> list[str]:
-    """Returns the tasks found in this folder."""
-    folder = Path(__file__).parent
-    return sorted(m.name for m in pkgutil.iter_modules([str(folder)]) if m.name not in MACHINERY)
+    """Returns the tasks found in the folder `task`."""
+    return sorted(module.name for module in pkgutil.iter_modules(tasks.__path__))
 
 
 def task_class(name: str) -> type[Any]:
@@ -128,7 +175,7 @@ def task_class(name: str) -> type[Any]:
     """
     if name not in names():
         raise unknown("task", name, names())
-    return importlib.import_module(f"s5c.data.{name}").Task
+    return importlib.import_module(f"{tasks.__name__}.{name}").Task
 
 
 def assign_splits(dataset: Dataset, *, protocol: str, validation_fraction: float, seed: int) -> Splits:

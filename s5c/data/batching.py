@@ -27,6 +27,13 @@ class Batch(NamedTuple):
     weights: np.ndarray
 
 
+class Plan(NamedTuple):
+    """Which examples make a batch, and what their sequences are padded to; None for the full length."""
+
+    rows: np.ndarray
+    pad_to: int | None
+
+
 def steps_per_epoch(split: Split, batch_size: int) -> int:
     """Returns the number of full batches; the rest of an epoch is dropped, as in the published code.
 
@@ -43,24 +50,62 @@ def steps_per_epoch(split: Split, batch_size: int) -> int:
 
 def train_batches(split: Split, batch_size: int, *, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
     """Yields the shuffled batches of one epoch from number `start` on; the order depends on (seed, epoch) only."""
-    order = np.random.default_rng([seed, epoch]).permutation(len(split))
-    for i in range(start, steps_per_epoch(split, batch_size)):
-        yield _collate(split, order[i * batch_size : (i + 1) * batch_size], batch_size)
+    steps = steps_per_epoch(split, batch_size)
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(split))
+    if split.buckets:
+        plans = _bucketed(split, order, batch_size, rng)
+    else:
+        plans = [Plan(order[i * batch_size : (i + 1) * batch_size], None) for i in range(steps)]
+    for plan in plans[start:]:
+        yield _collate(split, batch_size, plan)
 
 
 def eval_batches(split: Split, batch_size: int) -> Iterator[Batch]:
-    """Yields every example once and in order; the last batch is filled up with examples of weight 0."""
-    for first in range(0, len(split), batch_size):
-        yield _collate(split, np.arange(first, min(first + batch_size, len(split))), batch_size)
+    """Yields every example once; the last batch of each length is filled up with examples of weight 0.
+
+    Examples keep their order, or, with buckets, come in the order of their buckets. Each is padded to its own one, so
+    that the result does not depend on the size of the batches.
+    """
+    groups: list[Plan] = [Plan(np.arange(len(split)), None)]
+    if split.buckets:
+        bucket = _buckets_of(split)
+        groups = [Plan(np.flatnonzero(bucket == i), length) for i, length in enumerate(split.buckets)]
+    plans = (
+        Plan(rows[first : first + batch_size], length)
+        for rows, length in groups
+        for first in range(0, len(rows), batch_size)
+    )
+    for plan in plans:
+        yield _collate(split, batch_size, plan)
 
 
-def _collate(split: Split, rows: np.ndarray, batch_size: int) -> Batch:
-    weights = (np.arange(batch_size) < len(rows)).astype(np.float32)
-    part = split.take(np.concatenate([rows, np.full(batch_size - len(rows), rows[0])]))
-    inputs, lengths = part.inputs, part.lengths
+def _buckets_of(split: Split) -> np.ndarray:
+    """Returns for each example the number of the shortest bucket that holds it."""
+    return np.searchsorted(split.buckets, split.stored_lengths())
+
+
+def _bucketed(split: Split, order: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[Plan]:
+    """Returns as many batches as without buckets: what does not fill a batch of its bucket moves up to the next."""
+    bucket = _buckets_of(split)[order]
+    plans, left = [], order[:0]
+    for number, length in enumerate(split.buckets):
+        rows = np.concatenate([left, order[bucket == number]])
+        full = len(rows) // batch_size
+        plans += [Plan(part, length) for part in rows[: full * batch_size].reshape(full, batch_size)]
+        left = rows[full * batch_size :]
+    return [plans[i] for i in rng.permutation(len(plans))]
+
+
+def _collate(split: Split, batch_size: int, plan: Plan) -> Batch:
+    filling = np.full(batch_size - len(plan.rows), plan.rows[0])
+    rows = np.concatenate([plan.rows, filling])
+    weights = (np.arange(batch_size) < len(plan.rows)).astype(np.float32)
+    inputs = split.read(rows, pad_to=plan.pad_to)
+    lengths = None if split.lengths is None else split.lengths[rows]
     if lengths is not None and lengths.ndim == 2:
         inputs = np.concatenate([inputs[:, 0], inputs[:, 1]])
         lengths = np.concatenate([lengths[:, 0], lengths[:, 1]])
     if np.issubdtype(inputs.dtype, np.integer):
         inputs = inputs.astype(np.int32)
-    return Batch(inputs, part.labels, lengths, weights)
+    return Batch(inputs, split.labels[rows], lengths, weights)

@@ -90,7 +90,12 @@ def device_name() -> str:
 
 
 def measure(
-    networks: Mapping[str, tuple[Classifier, Params]], batch: Inputs, *, rounds: int = 9, calls: int = 3
+    networks: Mapping[str, tuple[Classifier, Params]],
+    batch: Inputs,
+    *,
+    rounds: int = 9,
+    calls: int = 3,
+    step_rescale: float = 1.0,
 ) -> dict[str, Measured]:
     """Times the forward passes of several networks against each other.
 
@@ -102,10 +107,11 @@ def measure(
         batch: one batch on the device, the same for all.
         rounds: rounds that count, after one that does not.
         calls: forward passes per turn.
+        step_rescale: multiplies every Delta.
     """
     programs = {}
     for name, (model, weights) in networks.items():
-        forward = jax.jit(lambda w, x, n, model=model: model.apply(w, x, n))
+        forward = jax.jit(lambda w, x, n, model=model: model.apply(w, x, n, step_rescale=step_rescale))
         on_device = jax.device_put(dict(weights))
         programs[name] = (forward.lower(on_device, batch.inputs, batch.lengths).compile(), on_device)
     times: dict[str, list[float]] = {name: [] for name in programs}

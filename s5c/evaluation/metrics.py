@@ -41,19 +41,21 @@ class Predictions(NamedTuple):
         return float(np.mean(self.classes == other.classes))
 
 
-def predict(model: Classifier, weights: Params, batches: Iterable[Any]) -> Predictions:
+def predict(model: Classifier, weights: Params, batches: Iterable[Any], *, step_rescale: float = 1.0) -> Predictions:
     """Runs a model over a split.
 
     Args:
         model: the network.
         weights: `{"params": ..., "batch_stats": ...}`.
         batches: evaluation batches (`s5c.data.batching.eval_batches`); examples of weight 0 are left out.
+        step_rescale: multiplies every Delta; 2 for inputs at half the rate of the training.
     """
     weights = jax.device_put(dict(weights))  # once, not with every batch
     rows, labels = [], []
     for batch in batches:
         valid = batch.weights > 0
         on_device = to_device(batch)
-        rows.append(np.asarray(jax.device_get(log_probs(model, weights, on_device.inputs, on_device.lengths)))[valid])
+        said = log_probs(model, weights, on_device.inputs, on_device.lengths, step_rescale)
+        rows.append(np.asarray(jax.device_get(said))[valid])
         labels.append(batch.labels[valid])
     return Predictions(np.concatenate(rows).astype(np.float64), np.concatenate(labels))

@@ -20,7 +20,11 @@ from s5c.types import Array, Features, Float, Int, Num, Params
 
 
 def log_probs(
-    model: Classifier, weights: Params, inputs: Num[Array, "rows l *features"], lengths: Int[Array, "rows"] | None
+    model: Classifier,
+    weights: Params,
+    inputs: Num[Array, "rows l *features"],
+    lengths: Int[Array, "rows"] | None,
+    step_rescale: float = 1.0,
 ) -> Float[Array, "b c"]:
     """Returns what `model.apply` returns in evaluation mode, to rounding.
 
@@ -29,13 +33,14 @@ def log_probs(
         weights: `{"params": ..., "batch_stats": ...}`.
         inputs: as for `Classifier`.
         lengths: as for `Classifier`.
+        step_rescale: as for `Classifier`.
     """
     config, spec = model.config, model.spec
     params, stats = weights["params"], weights.get("batch_stats", {}).get("encoder", {})
     x = _encode(config, spec, params["encoder"]["encoder"], inputs)
     for name, p in zip(layer_names(config), model.state_dims, strict=True):
         variables = {"params": params["encoder"][name], "batch_stats": stats.get(name, {})}
-        x = _block(config, p, variables, x)
+        x = _block(config, p, step_rescale, variables, x)
     return _classify(config, spec, params["decoder"], x, lengths)
 
 
@@ -44,9 +49,9 @@ def _encode(config: ModelConfig, spec: InputSpec, params: Any, inputs: Num[Array
     return input_encoder(config, spec).apply({"params": params}, inputs)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _block(config: ModelConfig, state_dim: int, variables: Any, x: Features) -> Features:
-    return Block(config, state_dim).apply(variables, x)
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _block(config: ModelConfig, state_dim: int, step_rescale: float, variables: Any, x: Features) -> Features:
+    return Block(config, state_dim).apply(variables, x, step_rescale=step_rescale)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ from rich.progress import track
 
 from s5c import config as settings
 from s5c.evaluation import cost
-from s5c.evaluation.metrics import Predictions, predict
+from s5c.evaluation.metrics import Predictions
 from s5c.model import surgery
 from s5c.model.classifier import Classifier
 from s5c.pipeline.provenance import environment, shown
-from s5c.pipeline.trained import TrainedModel, batches
+from s5c.pipeline.trained import TrainedModel, batches, predictions
 from s5c.reduction import stage
 from s5c.reduction.contract import Masking, Selection, load_allocation
 from s5c.tracking.run import Run
@@ -119,11 +120,11 @@ def compress(
         One row for the model as it is and one per ratio.
     """
     facts = environment()
-    selection, test = (batches(s, evaluation.batch_size) for s in (trained.splits.selection, trained.splits.test))
+    said = partial(predictions, trained, evaluation.batch_size)
     removes = reduction is not None and reduction.keys.method != "none"
     reduced, ranking = reduce_network(trained, reduction) if removes and reduction is not None else ([], None)
 
-    full = (predict(trained.model, trained.weights, selection()), predict(trained.model, trained.weights, test()))
+    full = said(trained.model, trained.weights)
     base = _common(trained, evaluation, experiment, facts)
     rows = [{**base, **_as_it_is(trained), **_accuracies(*full, reference=full[1])}]
     folder = run.directory / "reduced"
@@ -131,7 +132,7 @@ def compress(
     label = reduction.keys.name if reduction is not None else ""
     for network in track(reduced, description=f"{label}: evaluating", transient=True, disable=not _terminal()):
         assert reduction is not None
-        found = (predict(network.model, network.weights, selection()), predict(network.model, network.weights, test()))
+        found = said(network.model, network.weights)
         row = {**base, **_as_reduced(trained, reduction, network), **_accuracies(*found, reference=full[1])}
         if reduction.keys.save:
             row |= _save(folder / f"{label}-{network.ratio:g}", trained, reduction, network, row)
@@ -168,7 +169,7 @@ def _common(
         "params_full": size.params,
         "state_params_full": size.state_params,
         "macs_full": size.macs,
-        "checkpoint_bytes_full": cost.bytes_on_disk(trained.path / "weights"),
+        "checkpoint_bytes_full": _bytes_of(trained),
         "batch_size": evaluation.batch_size,
         "device": facts["device"],
         "trained_id": trained.id,
@@ -179,6 +180,11 @@ def _common(
         "timestamp": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **NOT_MEASURED,
     }
+
+
+def _bytes_of(trained: TrainedModel) -> int | None:
+    """Returns the size of the stored weights; None for a zoo model, whose file is of another format than `_save`'s."""
+    return cost.bytes_on_disk(trained.weights_path) if trained.weights_path.is_dir() else None
 
 
 def _sizes(model: Classifier, params: Mapping[str, Any], length: int) -> Row:
@@ -196,7 +202,7 @@ def _as_it_is(trained: TrainedModel) -> Row:
         "masked_only": False,
         "seconds_reduction": 0.0,
         "checkpoint": shown(trained.path),
-        "checkpoint_bytes": cost.bytes_on_disk(trained.path / "weights"),
+        "checkpoint_bytes": _bytes_of(trained),
         **_sizes(trained.model, trained.weights["params"], trained.dataset.length),
     }
 
@@ -243,7 +249,7 @@ def _measure(
         if cost.backend_of(network.model, batch) != backend:
             networks[f"{i} best"] = (network.model, network.weights)
     log.info("Measuring latency of %d networks, interleaved, on %s ...", len(networks), rows[0]["device"])
-    measured = cost.measure(networks, batch, rounds=evaluation.rounds)
+    measured = cost.measure(networks, batch, rounds=evaluation.rounds, step_rescale=trained.step_rescale)
     full = measured["0"]
     for i, row in enumerate(rows):
         if (found := measured.get(str(i))) is None:
@@ -304,7 +310,7 @@ def _report_to(run: Run, trained: TrainedModel, rows: Sequence[Row]) -> None:
     """Records the table, the last row's figures and every saved model, with the model it was made from."""
     run.table("rows", rows)
     run.summary({f"final_{key}": value for key, value in _scalars(rows[-1]).items()})
-    parent = (f"{trained.dataset.name}-{trained.model.config.family}-{trained.id}", trained.path / "weights")
+    parent = (f"{trained.dataset.name}-{trained.model.config.family}-{trained.id}", trained.weights_path)
     for row in rows[1:]:
         if row["checkpoint"]:
             path = Path(row["checkpoint"])

@@ -9,6 +9,7 @@ from typing import Any
 
 from s5c import config as settings
 from s5c.errors import UserError
+from s5c.pipeline import zoo
 from s5c.pipeline.trained import TrainedModel, from_checkpoint, load_task
 from s5c.training.checkpoint import load
 
@@ -16,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def restore(values: Mapping[str, Any], *, which: str) -> TrainedModel:
-    """Loads `checkpoint` and its task.
+    """Loads `checkpoint`, a path or `zoo:NAME`, and its task.
 
     The task, with its options and split rule, is the one the checkpoint names. A `task` group on the command line
     (`+task=digits`) overrides its options, where the data lies for instance, but not which task it is.
@@ -24,7 +25,9 @@ def restore(values: Mapping[str, Any], *, which: str) -> TrainedModel:
     Raises:
         UserError: no intact checkpoint there, or one of another task.
     """
-    checkpoint = load(Path(str(values["checkpoint"])), which=which)
+    given = str(values["checkpoint"])
+    in_zoo = given.startswith(zoo.PREFIX)
+    checkpoint = zoo.load(given.removeprefix(zoo.PREFIX)) if in_zoo else load(Path(given), which=which)
     facts = checkpoint.metadata
     asked = values.get("task")
     if asked is not None and asked.get("name") != facts["task"]["name"]:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from s5c import config as settings
 from s5c.data.base import Dataset, Split, Splits, assign_splits
 from s5c.data.batching import eval_batches, steps_per_epoch, train_batches
 from s5c.errors import UserError
+from s5c.evaluation.metrics import Predictions, predict
 from s5c.model.classifier import Classifier, InputSpec
 from s5c.model.config import ModelConfig, from_dict
 from s5c.pipeline.provenance import environment, write_json
@@ -39,6 +40,8 @@ IDENTITY_VERSION = 3
 """Raised when the training code changes its results, so that older trainings are not mistaken for new ones."""
 
 FINISHED = "trained.json"
+WEIGHTS_FILE = "weights.safetensors"
+"""Of a zoo model; other checkpoints have a folder `weights`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +65,17 @@ class TrainedModel:
     id: str
     dataset: Dataset
     splits: Splits
+
+    @property
+    def weights_path(self) -> Path:
+        """Where the weights lie: a folder of the checkpoint, or the file of a zoo model."""
+        file = self.path / WEIGHTS_FILE
+        return file if file.is_file() else self.path / "weights"
+
+    @property
+    def step_rescale(self) -> float:
+        """Factor on Delta that the data asks for: 2 at half the sampling rate of the training."""
+        return self.dataset.step_rescale / self.metadata.get("step_rescale", 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,12 +109,16 @@ def load_task(job: settings.TaskJob, protocol: str) -> tuple[Dataset, Splits]:
 
 def identity(job: TrainJob, dataset: Dataset) -> dict[str, Any]:
     """Returns everything that decides the result of a training."""
+    # The source is what `task.source=auto` came to.
+    return {**described(job), "source": dataset.source, "data": dataset.fingerprint()}
+
+
+def described(job: TrainJob) -> dict[str, Any]:
+    """Returns everything that decides the result of a training, but the data."""
     return settings.jsonable(
         {
             "version": IDENTITY_VERSION,
-            "task": job.task.description,
-            "source": dataset.source,
-            "data": dataset.fingerprint(),
+            "task": {key: value for key, value in job.task.description.items() if key != "source"},
             "model": job.model.to_dict(),
             "recipe": dataclasses.asdict(job.recipe),
             "seed": job.seed,
@@ -156,14 +174,38 @@ def from_checkpoint(checkpoint: Checkpoint, dataset: Dataset, splits: Splits) ->
             f"{checkpoint.path} expects inputs {InputSpec(*facts['input_spec'])}, the data gives {spec}: the task's "
             "options or its files differ from those of the training."
         )
+    learned, read = facts.get("vocabulary"), dataset.vocabulary
+    if learned is not None and read is not None and list(learned) != list(read):
+        raise UserError(
+            f"{checkpoint.path} was trained with another vocabulary: {len(learned)} ids, the data has {len(read)}, and "
+            f"they differ from id {_first_difference(learned, read)} on. Give the data it was trained on "
+            f"[source={facts['source']}]."
+        )
     model_config = from_dict(facts["model"])
     model = Classifier(model_config, spec, model_config.check_state_dims(facts["state_dims"]))
     return TrainedModel(model, checkpoint.weights, facts, checkpoint.path, facts["trained_id"], dataset, splits)
 
 
+def _first_difference(ours: Sequence[str], theirs: Sequence[str]) -> int:
+    pairs = zip(ours, theirs, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(ours), len(theirs)))
+
+
 def batches(split: Split, batch_size: int) -> partial[Any]:
     """Returns a function that starts the evaluation batches of a split; the batch never exceeds the split."""
     return partial(eval_batches, split, min(batch_size, len(split)))
+
+
+def predictions(
+    trained: TrainedModel, batch_size: int, model: Classifier, weights: Mapping[str, Any]
+) -> tuple[Predictions, Predictions]:
+    """Returns what a network says about the selection and the test split of a trained model's data."""
+
+    def on(split: Split) -> Predictions:
+        return predict(model, weights, batches(split, batch_size)(), step_rescale=trained.step_rescale)
+
+    test = on(trained.splits.test)
+    return (test if trained.splits.selection is trained.splits.test else on(trained.splits.selection)), test
 
 
 def _train(
@@ -190,6 +232,7 @@ def _train(
         "source": dataset.source,
         "data": dataset.fingerprint(),
         "vocabulary": dataset.vocabulary,
+        "step_rescale": dataset.step_rescale,
         "protocol": job.protocol,
         "selected_on": splits.selected_on,
         "seed": job.seed,

@@ -34,12 +34,12 @@ class Task:
             images, labels = archive["images"], archive["labels"].astype(np.int32)
         inputs = (images.astype(np.float32) / 16)[..., None]
         order = np.random.default_rng(self.split_seed).permutation(len(labels))
-        everything = Split(inputs, labels)
+        train, test = order[TEST_EXAMPLES:], order[:TEST_EXAMPLES]
         return Dataset(
             name="digits",
             source="uci-digits (embedded)",
-            train=everything.take(order[TEST_EXAMPLES:]),
-            test=everything.take(order[:TEST_EXAMPLES]),
+            train=Split(inputs[train], labels[train]),
+            test=Split(inputs[test], labels[test]),
             features=1,
             classes=10,
         )

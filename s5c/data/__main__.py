@@ -1,0 +1,57 @@
+"""Find, download or generate the data of a task, ahead of training: `python -m s5c.data prepare task=imdb`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from s5c import config as settings
+from s5c.cli import errors, run
+from s5c.data.base import Dataset, Split
+
+
+def main(config: DictConfig) -> None:
+    """Prepares the data and prints what it is."""
+    values = settings.plain(config)
+    settings.check_keys(values, ("task",))
+    job = settings.task_job(values["task"])
+    began = time.monotonic()
+    dataset = job.task.load()
+    console = Console(highlight=False)
+    console.print(_table(dataset))
+    kind = f"{dataset.features} {'token ids' if dataset.tokens else 'channel(s)'}, {dataset.classes} classes"
+    console.print(f"{kind}, fingerprint {dataset.fingerprint()}, ready in {time.monotonic() - began:.1f} s.")
+
+
+def _table(dataset: Dataset) -> Table:
+    table = Table(title=escape(f"{dataset.name} [source={dataset.source}]"), title_justify="left")
+    for column in ("split", "examples", "steps", "mean length", "longest"):
+        table.add_column(column, justify="left" if column == "split" else "right")
+    for name, split in dataset.splits.items():
+        table.add_row(name, f"{len(split):,}", f"{dataset.length:,}", *_lengths(split))
+    return table
+
+
+def _lengths(split: Split) -> tuple[str, str]:
+    if split.lengths is None:
+        return "all", "all"
+    return f"{split.lengths.mean():,.1f}", f"{split.lengths.max():,}"
+
+
+def command(arguments: list[str]) -> Any:
+    """Runs `prepare`, the only subcommand."""
+    if arguments[:1] != ["prepare"]:
+        errors.print(escape("Usage: python -m s5c.data prepare task=NAME [task.data_dir=FOLDER ...]"))
+        sys.exit(0 if arguments[:1] in (["-h"], ["--help"]) else 1)
+    sys.argv[1:] = arguments[1:]
+    run(main, "data")
+
+
+if __name__ == "__main__":
+    command(sys.argv[1:])

@@ -1,0 +1,140 @@
+"""`imdb`: sentiment of film reviews, character by character: the Long Range Arena's Text as S4 and S5 read it.
+
+Unicode characters, case and `<br />` kept, cut to 4,095, <eos> appended. The vocabulary is the characters seen at least
+15 times in the cut training reviews: 131, with the specials 134 ids, of 135 that the published encoder provides for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+from s5c.data.base import Dataset, Split
+from s5c.data.cache import Entry, Writer
+from s5c.data.decode import Windows
+from s5c.data.origin import Located, Origin
+from s5c.data.source import aclimdb, prepared
+from s5c.data.tokenise import (
+    Cut,
+    buckets,
+    byte_vocabulary,
+    count_characters,
+    vocabulary,
+    width_of,
+    write_bytes,
+    write_characters,
+)
+from s5c.errors import UserError, unknown
+
+VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task(Located):
+    """Reviews as sequences of tokens.
+
+    Attributes:
+        level: characters (S4, S5) | bytes (the Arena's own: byte + 1, no <eos>; needs width=null).
+        max_length: steps with <eos>; longer reviews are cut.
+        min_freq: rarer characters become <unk>.
+        width: ids that the encoder provides for; null for as many as there are.
+        keep: first | last characters of longer reviews.
+        lower: make everything lower case.
+        window, stride: read `window` tokens a step, and move `stride` tokens on. (1, 1) is the published way.
+        pad: full (published) | bucket: to a quarter, half or all of max_length, whichever holds the review.
+    """
+
+    name: ClassVar[str] = "imdb"
+    level: str = "characters"
+    max_length: int = 4096
+    min_freq: int = 15
+    width: int | None = 135
+    keep: str = "first"
+    lower: bool = False
+    window: int = 1
+    stride: int = 1
+    pad: str = "full"
+
+    def __post_init__(self) -> None:
+        if self.level not in ("characters", "bytes"):
+            raise unknown("value for task.level", self.level, ("characters", "bytes"))
+        if self.level == "bytes" and (self.keep, self.lower) != ("first", False):
+            raise UserError("task.level=bytes reads the first bytes as they are: leave task.keep and task.lower out.")
+        if not 1 <= self.stride <= self.window:
+            raise UserError(f"task.window={self.window}, task.stride={self.stride}: need 1 <= stride <= window.")
+        _ = self._cut  # refuses what cannot be cut
+        buckets(self.pad, self.max_length)
+
+    def load(self) -> Dataset:
+        """Returns ids of shape (n, max_length), or one-hot windows of them."""
+        keys = ("level", "max_length", "min_freq") if self.level == "characters" else ("level", "max_length")
+        options = {key: getattr(self, key) for key in (*keys, "keep", "lower")}
+        entry = self.obtain(self.name, ("imdb", VERSION, options), self._origins())
+        tokens = entry.facts["vocabulary"]
+        ids = width_of(tokens, self.width)
+        plain = (self.window, self.stride) == (1, 1)
+        decode = None if plain else Windows(ids, self.window, self.stride)
+        return Dataset(
+            name=self.name,
+            source=entry.source + (", padded by bucket" if self.pad == "bucket" else ""),
+            train=self._split(entry, "train", decode),
+            test=self._split(entry, "test", decode),
+            features=ids if plain else self.window * ids,
+            classes=2,
+            tokens=plain,
+            vocabulary=tokens,
+            checksum=entry.checksum,
+        )
+
+    @property
+    def _cut(self) -> Cut:
+        return Cut(self.max_length - 1, self.keep, self.lower)
+
+    def _split(self, entry: Entry, name: str, decode: Windows | None) -> Split:
+        inputs = entry.ragged(name, self.max_length)
+        lengths = inputs.lengths if decode is None else decode.steps(inputs.lengths)
+        return Split(inputs, entry.labels(name), lengths, decode, buckets=buckets(self.pad, self.max_length))
+
+    def _origins(self) -> list[Origin]:
+        files = Origin(
+            "files",
+            "the folder aclImdb of the Large Movie Review Dataset",
+            self._from_files,
+            aclimdb.find,
+            names=aclimdb.FOLDERS,
+            archives=("aclImdb_v1.tar.gz",),
+            tfds="imdb_reviews",
+        )
+        find = partial(prepared.find, name="imdb_reviews")
+        return [files, Origin("tfds", "imdb_reviews as TFDS prepares it", self._from_tfds, find, tfds="imdb_reviews")]
+
+    def _from_files(self, place: Path, writer: Writer) -> str:
+        texts, labels, source = aclimdb.read(place, writer)
+        self._write(writer, texts, labels)
+        return source
+
+    def _from_tfds(self, place: Path, writer: Writer) -> str:
+        texts: dict[str, list[str]] = {"train": [], "test": []}
+        labels: dict[str, list[int]] = {"train": [], "test": []}
+        for split in texts:
+            for example in prepared.read(place, split):
+                writer.raw.update(example["text"])
+                texts[split].append(example["text"].decode("utf-8"))
+                labels[split].append(int(example["label"]))
+        self._write(writer, texts, labels)
+        return prepared.title(place)
+
+    def _write(self, writer: Writer, texts: dict[str, list[str]], labels: dict[str, list[int]]) -> None:
+        if self.level == "bytes":
+            tokens = byte_vocabulary()
+        else:
+            tokens = vocabulary(count_characters(map(self._cut, texts["train"])), self.min_freq)
+        for split in texts:
+            if self.level == "bytes":
+                write_bytes(writer, split, texts[split], self.max_length)
+            else:
+                write_characters(writer, split, texts[split], self._cut, tokens)
+            writer.labels(split, labels[split], classes=2)
+        writer.facts["vocabulary"] = tokens

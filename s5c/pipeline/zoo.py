@@ -1,0 +1,201 @@
+"""Trained models to start from, one folder each: `weights.safetensors`, `card.json` and a README made from the card.
+
+`checkpoint=zoo:NAME` names one wherever a checkpoint is read. A card holds all that a checkpoint's metadata holds, so
+nothing else is needed to rebuild the network; the checksums in it cover the card itself and every array.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from s5c.errors import UserError, nearest_first
+from s5c.pipeline.provenance import write_json
+from s5c.pipeline.trained import FINISHED, WEIGHTS_FILE, TrainedModel, predictions
+from s5c.training.checkpoint import Checkpoint
+from s5c.training.integrity import DamagedCheckpointError, check_items, check_metadata, migrate, on_host, seal
+
+PREFIX = "zoo:"
+CARD = "card.json"
+
+_OF_TRAINING = ("schema", "checksum", "empty_arrays", "epoch_sums", "metrics", "score", "parent", "epoch")
+"""Metadata that a step of a training has and a zoo model has not, or has with another meaning."""
+
+_TERMS = {
+    "digits": "UCI Optical Recognition of Handwritten Digits (Alpaydin, Kaynak), CC BY 4.0.",
+    "fashion": "Fashion-MNIST (Zalando), MIT.",
+    "fsdd": "Free Spoken Digit Dataset, CC BY-SA 4.0.",
+    "image": "CIFAR-10 (Krizhevsky 2009): no licence stated, to be cited.",
+    "imdb": "Large Movie Review Dataset (Maas et al. 2011): no licence stated, to be cited.",
+    "listops": "expressions drawn by the recipe of the Long Range Arena.",
+    "pathfinder": "images drawn by the recipe of the Long Range Arena.",
+    "retrieval": "ACL Anthology Network, as the Long Range Arena publishes it: see its terms.",
+    "smnist": "MNIST (LeCun, Cortes, Burges), usually given as CC BY-SA 3.0.",
+    "speech35": "Speech Commands v0.02 (Warden 2018), CC BY 4.0.",
+}
+_SAME_TERMS = {"scifar": "image", "psmnist": "smnist", "pathx": "pathfinder"}
+
+
+def zoo_dir() -> Path:
+    """Returns the absolute folder of the models: `$S5C_ZOO` if set, else `results/zoo` of the checkout."""
+    given = os.environ.get("S5C_ZOO")
+    return Path(given).expanduser().absolute() if given else Path(__file__).resolve().parents[2] / "results" / "zoo"
+
+
+def names() -> list[str]:
+    """Returns the models that there are."""
+    return sorted(path.parent.name for path in zoo_dir().glob(f"[!.]*/{CARD}"))
+
+
+def load(name: str) -> Checkpoint:
+    """Reads a model of the zoo; nothing in it is executed.
+
+    Args:
+        name: its folder in the zoo.
+
+    Raises:
+        UserError: there is none of that name (the message lists those that exist), or it is damaged.
+    """
+    if name not in names():
+        raise UserError(_none_called(name))
+    folder = zoo_dir() / name
+    card = migrate(_card(folder))
+    try:
+        arrays = load_file(folder / WEIGHTS_FILE)
+    except (FileNotFoundError, SafetensorError) as error:
+        raise DamagedCheckpointError(folder, f"{WEIGHTS_FILE} cannot be read ({error}).") from error
+    weights = check_items(card, {"weights": unflatten_dict(arrays, sep="/")}, folder)["weights"]
+    return Checkpoint(weights, card, card["step"], folder)
+
+
+def export(trained: TrainedModel, name: str, *, batch_size: int = 64) -> Path:
+    """Evaluates a trained model and puts it into the zoo; one of the same name is replaced once the new one is whole.
+
+    Args:
+        trained: the best epoch of a finished training.
+        name: folder in the zoo.
+        batch_size: of the evaluation.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: the training is not finished, or the name cannot be one of a folder.
+    """
+    finished = trained.path.parents[1] / FINISHED
+    if not finished.is_file():
+        raise UserError(f"{trained.path} is not of a finished training: only those go into the zoo.")
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise UserError(f"{name!r} cannot name a zoo model: use letters, digits, '_', '-' and '.'.")
+    arrays = flatten_dict(on_host(trained.weights), sep="/")  # empty collections drop out
+    facts = _facts(trained, name, json.loads(finished.read_text("utf-8")), batch_size)
+    card, stored = seal(facts, {"weights": unflatten_dict(arrays, sep="/")})
+    folder = zoo_dir() / name
+    unfinished = folder.with_name(f".{name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    contiguous = {key: np.ascontiguousarray(array) for key, array in flatten_dict(stored["weights"], sep="/").items()}
+    (unfinished / WEIGHTS_FILE).write_bytes(save(contiguous))  # `save_file` would make it readable to its owner only
+    write_json(unfinished / CARD, card)
+    (unfinished / "README.md").write_text(_readme(card), "utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.replace(folder)
+    return folder
+
+
+def _facts(trained: TrainedModel, name: str, finished: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
+    kept = {key: value for key, value in trained.metadata.items() if key not in _OF_TRAINING}
+    selection, test = predictions(trained, batch_size, trained.model, trained.weights)
+    return {
+        "name": name,
+        **kept,
+        "best_epoch": finished["best_epoch"],
+        "metrics": {
+            "val_accuracy": selection.accuracy,
+            "val_loss": selection.loss,
+            "test_accuracy": test.accuracy,
+            "test_loss": test.loss,
+        },
+        "examples": {"train": len(trained.splits.train), "val": len(selection.labels), "test": len(test.labels)},
+        "parameters": sum(np.size(array) for array in flatten_dict(trained.weights["params"]).values()),
+        "seconds": finished["seconds"],
+        "device": finished["environment"]["device"],
+        "packages": finished["environment"]["packages"],
+        "command": finished["environment"]["command"],
+        "licence": f"Weights: Apache-2.0, as the code. Data: {_terms(kept['task']['name'])}",
+    }
+
+
+def _terms(task: str) -> str:
+    family = task.removesuffix("_small")
+    return _TERMS.get(_SAME_TERMS.get(family, family), "see the terms of its source.")
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    try:
+        card = json.loads((folder / CARD).read_text("utf-8"))
+    except ValueError as error:
+        raise DamagedCheckpointError(folder, f"{CARD} is no JSON ({error}).") from error
+    return check_metadata(card, folder)
+
+
+def _summary(card: Mapping[str, Any]) -> str:
+    """Returns a model in one line."""
+    accuracy = f"{100 * card['metrics']['test_accuracy']:.2f} % on test"
+    return (
+        f"{card['model']['name']} on {card['task']['name']}, {accuracy} (selected on {card['selected_on']}), "
+        f"{len(card['state_dims'])} layers, {sum(card['state_dims'])} states, {card['parameters']:,} parameters"
+    )
+
+
+def _none_called(name: str) -> str:
+    lines = []
+    for known in nearest_first(name, names()) if name else names():
+        try:
+            lines.append(f"  {PREFIX}{known}  {_summary(_card(zoo_dir() / known))}")
+        except UserError as error:
+            lines.append(f"  {PREFIX}{known}  {str(error).splitlines()[0]}")
+    if not lines:
+        return (
+            f"The zoo {zoo_dir()} is empty. S5C_ZOO=/another/folder says where another one is; "
+            "`python scripts/reproduce.py run` trains the models that belong into it."
+        )
+    asked = f"There is no zoo model {name!r}." if name else f"{PREFIX} needs the name of a model."
+    return "\n".join([f"{asked} Those in {zoo_dir()}:", *lines])
+
+
+def _readme(card: Mapping[str, Any]) -> str:
+    recipe = ", ".join(f"{key} {value}" for key, value in card["recipe"].items())
+    model = ", ".join(f"{key} {value}" for key, value in card["model"].items() if key != "name")
+    task = ", ".join(f"{key} {value}" for key, value in card["task"].items() if key != "name")
+    metrics, examples = card["metrics"], card["examples"]
+    rows = {
+        "Data": f"{card['source']}, checksum `{card['data']}`",
+        "Task": f"{card['task']['name']}: {task}",
+        "Model": f"{card['model']['name']}: {model}",
+        "Stored states per layer": ", ".join(map(str, card["state_dims"])),
+        "Recipe": recipe,
+        "Seed, protocol": f"{card['seed']}, `{card['protocol']}`: best epoch ({card['best_epoch']}) selected on "
+        f"{card['selected_on']}",
+        "Selection": f"{100 * metrics['val_accuracy']:.2f} % of {examples['val']:,}, loss {metrics['val_loss']:.4f}",
+        "Test": f"{100 * metrics['test_accuracy']:.2f} % of {examples['test']:,}, loss {metrics['test_loss']:.4f}",
+        "Trained": f"{card['seconds'] / 60:.3g} minutes on {card['device']}, s5c {card['s5c']} {card['git']}",
+        "Command": f"`{card['command']}`",
+        "Licence": card["licence"],
+    }
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    return (
+        f"# {card['name']}\n\n{_summary(card)}.\n\n```sh\n"
+        f"python -m s5c.reduce checkpoint={PREFIX}{card['name']} reduction=last reduction.ratio=0.5\n```\n\n"
+        f"| | |\n|---|---|\n{table}\n\nMade from `{CARD}`, which has the vocabulary and the checksums too.\n"
+    )

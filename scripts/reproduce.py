@@ -1,0 +1,346 @@
+"""Trains the published recipes, as many as this machine can, and puts the models into results/zoo.
+
+    python scripts/reproduce.py list                  # every recipe: its cost on this device, how far it is
+    python scripts/reproduce.py run                   # all that take at most --hours each, IMDb first
+    python scripts/reproduce.py run imdb_s5 --hours 40
+    python scripts/reproduce.py export imdb_s5        # a finished training into the zoo; `run` does it by itself
+
+The queue is conf/experiment/*_s5.yaml. It has no state of its own: `python -m s5c.train` trains each recipe under
+results/trained, and whatever is found there is continued, also if it was copied from another machine. So it may be
+interrupted, killed and started again at any point.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+import hydra
+import jax
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from step_cost import PUBLISHED, Cost, Data, measure
+
+from s5c import __version__, config
+from s5c.cli import register_resolvers
+from s5c.errors import UserError, unknown
+from s5c.evaluation.cost import device_name
+from s5c.locations import conf_dir, results_dir
+from s5c.pipeline import zoo
+from s5c.pipeline.provenance import git_revision, write_json
+from s5c.pipeline.restored import restore
+from s5c.pipeline.trained import FINISHED, TrainJob, checksum, described
+from s5c.train import resolve
+
+ORDER = (
+    *("imdb", "smnist", "listops", "fashion", "image", "fsdd", "pathfinder", "psmnist", "retrieval"),
+    *("scifar", "speech35", "pathx"),
+)
+"""Tasks in the order in which they are trained; others, the small ones, come last."""
+
+MEASURING_MINUTES = 10
+"""A recipe whose step cannot be compiled and run in this time is not for this device."""
+
+STOPPED = 130
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A recipe of the queue.
+
+    Attributes:
+        name: of the experiment, and of the model in the zoo.
+        job: its training.
+    """
+
+    name: str
+    job: TrainJob
+
+    @property
+    def data(self) -> Data:
+        """What is published of its task."""
+        return PUBLISHED[self.job.task.keys.name]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches of an epoch."""
+        carved = not self.data.validation and self.job.protocol == "validation"
+        held_out = round(self.job.task.keys.validation_fraction * self.data.train) if carved else 0
+        return (self.data.train - held_out) // self.job.recipe.batch_size
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole training."""
+        return self.job.recipe.epochs * self.steps_per_epoch
+
+    def folder(self) -> Path | None:
+        """Returns the folder of its training, whatever data it was started with; the farthest if there are several."""
+        wanted = described(self.job)
+        found = []
+        for path in self.job.folder.glob("*/identity.json"):
+            identity = json.loads(path.read_text("utf-8"))
+            if {key: identity.get(key) for key in wanted} == wanted:
+                found.append(path.parent)
+        return max(found, key=lambda folder: ((folder / FINISHED).is_file(), _newest(folder)), default=None)
+
+    def finished(self) -> Path | None:
+        """Returns the folder of its training if that is finished."""
+        folder = self.folder()
+        return folder if folder is not None and (folder / FINISHED).is_file() else None
+
+    def steps_done(self) -> int:
+        """Returns how many steps are behind its newest checkpoint."""
+        folder = self.folder()
+        return 0 if folder is None else _newest(folder)
+
+    def state(self) -> str:
+        """Returns how far it is, in words."""
+        if self.name in zoo.names():
+            return "in the zoo"
+        if self.finished() is not None:
+            return "finished"
+        done = self.steps_done()
+        return f"at epoch {done // self.steps_per_epoch} of {self.job.recipe.epochs}" if done else "not started"
+
+
+def _newest(folder: Path) -> int:
+    return max((int(path.name) for path in folder.glob("checkpoints/*") if path.name.isdigit()), default=0)
+
+
+def queue(names: Sequence[str] = ()) -> list[Recipe]:
+    """Returns the recipes in the order of training, all or those asked for.
+
+    Raises:
+        UserError: there is none of a name asked for.
+    """
+    known = sorted(path.stem for path in (conf_dir() / "experiment").glob("*_s5.yaml"))
+    for name in names:
+        if name not in known:
+            raise unknown("recipe", name, known)
+    register_resolvers()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        recipes = []
+        for name in names or known:
+            values = config.plain(hydra.compose("train", [f"+experiment={name}"]))
+            recipes.append(Recipe(name, resolve(values)[0]))
+    place = {task: number for number, task in enumerate(ORDER)}
+    return sorted(recipes, key=lambda recipe: (place.get(recipe.job.task.keys.name, len(ORDER)), recipe.name))
+
+
+# ---- the cost of a step
+
+
+def costs(recipes: Sequence[Recipe], device: str) -> dict[str, Cost]:
+    """Returns the costs of steps by recipe, each measured in a process of its own and remembered in results."""
+    path = results_dir() / "costs.json"
+    remembered = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    code = [jax.__version__, __version__, git_revision()]
+    found = {}
+    for recipe in recipes:
+        key = f"{recipe.name}-{checksum({'facts': [device, code, recipe.data, described(recipe.job)]})}"
+        if key in remembered:
+            found[recipe.name] = Cost(remembered[key])
+            continue
+        with errors.status(f"Measuring a step of {recipe.name} ..."):
+            cost = found[recipe.name] = _measured_apart(recipe.name)
+        if cost.seconds is not None and not code[-1].endswith("-dirty"):
+            remembered[key] = cost.seconds
+            write_json(path, remembered)
+    return found
+
+
+def _measured_apart(name: str) -> Cost:
+    command = [sys.executable, __file__, "measure", name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60 * MEASURING_MINUTES)
+    except subprocess.TimeoutExpired:
+        return Cost(problem=f"a few steps take more than {MEASURING_MINUTES} minutes")
+    if done.returncode:
+        said = done.stderr.strip().splitlines()[-1:] or [f"the process ended with status {done.returncode}"]
+        return Cost(problem=f"a step does not run here: {said[0]}")
+    return Cost(*json.loads(done.stdout.splitlines()[-1]))
+
+
+def _device() -> str:
+    """Returns the name of the device, asked for in another process: this one must not take its memory."""
+    done = subprocess.run([sys.executable, __file__, "device"], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+# ---- the commands
+
+
+def show(recipes: Sequence[Recipe], found: dict[str, Cost], device: str) -> None:
+    """Prints the queue."""
+    table = Table(title=f"Published recipes{f' on {device}' if device else ''}", title_justify="left")
+    table.add_column("recipe", no_wrap=True)
+    for column in ("epochs × steps", "s/step", "hours left"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("state")
+    for recipe in recipes:
+        cost, state = found.get(recipe.name, Cost()), recipe.state()
+        left = 0 if state in ("in the zoo", "finished") else recipe.steps - recipe.steps_done()
+        hours = cost.hours(left)
+        table.add_row(
+            recipe.name,
+            f"{recipe.job.recipe.epochs} × {recipe.steps_per_epoch:,}",
+            "–" if cost.seconds is None else f"{cost.seconds:.3g}",
+            "–" if hours is None else f"{hours:.3g}",
+            escape(f"{state}; {cost.problem}" if cost.problem else state),
+        )
+    console.print(table)
+    if found:
+        console.print("Hours: training steps alone, on batches of zeros; evaluation and data come on top.")
+
+
+def run(recipes: Sequence[Recipe], *, hours: float, device: str) -> bool:
+    """Trains what takes at most `hours` each and has its data, and exports it; returns whether nothing failed.
+
+    Args:
+        recipes: the queue.
+        hours: most that one of them may take.
+        device: named with measured costs; "" to measure none and train whatever has its data.
+
+    Raises:
+        KeyboardInterrupt: stopped on request; the training has saved its state.
+    """
+    well = True
+    for recipe in recipes:
+        console.rule(recipe.name, align="left")
+        if recipe.name in zoo.names():
+            console.print(f"In the zoo: {zoo.zoo_dir() / recipe.name}", soft_wrap=True)
+            continue
+        if recipe.finished() is None:
+            if reason := _obstacle(recipe, hours, costs([recipe], device)[recipe.name] if device else Cost()):
+                console.print(f"[yellow]Skipped:[/] {escape(reason)}", soft_wrap=True)
+                continue
+            if not _attended([sys.executable, "-m", "s5c.train", f"+experiment={recipe.name}"]):
+                well = False
+                continue
+        well &= _attended([sys.executable, __file__, "export", recipe.name])
+    return well
+
+
+def _obstacle(recipe: Recipe, hours: float, cost: Cost) -> str:
+    """Returns why a recipe cannot be trained here; prepares its data if nothing else is in the way."""
+    if cost.problem:
+        return cost.problem
+    left = cost.hours(recipe.steps - recipe.steps_done())
+    if left is not None and left > hours:
+        return f"about {left:.3g} hours, more than --hours {hours:g}."
+    try:
+        recipe.job.task.task.load()
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def _attended(command: Sequence[str]) -> bool:
+    """Runs a command to its end and returns whether it went well; SIGINT and SIGTERM are handed to it, once each.
+
+    The command gets a session of its own: from a terminal Ctrl-C would reach it a second time, and the second one
+    ends a training without saving.
+
+    Raises:
+        KeyboardInterrupt: it was told to stop, by whomever, and has stopped.
+    """
+    told: list[int] = []
+    process: subprocess.Popen[bytes] | None = None
+
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+        if process is not None:
+            process.send_signal(number)
+
+    before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        process = None if told else subprocess.Popen(command, start_new_session=True)
+        status = STOPPED if process is None else process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if told or status == STOPPED:
+        raise KeyboardInterrupt
+    if status:
+        killed = f"killed by {signal.Signals(-status).name}, often for lack of memory" if status < 0 else "it failed"
+        errors.print(f"[red]{escape(' '.join(command[1:]))}: {killed}.[/] What it saved is kept.", soft_wrap=True)
+    return status == 0
+
+
+def export(recipe: Recipe) -> None:
+    """Puts a finished training into the zoo.
+
+    Raises:
+        UserError: it is not finished.
+    """
+    folder = recipe.finished()
+    if folder is None:
+        raise UserError(
+            f"{recipe.name} is {recipe.state()} under {recipe.job.folder}: `python scripts/reproduce.py run "
+            f"{recipe.name}` trains it."
+        )
+    with errors.status(f"Evaluating {recipe.name} ..."):
+        trained = restore({"checkpoint": str(folder)}, which="best")
+        place = zoo.export(trained, recipe.name, batch_size=recipe.job.recipe.batch_size)
+    console.print(f"In the zoo: {place}", soft_wrap=True)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="list | run | export")
+    for name in ("list", "run", "export", "measure", "device"):
+        command = commands.add_parser(name)
+        if name in ("list", "run"):
+            command.add_argument("names", nargs="*", metavar="NAME", help="recipes; all if none is named")
+            command.add_argument("--no-measure", action="store_true", help="leave the cost of a step unknown")
+        if name in ("export", "measure"):
+            command.add_argument("names", nargs=1, metavar="NAME")
+        if name == "run":
+            command.add_argument("--hours", type=float, default=12, help="most for one model (default: 12)")
+        command.add_argument("--results", metavar="DIR", help="results folder (default: $S5C_RESULTS or ./results)")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Runs one command; returns the exit status."""
+    asked = _arguments()
+    if asked.results:
+        os.environ["S5C_RESULTS"] = asked.results  # for the processes started here, too
+    if asked.command == "device":
+        print(device_name())
+        return 0
+    recipes = queue(asked.names)
+    if asked.command == "measure":
+        print(json.dumps(measure(recipes[0].job, recipes[0].data)))
+        return 0
+    if asked.command == "export":
+        export(recipes[0])
+        return 0
+    device = "" if asked.no_measure else _device()
+    if asked.command == "list":
+        show(recipes, costs(recipes, device) if device else {}, device)
+        return 0
+    return 0 if run(recipes, hours=asked.hours, device=device) else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        errors.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        errors.print("[yellow]Stopped.[/] Everything saved is kept; the same command goes on from there.")
+        sys.exit(STOPPED)

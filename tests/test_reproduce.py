@@ -1,0 +1,238 @@
+"""The queue of published recipes: what it costs, what it skips and why, and that nothing ends it for good."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jobs
+import layouts
+import pytest
+
+from s5c.data.base import task_class
+from s5c.data.source import download
+from s5c.errors import UserError
+from s5c.pipeline.trained import input_spec
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.append(str(REPOSITORY / "scripts"))
+
+import reproduce  # noqa: E402
+import step_cost  # noqa: E402
+
+EPOCHS = 40
+TINY = f"""
+# @package _global_
+defaults:
+  - override /task: digits
+  - override /model: s5
+  - override /train: default
+  - override /reduction: none
+  - override /wandb: disabled
+
+name: tiny_s5
+
+model: {{n_layers: 2, d_model: 8, state_size: 8, blocks: 2}}
+train: {{epochs: {EPOCHS}, batch_size: 250}}
+evaluation: {{latency: false}}
+"""
+
+
+# ---- the queue
+
+
+def test_all_recipes_are_listed_without_any_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for variable in ("S5C_DATA", "S5C_ZOO"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    monkeypatch.setenv("S5C_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", "list", "--no-measure"])
+    assert reproduce.main() == 0
+    rows = [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    names = [row[0].strip() for row in rows]
+    assert sorted(names) == sorted(path.stem for path in (REPOSITORY / "conf/experiment").glob("*_s5.yaml"))
+    assert names[:2] == ["imdb_s5", "smnist_s5"] and all("_small" in name for name in names[-3:])
+    cells = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}
+    assert cells["imdb_s5"] == ["35 × 450", "–", "–", "not started"], "a tenth of 25,000 is carved for validation"
+    assert cells["pathfinder_s5"][0] == "200 × 2,500" and cells["speech35_s5"][0] == "40 × 5,302"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_name_is_refused() -> None:
+    with pytest.raises(UserError, match=r"Unknown recipe 'imdb'(.|\n)*nearest first: imdb_s5"):
+        reproduce.queue(["imdb"])
+
+
+@pytest.mark.parametrize("name", step_cost.PUBLISHED)
+def test_what_is_published_is_what_the_tasks_give(name: str, tmp_path: Path) -> None:
+    data = step_cost.PUBLISHED[name]
+    keys: dict[str, Any] = {}
+    if name != "digits":
+        keys["cache_dir"] = str(tmp_path)
+    if name in layouts.FILES:
+        layouts.FILES[name](tmp_path / "raw")
+        keys["data_dir"] = str(tmp_path / "raw")
+    dataset = task_class(name)(**keys, **layouts.GENERATED.get(name, {})).load()
+    spec = input_spec(dataset)
+    if name in ("imdb_small", "retrieval"):  # the number of ids is that of the published texts
+        spec = spec._replace(features=data.spec.features)
+    assert (dataset.length, spec) == (data.length, data.spec)
+    assert (dataset.validation is not None) == data.validation
+    if name == "digits":
+        assert len(dataset.train) == data.train
+
+
+# ---- costs
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> reproduce.Recipe:
+    """A recipe with a tiny network, whose data is not there."""
+    monkeypatch.setenv("S5C_DATA", str(tmp_path / "data"))
+    values = jobs.compose("train", "+experiment=imdb_small_s5", *jobs.TINY, f"results_dir={tmp_path}")
+    return reproduce.Recipe("imdb_small_s5", reproduce.resolve(values)[0])
+
+
+def test_a_step_is_run_unless_the_memory_is_too_small(small: reproduce.Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = small.data._replace(length=8)
+    monkeypatch.setattr(step_cost, "STEPS", 2)
+    cost = step_cost.measure(small.job, data)
+    assert cost.seconds is not None and cost.seconds > 0 and not cost.problem
+    assert cost.hours(7200) == 2 * cost.seconds
+    monkeypatch.setattr(step_cost, "_bytes_there", lambda: 1000)
+    cost = step_cost.measure(small.job, data)
+    assert cost.seconds is None and cost.problem.startswith("needs ") and cost.hours(1) is None
+
+
+def test_a_measured_cost_is_remembered_for_this_device(
+    small: reproduce.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[str] = []
+
+    def measure(name: str) -> step_cost.Cost:
+        measured.append(name)
+        return step_cost.Cost(0.5)
+
+    monkeypatch.setenv("S5C_RESULTS", str(tmp_path))
+    monkeypatch.setattr(reproduce, "git_revision", lambda: "abc")
+    monkeypatch.setattr(reproduce, "_measured_apart", measure)
+    for device in ("this one", "this one", "another"):
+        assert reproduce.costs([small], device) == {small.name: step_cost.Cost(0.5)}
+    assert len(measured) == 2
+    monkeypatch.setattr(reproduce, "git_revision", lambda: "abc-dirty")
+    for _ in range(2):
+        reproduce.costs([small], "this one")
+    assert len(measured) == 4, "changed code is measured every time"
+
+
+def test_what_cannot_be_trained_here_is_skipped_with_the_reason(
+    small: reproduce.Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "fetch", lambda name, root: "there is no network.")
+    assert reproduce._obstacle(small, 12, step_cost.Cost(problem="needs 80 GB")) == "needs 80 GB"
+    steps = small.steps
+    assert steps == 2 * (22_500 // 250)
+    assert "about 50 hours, more than --hours 12" in reproduce._obstacle(small, 12, step_cost.Cost(50 * 3600 / steps))
+    reason = reproduce._obstacle(small, 12, step_cost.Cost(3600 / steps))
+    assert "There is no data for task imdb_small" in reason and "there is no network" in reason
+
+
+# ---- processes
+
+
+def test_a_process_that_fails_does_not_end_the_queue_and_one_that_was_stopped_does(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def attended(code: str) -> bool:
+        return reproduce._attended([sys.executable, "-c", f"import os, sys; {code}"])
+
+    assert attended("pass")
+    assert not attended("sys.exit(3)") and "it failed" in capsys.readouterr().err
+    assert not attended("os.kill(os.getpid(), 9)") and "killed by SIGKILL" in capsys.readouterr().err
+    with pytest.raises(KeyboardInterrupt):
+        attended("sys.exit(130)")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+class Checkout:
+    """A copy of the code with one small recipe in its queue."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("s5c", "conf", "scripts"):
+            shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*_s5.yaml"))
+        (folder / "conf/experiment/tiny_s5.yaml").write_text(TINY)
+        self.environment = {**os.environ, "PYTHONPATH": str(folder), "JAX_PLATFORMS": "cpu"}
+        for variable in ("S5C_ZOO", "S5C_RESULTS"):
+            self.environment.pop(variable, None)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "scripts/reproduce.py", *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def ask(self, *arguments: str) -> tuple[int, str, str]:
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=240)
+        return process.returncode, out, err
+
+    def await_step(self, process: subprocess.Popen[str], results: str, step: int) -> None:
+        deadline = time.monotonic() + 240
+        while not any(
+            int(p.name) >= step for p in self.folder.glob(f"{results}/trained/*/checkpoints/[0-9]*") if p.name.isdigit()
+        ):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
+
+@pytest.mark.slow
+def test_interrupted_moved_and_killed_the_queue_ends_with_the_model_in_the_zoo(tmp_path: Path) -> None:
+    checkout = Checkout(tmp_path / "checkout")
+    run = ("run", "--no-measure", "--results")
+
+    process = checkout.start(*run, "here")
+    checkout.await_step(process, "here", 5)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 130 and "Traceback" not in err, err
+    assert "saved in" in err and "the same command goes on from there" in err
+    _, listed, _ = checkout.ask("list", "--no-measure", "--results", "here")
+    assert f" of {EPOCHS}" in listed and "at epoch" in listed
+    code, _, err = checkout.ask("export", "tiny_s5", "--results", "here")
+    assert code == 1 and "tiny_s5 is at epoch" in err and not list(checkout.folder.glob("results/zoo/*"))
+
+    there = checkout.folder / "there"
+    shutil.copytree(checkout.folder / "here/trained", there / "trained")
+    steps = max(int(path.name) for path in there.glob("trained/*/checkpoints/[0-9]*"))
+    process = checkout.start(*run, "there")
+    checkout.await_step(process, "there", steps + 1)
+    process.kill()  # the training it started goes on, and the next one waits for it
+    process.communicate(timeout=240)
+
+    code, out, err = checkout.ask(*run, "there")
+    assert code == 0, err
+    assert [path.name for path in there.glob("trained/*")] == [
+        path.name for path in (there.parent / "here").glob("trained/*")
+    ]
+    card = json.loads((checkout.folder / "results/zoo/tiny_s5/card.json").read_text())
+    assert card["recipe"]["epochs"] == EPOCHS and card["command"] == "python -m s5c.train +experiment=tiny_s5"
+    (row,) = jobs.rows(there / "tiny_s5/run/rows.jsonl")
+    assert card["metrics"]["test_accuracy"] == row["test_accuracy"]
+    code, out, _ = checkout.ask(*run, "there")
+    assert code == 0 and "In the zoo" in out and "tiny_s5" in out
+    _, listed, _ = checkout.ask("list", "--no-measure")
+    assert "in the zoo" in listed
