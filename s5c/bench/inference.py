@@ -13,6 +13,7 @@ from s5c.bench import reference
 from s5c.bench.network import LAYERS, SPEC, TEXT, classifier, initial_state, network_config, random_batch
 from s5c.bench.operator import kept
 from s5c.bench.timing import REFERENCE, Case, Key, Program, Say, build, check, difference
+from s5c.model.compilation import compiler_options
 from s5c.model.family.s5 import Config
 from s5c.model.surgery import take
 from s5c.ssm.call import Shape
@@ -53,11 +54,12 @@ def prepare(group: Sequence[Case], precision: str, say: Say) -> dict[Key, Progra
     for case in group:
         p = case.shape.state_dim
         weights = {"params": take(state.params, [order < p] * layers, config), "batch_stats": state.batch_stats}
+        ours = classifier(config, p, precision=precision).apply
         forward = {
-            REFERENCE: partial(_published, config=config),
-            "s5c": classifier(config, p, precision=precision).apply,
+            REFERENCE: jax.jit(partial(_published, config=config)),
+            "s5c": jax.jit(ours, compiler_options=compiler_options()),  # as the evaluation compiles it
         }
-        built = {name: build(jax.jit(f), weights, batch.inputs, batch.lengths) for name, f in forward.items()}
+        built = {name: build(f, weights, batch.inputs, batch.lengths) for name, f in forward.items()}
         say(f"{p} states a layer: compiled in " + ", ".join(f"{q.compile_s:.1f} s ({n})" for n, q in built.items()))
         expected, found = (program.call() for program in built.values())
         off = difference(found, expected)

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from s5c.model.classifier import Classifier
+from s5c.model.compilation import compiler_options
 from s5c.model.config import load_family
 from s5c.model.surgery import layer_names
 from s5c.ssm.call import Shape
@@ -111,7 +112,10 @@ def measure(
     """
     programs = {}
     for name, (model, weights) in networks.items():
-        forward = jax.jit(lambda w, x, n, model=model: model.apply(w, x, n, step_rescale=step_rescale))
+        forward = jax.jit(
+            lambda w, x, n, model=model: model.apply(w, x, n, step_rescale=step_rescale),
+            compiler_options=compiler_options(),
+        )
         on_device = jax.device_put(dict(weights))
         programs[name] = (forward.lower(on_device, batch.inputs, batch.lengths).compile(), on_device)
     times: dict[str, list[float]] = {name: [] for name in programs}

@@ -11,6 +11,7 @@ import optax
 from flax import struct
 
 from s5c.model.classifier import Classifier
+from s5c.model.compilation import compiler_options
 from s5c.types import Array, Float, Int, Num, Params
 
 
@@ -40,10 +41,6 @@ class Totals(NamedTuple):
     correct: Float[Array, ""]
     examples: Float[Array, ""]
 
-
-_CPU_OPTIONS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
-"""XLA's usual schedule for a CPU runs what it can as early as it can: `jax.checkpoint` then computes everything again
-while the first results are still kept. This one holds half the memory, at no cost in time that could be measured."""
 
 Step = Callable[[TrainState, Inputs, Array], tuple[TrainState, dict[str, Array]]]
 
@@ -89,8 +86,7 @@ def make_train_step(model: Classifier, transform: optax.GradientTransformation) 
         }
         return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
-    options = _CPU_OPTIONS if jax.default_backend() == "cpu" else None
-    return jax.jit(step, donate_argnums=0, compiler_options=options)
+    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options())
 
 
 def totals(log_probs: Float[Array, "b c"], labels: Int[Array, "b"], weights: Float[Array, "b"]) -> Totals:
@@ -107,4 +103,4 @@ def make_eval_step(model: Classifier) -> Callable[[Params, Params, Inputs], Tota
         log_probs = model.apply({"params": params, "batch_stats": batch_stats}, batch.inputs, batch.lengths)
         return totals(log_probs, batch.labels, batch.weights)
 
-    return jax.jit(step)
+    return jax.jit(step, compiler_options=compiler_options())
