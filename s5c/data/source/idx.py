@@ -17,8 +17,8 @@ IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
 
 
 def find(folder: Path, names: tuple[str, ...]) -> Path | None:
-    """Returns the folder of the IDX files: the given one, or one of `names` below it."""
-    for candidate in (folder, *(folder / name for name in names)):
+    """Returns the folder of the IDX files: the given one, or `raw` or one of `names` below it."""
+    for candidate in (folder, folder / "raw", *(folder / name for name in names)):
         if any((candidate / f"train-{IMAGES}{end}").is_file() for end in ("", ".gz")):
             return candidate
     return None
