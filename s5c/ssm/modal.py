@@ -1,0 +1,254 @@
+"""`ModalSystem`: a discrete-time system in modal form, one of each conjugate pair stored; what system theory works on.
+
+    x_k = a x_{k-1} + B u_k,    y_k = 2 Re(C x_k) + D u_k,    a = exp(log_a)
+
+The poles are kept as logarithms: 1 - a conj(a') is then -expm1(log_a + conj(log_a')) and loses nothing to cancellation
+where |a| is almost 1. A pair is one slot. A real pole is one slot too, its own partner, and is stored with half its
+output, since 2 Re(C/2 x) = C x for a real x; an empty slot has B = C = 0. So no formula needs to tell them apart.
+
+The current input enters the current state, as in S5: the impulse response is h_k = 2 Re(C a^k B), plus D at k = 0. The
+textbook's strictly proper system lags one step behind. A shift changes no Gramian and, without D, no norm.
+
+Call these functions inside `jax.enable_x64(True)`. They take one system; `jax.vmap` maps them over channels and layers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from s5c.errors import unknown
+from s5c.ssm.system import DiagonalSSM
+from s5c.types import Array, Complex, Float
+
+DEEPEST = -300.0
+"""Smallest real part of a stored logarithm: a pole at 0 is stored as 1e-130."""
+
+
+class ModalSystem(NamedTuple):
+    """A discrete-time system in conjugate-half modal form (see the module).
+
+    JAX or NumPy arrays. Leading axes `*batch` (channels, layers) appear where systems are stacked and mapped over.
+    """
+
+    log_a: Complex[Any, "*batch p"]
+    B: Complex[Any, "*batch p inputs"]
+    C: Complex[Any, "*batch outputs p"]
+    D: Float[Any, "*batch outputs inputs"]
+
+
+class RealForm(NamedTuple):
+    """The same system on the real states sqrt(2) [Re x, Im x]; exchanging B and C^T exchanges A and A^T."""
+
+    A: Float[Array, "n n"]
+    B: Float[Array, "n inputs"]
+    C: Float[Array, "outputs n"]
+    D: Float[Array, "outputs inputs"]
+
+
+def expm1(z: Complex[Array, "*dims"]) -> Complex[Array, "*dims"]:
+    """Returns exp(z) - 1 to full relative accuracy for Re z <= 0, without cancellation near 2 pi i k either.
+
+    expm1(x + i y) = expm1(x) cos y - 2 sin^2(y / 2) + i exp(x) sin y
+    """
+    x, y = z.real, z.imag
+    return jax.lax.complex(jnp.expm1(x) * jnp.cos(y) - 2 * jnp.sin(y / 2) ** 2, jnp.exp(x) * jnp.sin(y))
+
+
+def from_ssm(system: DiagonalSSM, *, time: str = "discrete") -> ModalSystem:
+    """Returns the modal form of a layer; the two directions of a bidirectional layer become stacked outputs.
+
+        log_a = Lambda Delta (zoh),    log_a = 2 artanh(Lambda Delta / 2) (bilinear)
+
+    Of a bidirectional layer, whose output is the sum of both directions, the stacked system's error norms bound the
+    layer's to a factor sqrt(2). Both directions have the same controllability Gramian.
+
+    Args:
+        system: one layer, double precision.
+        time: "discrete" for the system that runs; "continuous" for the one before discretisation, in units of a step:
+            log_a = Lambda Delta and B = Delta B then mean x' = log_a x + B u.
+
+    Returns:
+        `ModalSystem` of h inputs and h outputs (2h for a bidirectional layer).
+
+    Raises:
+        UserError: `time` is neither of the two.
+    """
+    exponent = system.Lambda * system.Delta
+    if check_time(time) == "continuous":
+        B = system.Delta[:, None] * system.B
+    else:
+        B = system.discretise()[1]
+        if system.discretisation == "bilinear":
+            w = exponent / 2  # the parts of 2 artanh(w), written without cancellation for slow poles
+            radius = jnp.log1p(4 * w.real / jnp.abs(1 - w) ** 2) / 2
+            exponent = jax.lax.complex(radius, jnp.arctan2(2 * w.imag, 1 - jnp.abs(w) ** 2))
+    log_a = jax.lax.complex(jnp.maximum(exponent.real, DEEPEST), exponent.imag)
+    D = jnp.diag(system.D)
+    if system.C_backward is None:
+        return ModalSystem(log_a, B, system.C, D)
+    return ModalSystem(log_a, B, jnp.concatenate([system.C, system.C_backward]), jnp.concatenate([D, 0 * D]))
+
+
+def to_ssm(
+    system: ModalSystem,
+    Delta: Float[Array, "p"],
+    *,
+    bidirectional: bool,
+    discretisation: str = "zoh",
+    time: str = "discrete",
+) -> DiagonalSSM:
+    """Returns the layer whose modal form this is: the inverse of `from_ssm` up to the branch of the logarithm.
+
+    Args:
+        system: modal form, as many outputs as inputs (twice as many for a bidirectional layer).
+        Delta: step per slot, s; any positive number, it cancels.
+        bidirectional: the second half of the outputs is the backward direction.
+        discretisation: zoh | bilinear; what the layer will discretise with.
+        time: as in `from_ssm`.
+
+    Returns:
+        `DiagonalSSM`. Only the diagonal of D fits into a layer; both directions see the same input, so their D add up.
+    """
+    C, C_backward, D = system.C, None, jnp.diagonal(system.D)
+    if bidirectional:
+        C, C_backward = jnp.split(system.C, 2)
+        D = sum(jnp.diagonal(part) for part in jnp.split(system.D, 2))
+    if check_time(time) == "continuous":
+        Lambda, B = system.log_a / Delta, system.B / Delta[:, None]
+    else:
+        Lambda, B = undo_discretise(system.log_a, system.B, Delta, discretisation)
+    return DiagonalSSM(Lambda, B, C, jnp.asarray(D), Delta, C_backward, discretisation)
+
+
+def undo_discretise(
+    log_a: Complex[Array, "p"], B_bar: Complex[Array, "p h"], Delta: Float[Array, "p"], discretisation: str
+) -> tuple[Complex[Array, "p"], Complex[Array, "p h"]]:
+    """Returns the continuous-time (Lambda, B) whose discretisation is (exp(log_a), B_bar).
+
+        zoh:       Lambda = log_a / Delta,             B = B_bar Lambda / (exp(log_a) - 1)
+        bilinear:  Lambda = 2 tanh(log_a / 2) / Delta, B = B_bar (1 / Delta - Lambda / 2)
+
+    Args:
+        log_a: logarithms of the discrete poles; another branch gives another Lambda with the same discretisation.
+        B_bar: discrete input matrix.
+        Delta: step per state, s.
+        discretisation: zoh | bilinear.
+
+    Returns:
+        Lambda (1/s) and B, shapes (p,) and (p, h).
+
+    Raises:
+        UserError: unknown discretisation.
+    """
+    e = expm1(log_a)
+    if discretisation == "zoh":
+        is_zero = e == 0
+        gain = jnp.where(is_zero, 1, log_a) / jnp.where(is_zero, 1, e)
+        return log_a / Delta, (gain / Delta)[:, None] * B_bar
+    if discretisation == "bilinear":
+        Lambda = 2 * e / (2 + e) / Delta
+        return Lambda, (1 / Delta - Lambda / 2)[:, None] * B_bar
+    raise unknown("discretisation", discretisation, ["zoh", "bilinear"])
+
+
+def conjugate_closed(system: ModalSystem) -> ModalSystem:
+    """Returns the system with every slot's partner written out: y = C x then, without 2 Re.
+
+        log_a, conj(log_a);    B, conj(B);    [C, conj(C)]
+
+    A real pole appears twice with half its output each: the same transfer function, one state more than needed.
+
+    Args:
+        system: p slots.
+
+    Returns:
+        2p states in the fields of a `ModalSystem`. Do not pass it on to functions that add the partners themselves.
+    """
+    log_a, B, C, D = system
+    return ModalSystem(
+        jnp.concatenate([log_a, log_a.conj()]),
+        jnp.concatenate([B, B.conj()]),
+        jnp.concatenate([C, C.conj()], axis=1),
+        D,
+    )
+
+
+def real_form(system: ModalSystem, *, time: str = "discrete") -> RealForm:
+    """Returns the real matrices of the system that runs, on the states sqrt(2) [Re x, Im x].
+
+        A = [[Re a, -Im a], [Im a, Re a]],    B = sqrt(2) [Re B; Im B],    C = sqrt(2) [Re C, -Im C]
+
+    Args:
+        system: p slots.
+        time: "discrete", or "continuous" where `log_a` is the generator itself and takes the place of a.
+
+    Returns:
+        Real matrices of order n = 2p; the impulse response is C A^k B, plus D at k = 0.
+    """
+    a = jnp.exp(system.log_a) if check_time(time) == "discrete" else system.log_a
+    return RealForm(
+        turned(a, jnp.eye(2 * a.shape[0], dtype=a.real.dtype)), real_rows(system.B), real_outputs(system.C), system.D
+    )
+
+
+def real_rows(B: Complex[Array, "p m"]) -> Float[Array, "n m"]:
+    """Returns sqrt(2) [Re B; Im B]: rows of a modal quantity in the coordinates of `real_form`."""
+    return jnp.sqrt(2.0) * jnp.concatenate([B.real, B.imag])
+
+
+def real_outputs(C: Complex[Array, "q p"]) -> Float[Array, "q n"]:
+    """Returns sqrt(2) [Re C, -Im C]: the output matrix in the coordinates of `real_form`."""
+    return real_rows(C.conj().T).T
+
+
+def turned(a: Complex[Array, "p"], X: Float[Array, "n m"]) -> Float[Array, "n m"]:
+    """Returns diag(a) X in the coordinates of `real_form`."""
+    re, im = jnp.split(X, 2)
+    ar, ai = a.real[:, None], a.imag[:, None]
+    return jnp.concatenate([ar * re - ai * im, ai * re + ar * im])
+
+
+def difference(a: ModalSystem, b: ModalSystem) -> ModalSystem:
+    """Returns the system whose output is that of `a` minus that of `b`, so that an error is the norm of a system.
+
+        G = G_a - G_b:    poles of both,    B = [B_a; B_b],    C = [C_a, -C_b],    D = D_a - D_b
+
+    Args:
+        a: any number of slots.
+        b: of the same inputs and outputs.
+
+    Returns:
+        A system with the slots of both.
+    """
+    return ModalSystem(
+        jnp.concatenate([a.log_a, b.log_a], axis=-1),
+        jnp.concatenate([a.B, b.B], axis=-2),
+        jnp.concatenate([a.C, -b.C], axis=-1),
+        a.D - b.D,
+    )
+
+
+def advanced(system: ModalSystem) -> ModalSystem:
+    """Returns the textbook form of the same map: y_k = 2 Re(C a x_{k-1}) + (D + 2 Re(C B)) u_k.
+
+    Here the fields describe x_{k+1} = a x_k + B u_k, y_k = 2 Re(C x_k) + D u_k: no shift is left out, as singular
+    perturbation, which changes D, needs it.
+
+    Args:
+        system: p slots.
+
+    Returns:
+        The system with C a for C and the first tap for D.
+    """
+    log_a, B, C, D = system
+    return ModalSystem(log_a, B, C * jnp.exp(log_a)[..., None, :], D + 2 * (C @ B).real)
+
+
+def check_time(time: str) -> str:
+    """Returns `time`, or raises `UserError` unless it is "discrete" or "continuous"."""
+    if time not in ("discrete", "continuous"):
+        raise unknown("time", time, ["discrete", "continuous"])
+    return time
