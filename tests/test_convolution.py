@@ -221,17 +221,17 @@ def test_half_precision_inputs_give_half_precision_outputs(backend: str, rng: np
 def test_a_kernel_of_both_directions_is_one_convolution(rng: np.random.Generator) -> None:
     u = rng.normal(size=(BATCH, 12, CHANNELS)).astype(np.float32)
     ahead, back = rng.normal(size=(2, CHANNELS, 12)).astype(np.float32)
-    both = convolve(u, back, ahead)
+    both = convolve(*map(jnp.asarray, (u, back, ahead)))
     lags = np.arange(12)[:, None] - np.arange(12)
     matrix = np.where(lags >= 0, back[:, np.abs(lags)], 0) + np.where(lags <= 0, ahead[:, np.abs(lags)], 0)
     assert relative(both, np.einsum("hkj,bjh->bkh", matrix, u)) <= 5e-6
 
 
 def test_misuse_is_refused(rng: np.random.Generator) -> None:
-    kwargs = arguments(rng, 2, 1, "bidirectional")
+    kwargs = jax.tree.map(jnp.asarray, arguments(rng, 2, 1, "bidirectional"))
     with pytest.raises(UserError, match=r"Unknown backend 'ftt'.*Did you mean 'fft'"):
         diagonal_siso_ssm(**kwargs, backend="ftt")
     with pytest.raises(ValueError, match="leave reverse and x0 out"):
         diagonal_siso_ssm(**kwargs, reverse=True)
     with pytest.raises(UserError, match="Unknown backend 'blocked'"):
-        linear_scan(np.ones(1, np.complex64), np.ones((1, 2, 1), np.complex64), backend="blocked")
+        linear_scan(jnp.ones(1, jnp.complex64), jnp.ones((1, 2, 1), jnp.complex64), backend="blocked")

@@ -289,7 +289,7 @@ def test_tf32_changes_nothing_on_a_cpu_and_bfloat16_rounds_the_products_only(rng
     assert_close(y["bfloat16"], exact, 2e-2)
     assert np.abs(y["bfloat16"] - exact).max() > 1e-4 * np.abs(exact).max()
     with pytest.raises(ValueError, match="choose one of float32, tf32, bfloat16"):
-        diagonal_ssm(**kwargs, precision="highest")
+        diagonal_ssm(**jax.tree.map(jnp.asarray, kwargs), precision="highest")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
