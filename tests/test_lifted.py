@@ -12,6 +12,7 @@ import pytest
 
 from s5c.ssm.backend import lifted, sequential
 from s5c.ssm.call import Call, RealSystem
+from s5c.ssm.operator import why_unavailable
 
 BATCH, FEATURES, OUT, P, CHUNK = 3, 4, 2, 3, 4
 DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
@@ -90,4 +91,4 @@ def test_longer_chunks_for_fewer_features_and_more_states(monkeypatch: pytest.Mo
 
 
 def test_it_runs_on_every_platform() -> None:
-    assert [lifted.unavailable(platform) for platform in ("cpu", "gpu", "tpu")] == [None, None, None]
+    assert [why_unavailable("lifted", platform) for platform in ("cpu", "gpu", "tpu")] == [None, None, None]

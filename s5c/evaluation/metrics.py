@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from jaxtyping import Float, Int
 from s5c.model.classifier import Classifier
 from s5c.model.layerwise import log_probs
 from s5c.training.loop import to_device
+from s5c.training.prefetch import prefetch
 from s5c.types import Params
 
 
@@ -52,10 +54,10 @@ def predict(model: Classifier, weights: Params, batches: Iterable[Any], *, step_
     """
     weights = jax.device_put(dict(weights))  # once, not with every batch
     rows, labels = [], []
-    for batch in batches:
-        valid = batch.weights > 0
-        on_device = to_device(batch)
-        said = log_probs(model, weights, on_device.inputs, on_device.lengths, step_rescale)
-        rows.append(np.asarray(jax.device_get(said))[valid])
-        labels.append(batch.labels[valid])
+    with closing(prefetch(batches, lambda batch: (batch, to_device(batch)))) as ready:
+        for batch, on_device in ready:
+            valid = batch.weights > 0
+            said = log_probs(model, weights, on_device.inputs, on_device.lengths, step_rescale)
+            rows.append(np.asarray(jax.device_get(said))[valid])
+            labels.append(batch.labels[valid])
     return Predictions(np.concatenate(rows).astype(np.float64), np.concatenate(labels))

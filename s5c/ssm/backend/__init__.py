@@ -4,4 +4,8 @@ A backend has two functions (see `s5c.ssm.call` for the types):
 
     forward(call, system, u, x0) -> y, last, saved
     backward(call, system, u, x0, saved, gy, g_last) -> gradients of system, u and x0
+
+and, if it does not run everywhere, a third:
+
+    unavailable(platform) -> what it lacks to run here, as a sentence, or None
 """

@@ -33,11 +33,6 @@ and leave it 1 / T of about 10 passes over 8 p bytes; at 115 operations per byte
 sheet, the sum is least at T = sqrt(4600 p / (h out)). An estimate, not a measurement."""
 
 
-def unavailable(platform: str) -> str | None:
-    """Returns why this backend cannot run on a platform; it runs on every one."""
-    return None
-
-
 def chunk(features: int, out: int, states: int) -> int:
     """Returns how many steps to fold into one: a power of two, half as many when features and outputs double.
 
