@@ -20,8 +20,8 @@ from s5c.data.base import Task, task_class
 from s5c.data.origin import PLACE_KEYS
 from s5c.errors import UserError, nearest_first, unknown
 from s5c.model.config import ModelConfig, load_family
-from s5c.reduction.contract import Masking, Selection, load_allocation, method_class
-from s5c.reduction.stage import check_ratio
+from s5c.reduction.contract import Method, Refit, load_allocation, load_refit, method_class
+from s5c.reduction.target import Target
 from s5c.tracking.mirror import MODES
 from s5c.training.loop import Recipe
 
@@ -44,6 +44,62 @@ class TaskKeys:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class CalibrationKeys:
+    """Keys of reduction.calibration: the unlabelled training sequences that some choices look at.
+
+    Attributes:
+        sequences: how many.
+        split: train | validation.
+        seed: which ones.
+        batch_size: sequences at a time.
+    """
+
+    sequences: int = 256
+    split: str = "train"
+    seed: int = 0
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        if self.split not in ("train", "validation"):
+            raise UserError(
+                f"reduction.calibration.split={self.split}: calibration looks at `train` or `validation` sequences. "
+                "The test split is what the result is measured on and must not decide it."
+            )
+        if self.sequences < 1 or self.batch_size < 1:
+            raise UserError(
+                f"reduction.calibration: sequences={self.sequences}, batch_size={self.batch_size}; at least 1 each."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetuneKeys:
+    """Keys of reduction.finetune: training after the reduction, with the recipe of the model that was reduced.
+
+    Attributes:
+        epochs: 0 for none.
+        init_epochs: what the presets `*_init` set epochs to, so that an experiment can set it for all of its arms.
+        lr_scale: multiplies both learning rates.
+        rest: keep | reinitialise all weights but those of the sequence layers.
+        distill: learn the full model's predictions instead of the labels.
+    """
+
+    epochs: int = 0
+    init_epochs: int = 5
+    lr_scale: float = 1.0
+    rest: str = "keep"
+    distill: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rest not in ("keep", "reinitialise"):
+            raise unknown("value for reduction.finetune.rest", self.rest, ("keep", "reinitialise"))
+        if self.epochs < 0 or self.lr_scale <= 0:
+            raise UserError(
+                f"reduction.finetune.epochs={self.epochs}, reduction.finetune.lr_scale={self.lr_scale:g}: epochs must "
+                "not be negative, and the scale must be positive."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ReductionKeys:
     """Keys of every conf/reduction yaml; the others belong to the method's own dataclass.
 
@@ -52,7 +108,16 @@ class ReductionKeys:
         method: file name in s5c/reduction/method.
         allocation: file name in s5c/reduction/allocation.
         ratio: fraction of stored states to remove, network-wide; a number or a list of numbers.
-        seed: of methods that draw random numbers.
+        order: instead of a ratio: stored states to keep in every layer (every channel); a number, a list of numbers, or
+            a list of lists with one number per layer.
+        tolerance: instead of a ratio: share of a layer's summed scores that may be lost; a number or a list.
+        max_drop: instead of a ratio: points of validation accuracy that may be lost; the largest ratio is searched.
+        refit: file name in s5c/reduction/refit.
+        refit_options: keys of the refit's own dataclass.
+        sequential: with a calibrated refit, reselect | refit | off: whether layers behind reduced ones see them.
+        norm: keep | recalibrate the statistics of batch normalisation on the calibration sequences.
+        rounds: reduce in so many steps of equal ratio, training in between.
+        seed: of methods that draw random numbers, and of training after the reduction.
         weights: best | latest checkpoint of the training.
         save: keep the reduced models as checkpoints.
     """
@@ -60,10 +125,29 @@ class ReductionKeys:
     name: str
     method: str
     allocation: str
-    ratio: Any
+    ratio: Any = 0.5
+    order: Any = None
+    tolerance: Any = None
+    max_drop: float | None = None
+    refit: str = "none"
+    refit_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    sequential: str = "off"
+    norm: str = "keep"
+    rounds: int = 1
     seed: int = 0
     weights: str = "best"
     save: bool = True
+
+    def __post_init__(self) -> None:
+        for key, allowed in (
+            ("weights", ("best", "latest")),
+            ("norm", ("keep", "recalibrate")),
+            ("sequential", ("reselect", "refit", "off")),
+        ):
+            if getattr(self, key) not in allowed:
+                raise unknown(f"value for reduction.{key}", getattr(self, key), allowed)
+        if self.rounds < 1:
+            raise UserError(f"reduction.rounds={self.rounds}: at least one round is needed.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,17 +158,18 @@ class EvaluationKeys:
         batch_size: examples per batch of evaluation and of the latency measurement.
         latency: measure latency and memory; costs one compilation of the whole network per ratio.
         rounds: interleaved rounds of the latency measurement.
+        test_examples: score a fixed, seeded part of the test split only, the same for every model; all of it if None.
     """
 
     batch_size: int = 64
     latency: bool = True
     rounds: int = 9
+    test_examples: int | None = None
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.rounds < 1:
-            raise UserError(
-                f"evaluation.batch_size={self.batch_size}, evaluation.rounds={self.rounds}: both must be at least 1."
-            )
+        for key in ("batch_size", "rounds", "test_examples"):
+            if (value := getattr(self, key)) is not None and value < 1:
+                raise UserError(f"evaluation.{key}={value}: it must be at least 1.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,12 +208,25 @@ class TaskJob:
 
 @dataclasses.dataclass(frozen=True)
 class ReductionJob:
-    """One reduction preset with all its ratios."""
+    """One reduction preset with all its targets.
+
+    Attributes:
+        keys: what all presets have in common.
+        method: what reduces.
+        options: the method's own keys.
+        targets: what is asked for; empty with `max_drop`.
+        refit: solves the outputs of the reduced layers anew.
+        calibration: which sequences are looked at.
+        finetune: the training afterwards.
+    """
 
     keys: ReductionKeys
-    method: Selection | Masking
+    method: Method
     options: dict[str, Any]
-    ratios: tuple[float, ...]
+    targets: tuple[Target, ...]
+    refit: Refit
+    calibration: CalibrationKeys
+    finetune: FinetuneKeys
 
 
 def build(schema: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -189,19 +287,45 @@ def reduction_job(group: Mapping[str, Any]) -> ReductionJob:
     """Resolves the `reduction` group.
 
     Raises:
-        UserError: unknown method, allocation or key, or a ratio outside [0, 1).
+        UserError: unknown method, allocation, refit or key, or a target out of range.
     """
+    group = dict(group)
+    calibration = build(CalibrationKeys, group.pop("calibration", None) or {}, "reduction.calibration")
+    finetune = build(FinetuneKeys, group.pop("finetune", None) or {}, "reduction.finetune")
     shared, own = _split(ReductionKeys, group)
     keys = build(ReductionKeys, shared, "reduction")
-    if keys.weights not in ("best", "latest"):
-        raise unknown("value for reduction.weights", keys.weights, ("best", "latest"))
     load_allocation(keys.allocation)
+    refit = build(load_refit(keys.refit), keys.refit_options, "reduction.refit_options")
     method = build(method_class(keys.method), own, "reduction")
-    asked = keys.ratio if isinstance(keys.ratio, list) else [keys.ratio]
-    ratios = tuple(check_ratio(_number(ratio, "reduction.ratio")) for ratio in asked)
-    if not ratios:
-        raise UserError("reduction.ratio=[] is empty: give a number or a list such as reduction.ratio=[0.3,0.5].")
-    return ReductionJob(keys, method, own, ratios)
+    if keys.rounds > 1 and not finetune.epochs:
+        raise UserError(
+            f"reduction.rounds={keys.rounds}: without training in between, rounds change nothing. Add "
+            "reduction.finetune.epochs=1, or leave rounds at 1."
+        )
+    return ReductionJob(keys, method, own, _targets(keys), refit, calibration, finetune)
+
+
+def _targets(keys: ReductionKeys) -> tuple[Target, ...]:
+    given = [kind for kind in ("order", "tolerance", "max_drop") if getattr(keys, kind) is not None]
+    if len(given) > 1:
+        raise UserError(f"reduction.{given[0]} and reduction.{given[1]} are both set: choose one.")
+    kind = given[0] if given else "ratio"
+    if kind == "max_drop":
+        return ()
+    value = getattr(keys, kind)
+    values = value if isinstance(value, list) else [value]
+    if not values:
+        raise UserError(f"reduction.{kind}=[] is empty: give a number or a list such as reduction.ratio=[0.3,0.5].")
+    if kind == "order":
+        return tuple(Target(kind, tuple(_orders(value))) for value in values)
+    return tuple(Target(kind, _number(value, f"reduction.{kind}")) for value in values)
+
+
+def _orders(value: Any) -> list[int]:
+    orders = value if isinstance(value, list) else [value]
+    if not orders or any(isinstance(order, bool) or not isinstance(order, int) for order in orders):
+        raise UserError(f"reduction.order={value!r}: give whole numbers, such as reduction.order=[8,4].")
+    return orders
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

@@ -13,11 +13,13 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from systems import random_system
+from white import white_moments
 
 from s5c.config import reduction_job
 from s5c.locations import conf_dir
 from s5c.reduction import contract, stage
-from s5c.reduction.contract import Masking, Selection, load_allocation, load_method
+from s5c.reduction.contract import Masking, Method, Projection, Selection, load_allocation, load_method
+from s5c.reduction.layer import Layer
 from s5c.ssm.system import DiagonalSSM
 
 PRESET_FILES = sorted(path for path in (conf_dir() / "reduction").glob("*.yaml") if not path.stem.startswith("_"))
@@ -32,7 +34,7 @@ def composed(path: Path) -> dict[str, Any]:
     return values["reduction"]
 
 
-def variants() -> dict[str, Selection | Masking]:
+def variants() -> dict[str, Method]:
     """Returns every method with its default options, with those of every preset, and the published code's score."""
     found = {load_method(name): name for name in contract.method_names()}
     for path in PRESET_FILES:
@@ -43,11 +45,13 @@ def variants() -> dict[str, Selection | Masking]:
 
 VARIANTS = variants()
 SELECTIONS = {name: method for name, method in VARIANTS.items() if isinstance(method, Selection)}
+PROJECTIONS = {name: method for name, method in VARIANTS.items() if isinstance(method, Projection)}
 MASKINGS = {name: method for name, method in VARIANTS.items() if isinstance(method, Masking)}
 
 # The exemptions: what a method is documented not to do.
 PROTECTS_ALL = {"none"}
 DRAWS_NUMBERS = {"random"}  # its scores belong to positions, not to states
+REDUNDANCY = {"calibrated"}  # of equal states one is worthless: the others make up for it
 DEPENDS_ON_REALISATION = {"hinf released"}  # on bidirectional layers
 
 P, H = 6, 4
@@ -66,7 +70,22 @@ def with_arrays(system: DiagonalSSM, **arrays: Any) -> DiagonalSSM:
 
 
 def rank(name: str, systems: list[DiagonalSSM], allocation: str = "normalised", seed: int = 0) -> stage.Ranking:
-    return stage.rank(SELECTIONS[name], load_allocation(allocation), systems, seed=seed)
+    method = SELECTIONS[name]
+    layers = [layer(system, moments=getattr(method, "needs_moments", False)) for system in systems]
+    return stage.rank(method, load_allocation(allocation), layers, seed=seed)
+
+
+def layer(system: DiagonalSSM, *, moments: bool = False) -> Layer:
+    """Returns a layer whose sequences have 64 steps, if asked for with the moments that white input would give.
+
+    An unstable mode has none; it is given those of its mirror image in the unit circle.
+    """
+    if not moments:
+        return Layer(system, horizon=64)
+    with jax.enable_x64(True):
+        growing = jnp.abs(system.discretise()[0]) >= 1
+        mirrored = dataclasses.replace(system, Lambda=jnp.where(growing, -system.Lambda.conj() - 1e-3, system.Lambda))
+    return Layer(system, horizon=64, moments=white_moments(mirrored))
 
 
 def same(one: Any, two: Any) -> bool:

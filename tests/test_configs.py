@@ -66,7 +66,7 @@ def test_its_commands_compose(path: Path) -> None:
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_resolves_with_every_entry_point_that_has_its_group(group: str, option: str) -> None:
     job, reduction, evaluation, wandb = resolve(jobs.compose("train", override(group, option)))
-    assert job.model.full_state_dim > 0 and reduction.ratios and evaluation.rounds > 0 and wandb.project
+    assert job.model.full_state_dim > 0 and reduction.targets and evaluation.rounds > 0 and wandb.project
     if group == "reduction":
         assert reduction.keys.name == option, "tables print the name of the preset that was chosen"
         assert (
@@ -90,7 +90,9 @@ def test_keys_are_those_of_the_dataclasses(group: str, option: str) -> None:
         "task": lambda: fields(settings.TaskKeys) | fields(task_class(values["name"])),
         "model": lambda: {"name"} | fields(load_family(values["name"]).Config),
         "train": lambda: {"checkpoint_minutes"} | fields(Recipe),
-        "reduction": lambda: fields(settings.ReductionKeys) | fields(method_class(values["method"])),
+        "reduction": lambda: (
+            fields(settings.ReductionKeys) | {"calibration", "finetune"} | fields(method_class(values["method"]))
+        ),
         "evaluation": lambda: fields(settings.EvaluationKeys),
         "wandb": lambda: fields(settings.WandbKeys),
     }

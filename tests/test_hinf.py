@@ -15,6 +15,7 @@ from systems import random_system, simulate
 
 from s5c.reduction import stage
 from s5c.reduction.contract import load_allocation, load_method
+from s5c.reduction.layer import Layer
 from s5c.reduction.method.hinf import Method
 from s5c.ssm.system import DiagonalSSM
 
@@ -67,7 +68,7 @@ SWEEP = np.linspace(-np.pi, np.pi, 721)
 
 
 def scores_of(method: Method, system: DiagonalSSM) -> np.ndarray:
-    return stage.rank(method, load_allocation("global"), [system], seed=0).scores[0]
+    return stage.rank(method, load_allocation("global"), [Layer(system)], seed=0).scores[0]
 
 
 def make_system(seed: int, bidirectional: bool = False, p: int = 5, h: int = 3) -> DiagonalSSM:
@@ -179,7 +180,7 @@ def test_the_sum_of_the_squares_bounds_nothing() -> None:
 def test_last_is_the_greedy_procedure(seed: int, bidirectional: bool) -> None:
     """One sort equals: again and again remove the state that loses the smallest share of its layer's remaining gain."""
     systems = [make_system(10 * seed + layer, bidirectional) for layer in range(3)]
-    ranking = stage.rank(Method(), load_allocation("normalised"), systems, seed=0)
+    ranking = stage.rank(Method(), load_allocation("normalised"), [Layer(s) for s in systems], seed=0)
     remaining = [dict(enumerate(scores)) for scores in ranking.scores]
     removed = []
     while sum(map(len, remaining)) > len(remaining):
@@ -200,7 +201,10 @@ def test_the_scale_of_a_layer_does_not_matter_to_last() -> None:
         scaled = [systems[0], dataclasses.replace(systems[1], B=1e3 * systems[1].B), systems[2]]
     orders = {}
     for allocation in ("normalised", "uniform", "global"):
-        one, two = (stage.rank(Method(), load_allocation(allocation), s, seed=0) for s in (systems, scaled))
+        one, two = (
+            stage.rank(Method(), load_allocation(allocation), [Layer(one) for one in s], seed=0)
+            for s in (systems, scaled)
+        )
         orders[allocation] = [stage.select(ranking, 0.5).orders for ranking in (one, two)]
     assert orders["normalised"][0] == orders["normalised"][1]
     assert orders["uniform"][0] == orders["uniform"][1]

@@ -183,7 +183,8 @@ class TestIdentity:
             "train.lr_factor=3",
             "train.weight_decay=0.3",
         ),
-        *("train.warmup_epochs=0", "train.lr_min=0.1", "train.grouping=BandCdecay", "train.dt_global=true"),
+        *("train.warmup_epochs=0", "train.lr_min=0.1", "train.grouping=BandCdecay"),
+        *("train.dt_global=true", "train.dt_lr=0.01"),
         *("model.dropout=0", "model.backend=associative", "model.state_size=32", "model.bidirectional=true"),
     )
     OTHER = ("name=x", "wandb=offline", "wandb.tags=[a]", "reduction=random", "reduction.ratio=0.1", "reduction.seed=1")

@@ -19,6 +19,7 @@ from s5c.model.classifier import Classifier, InputSpec
 from s5c.model.convert import from_published
 from s5c.model.family.s5 import Config
 from s5c.reduction.contract import load_allocation, load_method
+from s5c.reduction.layer import Layer
 from s5c.reduction.stage import Ranking, rank
 from s5c.training.optimiser import optimiser, schedule
 from s5c.training.steps import Inputs, TrainState, make_train_step
@@ -156,7 +157,7 @@ def ranking(case: Case, score: str) -> Ranking:
     config = case.model.config
     systems = surgery.systems(weights(case.data, "params_after", config), config)
     method = load_method("hinf", {"score": score, "eps": 1e-8})
-    return rank(method, load_allocation("normalised"), systems, seed=0)
+    return rank(method, load_allocation("normalised"), [Layer(system) for system in systems], seed=0)
 
 
 def test_hinf_gains(case: Case) -> None:

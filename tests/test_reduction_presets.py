@@ -7,6 +7,7 @@ import importlib
 import inspect
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from s5c.reduction import allocation as allocations
 from s5c.reduction import contract, stage
 from s5c.reduction import method as methods
 from s5c.reduction.contract import Masking, Selection, load_allocation, load_method
+from s5c.reduction.layer import Layer
 
 # --- the folders ------------------------------------------------------------------------------------------------------
 
@@ -31,7 +33,7 @@ def test_the_folders_are_not_empty() -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_method_is_a_hashable_value_of_one_kind(name: str) -> None:
     method = VARIANTS[name]
-    assert isinstance(method, Selection) != isinstance(method, Masking)
+    assert sum(isinstance(method, kind) for kind in get_args(contract.Method)) == 1
     assert dataclasses.is_dataclass(method)
     twin = dataclasses.replace(method)
     assert twin == method and hash(twin) == hash(method)  # equal options must hit the same compiled program
@@ -51,7 +53,7 @@ def test_a_method_names_its_source_and_documents_its_options(name: str) -> None:
 
 @pytest.mark.parametrize("name", contract.allocation_names())
 def test_an_allocation_names_its_source(name: str) -> None:
-    priority = load_allocation(name)
+    priority = load_allocation(name).priority
     assert f"`{name}`" in inspect.getmodule(priority).__doc__
     assert "Source:" in priority.__doc__ or "ours" in priority.__doc__.lower()
 
@@ -73,8 +75,8 @@ import jax.numpy as jnp
 class Method:
     power: int = 1
 
-    def scores(self, system, key):
-        return jnp.abs(system.B).sum(1) ** self.power
+    def scores(self, layer, key):
+        return jnp.abs(layer.system.B).sum(1) ** self.power
 """
 
 
@@ -93,7 +95,7 @@ def test_a_new_file_is_a_new_method_and_a_new_allocation(tmp_path: Path, monkeyp
     assert "try" in contract.allocation_names()
     method, system = load_method("planted", {"power": 3}), make_network()[0]
     assert isinstance(method, Selection)
-    ranking = stage.rank(method, load_allocation("try"), [system], seed=0)
+    ranking = stage.rank(method, load_allocation("try"), [Layer(system)], seed=0)
     np.testing.assert_allclose(ranking.scores[0], np.abs(np.asarray(system.B)).sum(1) ** 3)
     np.testing.assert_array_equal(ranking.order, np.argsort(-ranking.scores[0]))
     for module in ("s5c.reduction.method.planted", "s5c.reduction.allocation.try_"):
@@ -115,7 +117,7 @@ def test_a_preset_is_complete_and_explains_itself(path: Path) -> None:
     values = composed(path)
     assert values["name"] == path.stem
     method = contract.method_class(values["method"])
-    assert sorted(values) == sorted([*keys_of(ReductionKeys), *keys_of(method)])
+    assert sorted(values) == sorted([*keys_of(ReductionKeys), "calibration", "finetune", *keys_of(method)])
     job = reduction_job(values)
     assert isinstance(job, ReductionJob)
     assert job.method == method(**job.options)
@@ -124,7 +126,11 @@ def test_a_preset_is_complete_and_explains_itself(path: Path) -> None:
 
 @pytest.mark.parametrize("path", PRESET_FILES, ids=lambda path: path.stem)
 def test_a_preset_repeats_the_defaults(path: Path) -> None:
-    deliberate = {("lamp", "power"): 2}  # squared magnitudes are what LAMP means
+    deliberate = {
+        ("lamp", "power"): 2,  # squared magnitudes are what LAMP means
+        ("calibrated", "refit"): "calibrated",
+        ("calibrated", "sequential"): "reselect",
+    }
     values = composed(path)
     for schema in (ReductionKeys, contract.method_class(values["method"])):
         for field in dataclasses.fields(schema):
@@ -137,4 +143,5 @@ def test_every_method_and_every_allocation_has_a_preset() -> None:
     jobs = [reduction_job(composed(path)) for path in PRESET_FILES]
     assert {job.keys.method for job in jobs} == set(contract.method_names())
     assert {job.keys.allocation for job in jobs} == set(contract.allocation_names())
-    assert len({(job.method, job.keys.allocation) for job in jobs}) == len(jobs)  # no two presets are the same point
+    points = {(job.method, job.keys.allocation, job.keys.refit, job.finetune) for job in jobs}
+    assert len(points) == len(jobs)  # no two presets are the same point

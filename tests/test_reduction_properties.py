@@ -20,6 +20,7 @@ from systems import random_system
 from s5c.errors import UserError
 from s5c.reduction import contract, stage
 from s5c.reduction.contract import load_allocation, load_method
+from s5c.reduction.layer import Layer
 from s5c.ssm.system import DiagonalSSM
 
 quick = settings(max_examples=40, deadline=None)
@@ -30,8 +31,8 @@ every_allocation = pytest.mark.parametrize("allocation", contract.allocation_nam
 class GivenScores:
     """Hands the stage the scores that a test wrote into Delta."""
 
-    def scores(self, system: DiagonalSSM, key: jax.Array) -> jax.Array:
-        return system.Delta
+    def scores(self, layer: Layer, key: jax.Array) -> jax.Array:
+        return layer.system.Delta
 
 
 def ranking_of(scores: list[list[float]], allocation: str) -> stage.Ranking:
@@ -41,7 +42,7 @@ def ranking_of(scores: list[list[float]], allocation: str) -> stage.Ranking:
 
     with jax.enable_x64(True):
         systems = [layer(values) for values in scores]
-    return stage.rank(GivenScores(), load_allocation(allocation), systems, seed=0)
+    return stage.rank(GivenScores(), load_allocation(allocation), [Layer(s) for s in systems], seed=0)
 
 
 # Equal scores, zeros, protected states and eighteen orders of magnitude, in layers of equal and of unequal size.
@@ -172,7 +173,7 @@ descending = st.lists(
     min_size=P,
     max_size=P,
 ).map(lambda values: np.array(sorted(values, reverse=True)))
-PRIORITIES = {name: jax.jit(load_allocation(name)) for name in contract.allocation_names()}
+PRIORITIES = {name: jax.jit(load_allocation(name).priority) for name in contract.allocation_names()}
 
 
 def priorities(allocation: str, ranked: np.ndarray) -> np.ndarray:

@@ -4,29 +4,85 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
 
 from s5c.errors import unknown
 from s5c.reduction import allocation as allocations
 from s5c.reduction import method as methods
+from s5c.reduction import refit as refits
+from s5c.reduction.layer import Layer
 from s5c.ssm.system import DiagonalSSM
-from s5c.types import Array, Float
+from s5c.types import Array, Float, Int
 
 Priority = Callable[[Float[Array, "p"]], Float[Array, "p"]]
-"""Scores of one layer in descending order -> priorities, non-increasing, comparable between layers."""
+"""Scores in descending order -> priorities, non-increasing, comparable between layers."""
+
+
+class Allocation(NamedTuple):
+    """How the scores of different layers are made comparable.
+
+    Attributes:
+        priority: turns the scores of one competition into priorities.
+        per_channel: the competition is a channel, not a layer; no difference where a layer is one system.
+    """
+
+    priority: Priority
+    per_channel: bool = False
 
 
 @runtime_checkable
 class Selection(Protocol):
     """A method that keeps some states and removes the others.
 
-    `scores` is pure, traceable and called in float64 on one layer at a time: the larger, the more worth keeping;
-    `jnp.inf` means "never remove". `key` is a random key, different for every layer.
+    `scores` is pure, traceable and called in float64 on one system at a time (a layer, or one of its channels, with the
+    layer's other facts): the larger, the more worth keeping; `jnp.inf` means "never remove". `key` is a random key,
+    different for every system. A method that needs calibration data has the class attribute `needs_moments = True`.
     """
 
-    def scores(self, system: DiagonalSSM, key: Array) -> Float[Array, "p"]:
+    def scores(self, layer: Layer, key: Array) -> Float[Array, "p"]:
         """Returns one score per stored state."""
+        ...
+
+
+class Reduced(NamedTuple):
+    """One layer after a projection.
+
+    Attributes:
+        system: of as many slots as its largest channel was given; empty slots (B = C = 0) come last.
+        bound: upper bound of the H-infinity error (of the worst channel), None where none is known.
+        notes: what the user should know, in sentences.
+    """
+
+    system: DiagonalSSM
+    bound: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """A projection that has seen the network: every order of every layer can be asked for.
+
+    Attributes:
+        scores: per layer, shape (p,) or (channels, p), NumPy: what slot k = 1, ..., p adds, never rising with k. The
+            budget is shared out by them as by the scores of states.
+    """
+
+    scores: list[Float[np.ndarray, "..."]]
+
+    def reduce(self, orders: Sequence[Int[np.ndarray, "*channels"]]) -> list[Reduced]:
+        """Returns every layer at its order, in stored slots (one number, or one per channel)."""
+        ...
+
+
+@runtime_checkable
+class Projection(Protocol):
+    """A method that makes new, smaller systems instead of keeping states."""
+
+    def fit(self, layers: Sequence[Layer], seed: int) -> Fitted:
+        """Prepares all layers, once for all orders; `seed` feeds methods that draw random numbers."""
         ...
 
 
@@ -37,6 +93,41 @@ class Masking(Protocol):
     def mask(self, system: DiagonalSSM, ratio: Float[Array, ""], key: Array) -> DiagonalSSM:
         """Returns the system with the share `ratio` of its parameters set to zero."""
         ...
+
+
+@runtime_checkable
+class Fresh(Protocol):
+    """A start from scratch at a smaller size: the sequence layers' parameters are drawn anew.
+
+    Attributes:
+        ranking: the selection that, with the allocation, decides how many states each layer gets.
+    """
+
+    @property
+    def ranking(self) -> Selection: ...
+
+
+@runtime_checkable
+class Refit(Protocol):
+    """Solves the outputs of a reduced layer anew; its poles and inputs stay.
+
+    Attributes:
+        needs_moments: `layer.moments` must hold those of the reduced layer's states, with the full layer's output.
+    """
+
+    needs_moments: ClassVar[bool]
+
+    def __call__(self, layer: Layer, reduced: DiagonalSSM) -> DiagonalSSM:
+        """Returns the reduced layer with other C, D and bias.
+
+        Args:
+            layer: the full layer.
+            reduced: what a method made of it, double precision.
+        """
+        ...
+
+
+Method = Selection | Projection | Masking | Fresh
 
 
 def _found(package: Any) -> list[str]:
@@ -70,15 +161,30 @@ def method_class(name: str) -> type[Any]:
     return _module(methods, "reduction method", name).Method
 
 
-def load_method(name: str, options: Mapping[str, Any] | None = None) -> Selection | Masking:
+def load_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
     """Returns a method made from its options."""
     return method_class(name)(**(options or {}))
 
 
-def load_allocation(name: str) -> Priority:
-    """Returns an allocation's `priority` function.
+def load_allocation(name: str) -> Allocation:
+    """Returns an allocation by its name.
 
     Raises:
         UserError: there is none of that name.
     """
-    return _module(allocations, "allocation", name).priority
+    module = _module(allocations, "allocation", name)
+    return Allocation(module.priority, getattr(module, "PER_CHANNEL", False))
+
+
+def refit_names() -> list[str]:
+    """Returns the refits found in `s5c/reduction/refit`."""
+    return _found(refits)
+
+
+def load_refit(name: str) -> type[Any]:
+    """Imports a refit by its name.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    return _module(refits, "refit", name).Refit

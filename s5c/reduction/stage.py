@@ -16,54 +16,58 @@ import jax.numpy as jnp
 import numpy as np
 
 from s5c.errors import UserError
-from s5c.reduction.contract import Masking, Priority, Selection
-from s5c.ssm.system import DiagonalSSM, stack
+from s5c.reduction.contract import Allocation, Fitted, Masking, Priority, Projection, Selection
+from s5c.reduction.layer import Layer, stack
+from s5c.ssm.system import DiagonalSSM
 from s5c.types import Array, Bool, Float, Int
 
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:
-    """All that a selection method says about a network; every ratio is a cut through `order`.
+    """All that a method says about a network; every ratio is a cut through `order`.
 
     Attributes:
-        scores: per layer, one score per stored state.
-        priorities: per layer, comparable between layers; infinite for states that must stay.
-        order: all states, as positions in the concatenation of the layers, most important first.
+        scores: per layer, one score per stored slot, shape (p,) or (channels, p).
+        priorities: per layer, comparable between layers; infinite for slots that must stay.
+        order: all slots, as positions in the concatenation of the flattened layers, most important first.
     """
 
-    scores: list[Float[np.ndarray, "_p"]]
-    priorities: list[Float[np.ndarray, "_p"]]
+    scores: list[Float[np.ndarray, "..."]]
+    priorities: list[Float[np.ndarray, "..."]]
     order: Int[np.ndarray, "states"]
 
     @property
-    def state_dims(self) -> list[int]:
-        """Stored states of each layer before the reduction."""
-        return [len(scores) for scores in self.scores]
+    def slots(self) -> list[int]:
+        """Stored slots of each layer before the reduction, all channels together."""
+        return [scores.size for scores in self.scores]
 
 
 @dataclasses.dataclass(frozen=True)
 class Selected:
-    """The states that stay at one ratio.
+    """The slots that stay at one target.
 
     Attributes:
-        keep: per layer, which states stay.
-        ratio: fraction of stored states asked to be removed, network-wide.
+        keep: per layer, which slots stay, shape (p,) or (channels, p).
         notes: what the user should know (protected states, ratio not reached).
     """
 
-    keep: list[Bool[np.ndarray, "_p"]]
-    ratio: float
+    keep: list[Bool[np.ndarray, "..."]]
     notes: tuple[str, ...] = ()
 
     @property
+    def counts(self) -> list[Int[np.ndarray, "*channels"]]:
+        """Slots kept per system: one number per layer, or one per channel."""
+        return [np.asarray(mask.sum(-1)) for mask in self.keep]
+
+    @property
     def orders(self) -> list[int]:
-        """States kept per layer."""
+        """Slots kept per layer, all channels together."""
         return [int(mask.sum()) for mask in self.keep]
 
     @property
     def ratio_achieved(self) -> float:
-        """Fraction of stored states really removed."""
-        return 1 - sum(self.orders) / sum(len(mask) for mask in self.keep)
+        """Fraction of stored slots really removed."""
+        return 1 - sum(self.orders) / sum(mask.size for mask in self.keep)
 
 
 def check_ratio(ratio: float) -> float:
@@ -81,39 +85,61 @@ def budget(ratio: float, states: int, layers: int) -> int:
     return max(states - math.floor(check_ratio(ratio) * states + 1e-9), layers)
 
 
-def rank(method: Selection, priority: Priority, systems: Sequence[DiagonalSSM], *, seed: int) -> Ranking:
-    """Scores and orders all states of a network.
+def rank(
+    method: Selection | Projection,
+    allocation: Allocation,
+    layers: Sequence[Layer],
+    *,
+    seed: int,
+    fitted: Fitted | None = None,
+) -> Ranking:
+    """Scores and orders all slots of a network.
 
     Args:
-        method: scores the states of one layer.
-        priority: makes the scores of different layers comparable.
-        systems: one system per layer, double precision.
+        method: scores the states of one system, or is fitted to the network.
+        allocation: makes the scores of different layers comparable.
+        layers: double precision.
         seed: of the random stream; layer l draws from `fold_in(key, l)`.
+        fitted: of a projection that has been fitted already.
 
     Returns:
-        The ranking. Ties are broken by (layer, index), lower first. The best state of every layer and every state of
-        infinite score come first of all.
+        The ranking. Ties are broken by (layer, index), lower first. The best slot of every layer (of every competition,
+        with an allocation per channel) and every slot of infinite score come first of all.
     """
     with jax.enable_x64(True):
-        scores, priorities, order = _rank(method, priority, list(systems), jax.random.key(seed))
-        return Ranking([np.asarray(s) for s in scores], [np.asarray(p) for p in priorities], np.asarray(order))
+        if isinstance(method, Selection):
+            scores = [np.asarray(s) for s in _scores(method, list(layers), jax.random.key(seed))]
+        else:
+            scores = [np.asarray(s) for s in (fitted or method.fit(layers, seed)).scores]
+        priorities = [np.asarray(p) for p in _allocate(allocation, scores)]
+    return Ranking(scores, priorities, np.argsort(-np.concatenate([p.ravel() for p in priorities]), kind="stable"))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _rank(
-    method: Selection, priority: Priority, systems: list[DiagonalSSM], key: Array
-) -> tuple[list[Array], list[Array], Array]:
-    keys = [jax.random.fold_in(key, layer) for layer in range(len(systems))]
+@partial(jax.jit, static_argnums=0)
+def _scores(method: Selection, layers: list[Layer], key: Array) -> list[Array]:
+    keys = [jax.random.fold_in(key, i) for i in range(len(layers))]
 
-    def one(system: DiagonalSSM, layer_key: Array) -> tuple[Array, Array]:
-        scores = method.scores(system, layer_key)
-        return scores, _priorities(scores, priority)
+    def one(layer: Layer, layer_key: Array) -> Array:
+        if layer.channels is None:
+            return method.scores(layer, layer_key)
+        # The gate mixes the channels and belongs to none of them.
+        alone = dataclasses.replace(layer, gate=None)
+        return jax.vmap(method.scores)(alone, jax.random.split(layer_key, layer.channels))
 
-    if len({(s.B.shape, s.C_backward is None, s.discretisation) for s in systems}) == 1:
-        scores, priorities = map(list, jax.vmap(one)(stack(systems), jnp.stack(keys)))
-    else:
-        scores, priorities = map(list, zip(*map(one, systems, keys), strict=True))
-    return scores, priorities, jnp.argsort(-jnp.concatenate(priorities), stable=True)
+    shapes = {tuple((x.shape, x.dtype) for x in jax.tree.leaves(layer)) for layer in layers}
+    if len(shapes) == 1 and len({jax.tree.structure(layer) for layer in layers}) == 1:
+        return list(jax.vmap(one)(stack(layers), jnp.stack(keys)))
+    return [one(layer, key) for layer, key in zip(layers, keys, strict=True)]
+
+
+@partial(jax.jit, static_argnums=0)
+def _allocate(allocation: Allocation, scores: list[Array]) -> list[Array]:
+    def one(scores: Array) -> Array:
+        if scores.ndim == 2 and allocation.per_channel:
+            return jax.vmap(lambda s: _priorities(s, allocation.priority))(scores)
+        return _priorities(scores.ravel(), allocation.priority).reshape(scores.shape)
+
+    return [one(s) for s in scores]
 
 
 def _priorities(scores: Float[Array, "p"], priority: Priority) -> Float[Array, "p"]:
@@ -131,28 +157,95 @@ def select(ranking: Ranking, ratio: float) -> Selected:
 
     Args:
         ranking: of `rank`.
-        ratio: fraction of stored states to remove, network-wide, in [0, 1).
+        ratio: fraction of stored slots to remove, network-wide, in [0, 1).
 
     Returns:
-        The states that stay: exactly `budget(...)` of them, unless more are protected by an infinite score.
+        The slots that stay: exactly `budget(...)` of them, unless more are protected.
 
     Raises:
         UserError: the ratio is outside [0, 1).
     """
-    dims = ranking.state_dims
-    asked = budget(ratio, sum(dims), len(dims))
-    protected = sum(int(np.isinf(scores).sum()) for scores in ranking.scores)
+    total = sum(ranking.slots)
+    asked = budget(ratio, total, len(ranking.slots))
     must_stay = sum(int(np.isinf(priorities).sum()) for priorities in ranking.priorities)
     kept = max(asked, must_stay)
-    keep = np.zeros(sum(dims), dtype=bool)
+    keep = np.zeros(total, dtype=bool)
     keep[ranking.order[:kept]] = True
-    notes: list[str] = []
-    if 0 < protected < sum(dims):
-        where = [f"layer {i}: {n}" for i, s in enumerate(ranking.scores) if (n := int(np.isinf(s).sum()))]
-        notes.append(f"{protected} unstable modes (|Lambda_bar| >= 1) are never removed ({', '.join(where)}).")
+    notes = _protected(ranking)
     if kept > asked:
         notes.append(f"ratio {ratio:g} asks for {asked} states, {kept} are protected and stay.")
-    return Selected(np.split(keep, np.cumsum(dims)[:-1]), ratio, tuple(notes))
+    parts = np.split(keep, np.cumsum(ranking.slots)[:-1])
+    return Selected([part.reshape(s.shape) for part, s in zip(parts, ranking.scores, strict=True)], tuple(notes))
+
+
+def select_orders(ranking: Ranking, orders: Sequence[int]) -> Selected:
+    """Keeps the best slots of every system, a given number per layer.
+
+    Args:
+        ranking: of `rank`.
+        orders: slots per layer; of every channel where a layer has channels.
+
+    Raises:
+        UserError: an order outside of 1 to the present one, or not one per layer.
+    """
+    present = [scores.shape[-1] for scores in ranking.scores]
+    if len(orders) != len(present) or any(not 1 <= r <= p for r, p in zip(orders, present, strict=False)):
+        raise UserError(
+            f"reduction.order={list(orders)}: the layers have {present} stored states{_per_channel(ranking)}; give one "
+            "number per layer, or one for all, from 1 to what is there."
+        )
+    return Selected(
+        [_best(s, np.full(s.shape[:-1], r)) for s, r in zip(ranking.scores, orders, strict=True)],
+        tuple(_protected(ranking)),
+    )
+
+
+def select_tolerance(ranking: Ranking, tolerance: float) -> Selected:
+    """Keeps, in every system, the fewest slots whose removed scores add up to at most a share of all.
+
+        sum_{i removed} h_i <= tolerance sum_i h_i
+
+    Args:
+        ranking: of `rank`.
+        tolerance: share of the summed scores that may be lost, in [0, 1). With Hankel singular values as scores this is
+            half the error bound relative to its value at order 0.
+
+    Raises:
+        UserError: the tolerance is out of range.
+    """
+    if not 0 <= tolerance < 1:
+        raise UserError(
+            f"reduction.tolerance={tolerance:g}: the share of the scores that may be lost in a layer lies in [0, 1); "
+            "for instance reduction.tolerance=0.05."
+        )
+
+    def counts(scores: Float[np.ndarray, "..."]) -> Int[np.ndarray, "*channels"]:
+        finite = np.where(np.isinf(scores), 0, scores)
+        ranked = -np.sort(-finite, axis=-1)
+        tails = np.cumsum(ranked[..., ::-1], axis=-1)[..., ::-1]
+        needed = (tails > tolerance * tails[..., :1] * (1 + 1e-12)).sum(-1) + np.isinf(scores).sum(-1)
+        return np.asarray(np.clip(needed, 1, scores.shape[-1]))
+
+    return Selected([_best(s, counts(s)) for s in ranking.scores], tuple(_protected(ranking)))
+
+
+def _best(scores: Float[np.ndarray, "..."], counts: Int[np.ndarray, "*channels"]) -> Bool[np.ndarray, "..."]:
+    """Marks the `counts` highest scores along the last axis, and every infinite one."""
+    by_rank = np.argsort(-scores, axis=-1, kind="stable")
+    place = np.argsort(by_rank, axis=-1, kind="stable")
+    return (place < np.asarray(counts)[..., None]) | np.isinf(scores)
+
+
+def _per_channel(ranking: Ranking) -> str:
+    return " per channel" if ranking.scores[0].ndim == 2 else ""
+
+
+def _protected(ranking: Ranking) -> list[str]:
+    counts = [int(np.isinf(scores).sum()) for scores in ranking.scores]
+    if not 0 < sum(counts) < sum(ranking.slots):
+        return []
+    where = [f"layer {i}: {n}" for i, n in enumerate(counts) if n]
+    return [f"{sum(counts)} unstable modes (|Lambda_bar| >= 1) are never removed ({', '.join(where)})."]
 
 
 def mask(method: Masking, systems: Sequence[DiagonalSSM], ratio: float, *, seed: int) -> list[DiagonalSSM]:
@@ -172,4 +265,6 @@ def mask(method: Masking, systems: Sequence[DiagonalSSM], ratio: float, *, seed:
 
 @partial(jax.jit, static_argnums=0)  # compiled once for all layers of one shape
 def _mask(method: Masking, system: DiagonalSSM, ratio: Float[Array, ""], key: Array) -> DiagonalSSM:
-    return method.mask(system, ratio, key)
+    if system.Lambda.ndim == 1:
+        return method.mask(system, ratio, key)
+    return jax.vmap(method.mask, in_axes=(0, None, 0))(system, ratio, jax.random.split(key, len(system.Lambda)))

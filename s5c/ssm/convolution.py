@@ -23,6 +23,22 @@ from s5c.types import Array, Complex, Features, Float
 SHORT = 16
 """Up to this many steps the loop over time is faster than the transforms (2 CPU cores)."""
 
+SISO_BACKENDS = ("fft", *SCANS)
+"""What `diagonal_siso_ssm` can run with."""
+
+
+def siso_backend(requested: str, length: int) -> str:
+    """Returns the implementation that `diagonal_siso_ssm` takes for sequences of this length.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if requested == "auto":
+        return "sequential" if length <= SHORT else "fft"
+    if requested not in SISO_BACKENDS:
+        raise unknown("backend", requested, ["auto", *SISO_BACKENDS])
+    return requested
+
 
 def ssm_kernel(
     Lambda_bar: Complex[Array, "*#batch h n"], W: Complex[Array, "*batch h n"], length: int
@@ -109,10 +125,7 @@ def diagonal_siso_ssm(
     """
     if C_backward is not None and (reverse or x0 is not None):
         raise ValueError("A bidirectional call has no single direction or start: leave reverse and x0 out.")
-    if backend == "auto":
-        backend = "sequential" if u.shape[1] <= SHORT else "fft"
-    if backend not in ("fft", *SCANS):
-        raise unknown("backend", backend, ["auto", "fft", *SCANS])
+    backend = siso_backend(backend, u.shape[1])
     apply = _by_transform if backend == "fft" else partial(_by_scan, backend)
     return apply(u, Lambda_bar, B_bar, C, C_backward, x0, reverse).astype(u.dtype)
 

@@ -51,8 +51,35 @@ def gramian(
     Source: Antoulas (2005), section 4.3; finite horizon: Gawronski and Juang (1990).
     """
     s, b = _generator(system, side)
-    own = _kernel(s[:, None] + s.conj(), horizon, time) * (b @ b.conj().T)
-    partner = _kernel(s[:, None] + s, horizon, time) * (b @ b.T)
+    return cross_gramian(s, b, s, b, horizon=horizon, time=time)
+
+
+def cross_gramian(
+    log_a: Complex[Array, "p"],
+    B: Complex[Array, "p m"],
+    other_log_a: Complex[Array, "r"],
+    other_B: Complex[Array, "r m"],
+    *,
+    horizon: int | None = None,
+    time: str = "discrete",
+) -> Float[Array, "n _n"]:
+    """Returns sum_{k < L} A^k B (A'^k B')^T of two systems with the same input, in the coordinates of `real_form`.
+
+    The covariance of the states of both under white input; of a system with itself its controllability Gramian.
+
+    Args:
+        log_a: logarithms of the poles of the one, complex128.
+        B: its input matrix.
+        other_log_a: those of the other.
+        other_B: its input matrix.
+        horizon: as in `gramian`.
+        time: as in `gramian`.
+
+    Returns:
+        Real matrix, n = 2p rows and 2r columns.
+    """
+    own = _kernel(log_a[:, None] + other_log_a.conj(), horizon, time) * (B @ other_B.conj().T)
+    partner = _kernel(log_a[:, None] + other_log_a, horizon, time) * (B @ other_B.T)
     plus, minus = own + partner, own - partner
     return jnp.block([[plus.real, -minus.imag], [plus.imag, minus.real]])
 
@@ -136,7 +163,7 @@ def _generator(system: ModalSystem, side: str) -> tuple[Complex[Array, "p"], Com
     return system.log_a.conj(), system.C.conj().T
 
 
-def _kernel(z: Complex[Array, "p p"], horizon: int | None, time: str) -> Complex[Array, "p p"]:
+def _kernel(z: Complex[Array, "p r"], horizon: int | None, time: str) -> Complex[Array, "p r"]:
     """Returns sum_{k < L} exp(k z), or its integral."""
     rate = expm1(z) if check_time(time) == "discrete" else z
     if horizon is None:

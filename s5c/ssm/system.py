@@ -19,9 +19,11 @@ class DiagonalSSM:
 
         x' = Lambda x + B u,    y = 2 Re(C x) + D u        (forward in time)
         y += 2 Re(C_backward x~),  x~ the same system run on the reversed input    (bidirectional layers)
+        y += bias                                                                  (after a calibrated refit)
 
     The stored half is not the system that runs: its conjugate copies contribute the other half of the output, hence
-    the factor 2. Leading axes `*layers` appear where equal layers are stacked and mapped over.
+    the factor 2. Leading axes `*layers` appear where equal systems are stacked and mapped over: the layers of a
+    network, or the channels of a layer that runs one single-input system per channel (S4D, DSS; h = 1 then).
     """
 
     Lambda: Complex[Array, "*layers p"]
@@ -31,6 +33,7 @@ class DiagonalSSM:
     Delta: Float[Array, "*layers p"]
     C_backward: Complex[Array, "*layers h p"] | None = None
     discretisation: str = "zoh"
+    bias: Float[Array, "*layers h"] | None = None
 
     @property
     def state_dim(self) -> int:
@@ -53,7 +56,7 @@ class DiagonalSSM:
         )
 
 
-_ARRAYS = ("Lambda", "B", "C", "D", "Delta", "C_backward")
+_ARRAYS = ("Lambda", "B", "C", "D", "Delta", "C_backward", "bias")
 
 
 def _unflatten(discretisation: str, arrays: Iterable[Any]) -> DiagonalSSM:

@@ -7,8 +7,8 @@ import dataclasses
 import jax.numpy as jnp
 
 from s5c.errors import unknown
+from s5c.reduction.layer import Layer
 from s5c.reduction.output_norm import output_norms
-from s5c.ssm.system import DiagonalSSM
 from s5c.types import Array, Float
 
 
@@ -38,12 +38,12 @@ class Method:
         if self.score not in ("paper", "released"):
             raise unknown("value for reduction.score", self.score, ("paper", "released"))
 
-    def scores(self, system: DiagonalSSM, key: Array) -> Float[Array, "p"]:
+    def scores(self, layer: Layer, key: Array) -> Float[Array, "p"]:
         """Returns h of shape (p,)."""
-        Lambda_bar, B_bar = system.discretise()
+        Lambda_bar, B_bar = layer.system.discretise()
         radius = jnp.abs(Lambda_bar)
-        C_norm = output_norms(system)
-        output_gain = C_norm / 2 if self.score == "released" and system.C_backward is not None else C_norm**2
+        C_norm = output_norms(layer.system)
+        output_gain = C_norm / 2 if self.score == "released" and layer.system.C_backward is not None else C_norm**2
         input_gain = jnp.sum(jnp.abs(B_bar) ** 2, axis=1)
         stable = radius < 1
         margin = jnp.where(stable, 1 - radius, 1)

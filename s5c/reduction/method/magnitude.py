@@ -6,8 +6,8 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from s5c.reduction.layer import Layer
 from s5c.reduction.output_norm import output_norms
-from s5c.ssm.system import DiagonalSSM
 from s5c.types import Array, Float
 
 
@@ -27,9 +27,9 @@ class Method:
 
     power: int = 1
 
-    def scores(self, system: DiagonalSSM, key: Array) -> Float[Array, "p"]:
+    def scores(self, layer: Layer, key: Array) -> Float[Array, "p"]:
         """Returns the scores, shape (p,)."""
-        Lambda_bar, B_bar = system.discretise()
+        Lambda_bar, B_bar = layer.system.discretise()
         radius = jnp.abs(Lambda_bar)
-        size = radius * jnp.linalg.norm(B_bar, axis=1) * output_norms(system)
+        size = radius * jnp.linalg.norm(B_bar, axis=1) * output_norms(layer.system)
         return jnp.where(radius < 1, size**self.power, jnp.inf)

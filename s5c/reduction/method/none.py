@@ -6,7 +6,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from s5c.ssm.system import DiagonalSSM
+from s5c.reduction.layer import Layer
 from s5c.types import Array, Float
 
 
@@ -14,6 +14,6 @@ from s5c.types import Array, Float
 class Method:
     """Protects every state: all scores are infinite. Ours, so that "no reduction" is a choice like any other."""
 
-    def scores(self, system: DiagonalSSM, key: Array) -> Float[Array, "p"]:
+    def scores(self, layer: Layer, key: Array) -> Float[Array, "p"]:
         """Returns infinity for every state."""
-        return jnp.full(system.Delta.shape, jnp.inf)
+        return jnp.full(layer.system.Delta.shape, jnp.inf)

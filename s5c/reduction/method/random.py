@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from s5c.ssm.system import DiagonalSSM
+from s5c.reduction.layer import Layer
 from s5c.types import Array, Float
 
 
@@ -18,8 +18,8 @@ class Method:
     Source: "structured random" in LAST (arXiv 2411.02824), section 5.
     """
 
-    def scores(self, system: DiagonalSSM, key: Array) -> Float[Array, "p"]:
+    def scores(self, layer: Layer, key: Array) -> Float[Array, "p"]:
         """Returns uniform numbers in [0, 1), shape (p,)."""
-        Lambda_bar, _ = system.discretise()
+        Lambda_bar, _ = layer.system.discretise()
         drawn = jax.random.uniform(key, Lambda_bar.shape, dtype=jnp.abs(Lambda_bar).dtype)
         return jnp.where(jnp.abs(Lambda_bar) < 1, drawn, jnp.inf)

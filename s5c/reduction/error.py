@@ -1,0 +1,86 @@
+"""How far a reduced layer is from the full one, as norms of the difference system."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from s5c.reduction.layer import Layer
+from s5c.ssm.modal import difference, from_ssm
+from s5c.ssm.norms import h2_norm, hinf_norm
+from s5c.ssm.system import DiagonalSSM
+from s5c.types import Array
+
+SMALL = 64
+"""Inputs or outputs up to which the H-infinity norm is computed: it costs 170 singular value problems a system."""
+
+
+class LayerError(NamedTuple):
+    """Of one layer; NaN where a pole is not stable.
+
+    Attributes:
+        h2: H2 norm of the difference over that of the full layer; of a layer with channels the root of summed squares.
+        hinf: H-infinity norm of the difference, the largest of the channels; NaN where it was not computed.
+    """
+
+    h2: float
+    hinf: float
+
+
+def layer_errors(layers: Sequence[Layer], reduced: Sequence[DiagonalSSM]) -> list[LayerError]:
+    """Returns the errors of all layers.
+
+        ||G - G_r||_2 / ||G||_2    and    ||G - G_r||_inf,    G_r with its output constant left out
+
+    Args:
+        layers: the full layers, double precision.
+        reduced: their replacements, double precision.
+    """
+    with jax.enable_x64(True):
+        found = []
+        for layer, system in zip(layers, reduced, strict=True):
+            own = _squared_norm(layer.system)
+            h2, hinf = _errors(layer.system, system, wide=max(layer.system.B.shape[-1], 1) > SMALL)
+            found.append(LayerError(float(np.sqrt(h2 / own)) if own > 0 else 0.0, float(hinf)))
+        return found
+
+
+def _batched(system: DiagonalSSM) -> DiagonalSSM:
+    return system if system.Lambda.ndim == 2 else jax.tree.map(lambda x: x[None], system)
+
+
+@jax.jit
+def _squared_norm(system: DiagonalSSM) -> Array:
+    return jnp.sum(jax.vmap(lambda s: _h2_squared(s))(_batched(system)))
+
+
+def _h2_squared(system: DiagonalSSM) -> Array:
+    modal = from_ssm(system)
+    return jnp.where(jnp.all(modal.log_a.real < 0), h2_norm(modal) ** 2, jnp.nan)
+
+
+def _errors(full: DiagonalSSM, reduced: DiagonalSSM, *, wide: bool) -> tuple[Array, Array]:
+    squared = _difference_squared(full, reduced)
+    return squared, jnp.nan if wide else _difference_peak(full, reduced)
+
+
+@jax.jit
+def _difference_squared(full: DiagonalSSM, reduced: DiagonalSSM) -> Array:
+    def one(a: DiagonalSSM, b: DiagonalSSM) -> Array:
+        error = difference(from_ssm(a), from_ssm(b))
+        return jnp.where(jnp.all(error.log_a.real < 0), h2_norm(error) ** 2, jnp.nan)
+
+    return jnp.sum(jax.vmap(one)(_batched(full), _batched(reduced)))
+
+
+@jax.jit
+def _difference_peak(full: DiagonalSSM, reduced: DiagonalSSM) -> Array:
+    def one(pair: tuple[DiagonalSSM, DiagonalSSM]) -> Array:
+        error = difference(*(from_ssm(system) for system in pair))
+        return jnp.where(jnp.all(error.log_a.real < 0), hinf_norm(error).gain, jnp.nan)
+
+    return jnp.max(jax.lax.map(one, (_batched(full), _batched(reduced))))

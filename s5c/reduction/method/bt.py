@@ -1,0 +1,165 @@
+"""`bt`: balanced truncation, compression to poles of its own and the start of a smaller training."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from s5c.errors import UserError, unknown
+from s5c.reduction.contract import Fitted, Reduced
+from s5c.reduction.layer import Layer
+from s5c.reduction.truncation import Realisation, Truncated, realise, truncate
+from s5c.ssm.modal import ModalSystem, from_ssm, to_ssm
+from s5c.ssm.system import DiagonalSSM
+from s5c.types import Float, Int
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """Balances every layer and keeps its leading states, re-diagonalised.
+
+        P = Q = diag(sigma_1, ..., sigma_n),    keep the first r:    ||G - G_r||_inf <= 2 sum_{k > r} sigma_k
+
+    on the conjugate-closed system that runs; the two directions of a bidirectional layer are stacked outputs. A slot is
+    a pair of real states, and its score sigma_{2k-1} + sigma_{2k} is what it takes off half the bound, so the
+    allocation `tolerance` gives every layer the same share of its Hankel singular values. In a layer with one system
+    per channel each channel gets poles of its own.
+
+    Attributes:
+        balance: `discrete` balances the system that runs; `continuous` the one before discretisation.
+        horizon: `infinite`, or `sequence`: the Gramians count the length of the sequences only.
+        variant: `truncation` drops the weak states, `perturbation` lets them settle at once (the answer to a constant
+            stays; of a layer of many inputs only the diagonal of the changed D fits into the model).
+        unstable: `keep` splits poles with |a| >= 1 off and puts them back, as every method keeps them; `refuse` raises.
+        limit: largest condition number of a reduced system's eigenvectors; beyond it the order is lowered by one.
+
+    The eigenproblem of a reduced matrix is solved by NumPy on the host: XLA has it on few platforms.
+
+    Source: Ezoe and Sato (arXiv 2402.15993), of which the abstract is all that could be read: time domain, horizon and
+    treatment of channels are ours; Antoulas (2005), section 7.3.
+    """
+
+    balance: str = "discrete"
+    horizon: str = "infinite"
+    variant: str = "truncation"
+    unstable: str = "keep"
+    limit: float = 1e6
+
+    def __post_init__(self) -> None:
+        if self.horizon not in ("infinite", "sequence"):
+            raise unknown("value for reduction.horizon", self.horizon, ("infinite", "sequence"))
+        if self.balance not in ("discrete", "continuous"):
+            raise unknown("value for reduction.balance", self.balance, ("discrete", "continuous"))
+        if self.variant not in ("truncation", "perturbation"):
+            raise unknown("value for reduction.variant", self.variant, ("truncation", "perturbation"))
+
+    def fit(self, layers: Sequence[Layer], seed: int) -> Fitted:
+        """Balances all layers."""
+        return Balancing(self, layers)
+
+
+class Balancing:
+    """The balanced realisations of a network: every order of every layer is a cut."""
+
+    def __init__(self, method: Method, layers: Sequence[Layer]) -> None:
+        self._layers = list(layers)
+        self._time = method.balance
+        self._limit = method.limit
+        self._realisations = self._realise(method)
+        self.scores = [_slot_scores(r) for r in self._realisations]
+
+    def _realise(self, method: Method) -> list[Realisation]:
+        realisations = []
+        for i, layer in enumerate(self._layers):
+            if method.horizon == "sequence" and layer.horizon is None:
+                raise UserError("reduction.horizon=sequence: the length of the sequences is not known here.")
+            axes = ("channel",) if layer.channels else ()
+            with jax.enable_x64(True):
+                modal = ModalSystem(*(np.asarray(x) for x in _modal(layer.system, self._time)))
+            try:
+                realisations.append(
+                    realise(
+                        modal,
+                        horizon=layer.horizon if method.horizon == "sequence" else None,
+                        time=self._time,
+                        variant=method.variant,
+                        unstable=method.unstable,
+                        axes=axes,
+                    )
+                )
+            except UserError as error:
+                raise UserError(f"Layer {i}: {error}") from error
+        return realisations
+
+    @property
+    def hankel_singular_values(self) -> list[Float[np.ndarray, "*channels n"]]:
+        """Hankel singular values of every layer, descending."""
+        return [r.hsv for r in self._realisations]
+
+    def reduce(self, orders: Sequence[Int[np.ndarray, "*channels"]]) -> list[Reduced]:
+        """Cuts every layer at its order and writes the result as a layer."""
+        return [self._cut(i, np.asarray(order)) for i, order in enumerate(orders)]
+
+    def _cut(self, i: int, order: Int[np.ndarray, "*channels"]) -> Reduced:
+        layer, realisation = self._layers[i], self._realisations[i]
+        least = np.maximum(realisation.unstable.sum(1).reshape(realisation.batch), 1)
+        empty = order < least  # a channel that lost all its slots: cut to the least, then silenced
+        found = truncate(realisation, np.asarray(np.maximum(order, least)), limit=self._limit)
+        width = max(int(found.slots.max()), 1)  # behind it all slots are empty
+        modal = ModalSystem(
+            found.system.log_a[..., :width], found.system.B[..., :width, :], found.system.C[..., :width], found.system.D
+        )
+        system = _written(layer.system, modal, self._time, silent=empty & (order == 0))
+        bound = float(np.max(found.bound))
+        return Reduced(system, bound if np.isfinite(bound) else None, _notes(i, found))
+
+
+def _modal(system: DiagonalSSM, time: str) -> ModalSystem:
+    convert: Any = lambda one: from_ssm(one, time=time)  # noqa: E731
+    return jax.vmap(convert)(system) if system.Lambda.ndim == 2 else convert(system)
+
+
+def _written(original: DiagonalSSM, modal: ModalSystem, time: str, *, silent: Any) -> DiagonalSSM:
+    """Returns the layer of a modal form, with the original's median step size."""
+    bidirectional = original.C_backward is not None
+
+    def one(modal: ModalSystem, Delta: Any) -> DiagonalSSM:
+        return to_ssm(modal, Delta, bidirectional=bidirectional, discretisation=original.discretisation, time=time)
+
+    with jax.enable_x64(True):
+        width = modal.log_a.shape[-1]
+        Delta = jnp.median(jnp.asarray(original.Delta), axis=-1, keepdims=True)
+        Delta = jnp.broadcast_to(Delta, (*Delta.shape[:-1], width))
+        modal = ModalSystem(*(jnp.asarray(x) for x in modal))
+        if original.Lambda.ndim == 2:
+            modal = modal._replace(C=jnp.where(jnp.asarray(silent)[:, None, None], 0, modal.C))
+            system = jax.vmap(one)(modal, Delta)
+        else:
+            system = one(modal, Delta)
+        return dataclasses.replace(system, bias=original.bias)
+
+
+def _slot_scores(realisation: Realisation) -> Float[np.ndarray, "..."]:
+    """Returns what each slot takes off half the error bound; infinite for unstable slots, which come first."""
+    hsv = realisation.hsv
+    pairs = hsv.reshape(*hsv.shape[:-1], -1, 2).sum(-1)
+    unstable = realisation.unstable.sum(1).reshape(realisation.batch)[..., None]
+    p = pairs.shape[-1]
+    shifted = np.take_along_axis(pairs, np.maximum(np.arange(p) - unstable, 0), axis=-1)
+    return np.where(np.arange(p) < unstable, np.inf, shifted)
+
+
+def _notes(i: int, found: Truncated) -> tuple[str, ...]:
+    lowered = int((found.defective > 0).sum())
+    if not lowered:
+        return ()
+    which = f"in {lowered} channels" if found.defective.ndim else ""
+    return (
+        f"Layer {i}: the order was lowered{which}: the reduced matrix has nearly dependent eigenvectors or a pole that "
+        "is not stable.",
+    )

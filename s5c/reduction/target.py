@@ -1,0 +1,45 @@
+"""`Target`: what is asked of a reduction, a share of the states, an order, or a tolerance."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from s5c.reduction.stage import Ranking, Selected, check_ratio, select, select_orders, select_tolerance
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """One reduction asked for.
+
+    Attributes:
+        kind: `ratio` (share of all stored slots to remove), `order` (slots to keep, one number for all layers or one
+            per layer; of every channel where layers have channels) or `tolerance` (share of a layer's summed scores
+            that may be lost).
+        value: the number; for orders a tuple.
+    """
+
+    kind: str
+    value: float | tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if self.kind == "ratio":
+            assert not isinstance(self.value, tuple)
+            check_ratio(self.value)
+
+    @property
+    def label(self) -> str:
+        """How the target is called in tables and file names."""
+        if isinstance(self.value, tuple):
+            return f"{self.kind}-{'-'.join(map(str, self.value))}"
+        return f"{self.value:g}" if self.kind == "ratio" else f"{self.kind}-{self.value:g}"
+
+    def select(self, ranking: Ranking) -> Selected:
+        """Returns the slots that stay.
+
+        Raises:
+            UserError: the value is out of its range.
+        """
+        if isinstance(self.value, tuple):
+            layers = len(ranking.scores)
+            return select_orders(ranking, self.value * layers if len(self.value) == 1 else self.value)
+        return (select if self.kind == "ratio" else select_tolerance)(ranking, self.value)
