@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from s5c.model.classifier import Classifier, InputSpec
-from s5c.model.family.s5 import Config
+from s5c.model.config import load_family
 
 PIXELS = InputSpec(features=2, classes=3)
 TOKENS = InputSpec(features=7, classes=3, tokens=True)
@@ -18,9 +18,16 @@ PAIRS = InputSpec(features=7, classes=2, tokens=True, pairs=True)
 ROWS, LENGTH = 4, 9
 
 
-def network(spec: InputSpec = PIXELS, **options: Any) -> Classifier:
-    """Returns two S5 blocks of six features and four stored states each, changed by `options`."""
-    config = Config(**{"n_layers": 2, "d_model": 6, "state_size": 8, "blocks": 2, **options})
+FOUR_STATES: dict[str, dict[str, Any]] = {
+    "s5": {"state_size": 8, "blocks": 2},
+    "s4d": {"state_size": 8, "activation": "full_glu"},
+    "dss": {"state_size": 4, "activation": "full_glu"},
+}
+
+
+def network(spec: InputSpec = PIXELS, family: str = "s5", **options: Any) -> Classifier:
+    """Returns two blocks of six features and four stored states (a channel) each, changed by `options`."""
+    config = load_family(family).Config(**{"n_layers": 2, "d_model": 6, **FOUR_STATES[family], **options})
     return Classifier(config, spec, (config.full_state_dim,) * config.n_layers)
 
 
@@ -41,6 +48,7 @@ def weights_of(model: Classifier, rng: np.random.Generator) -> dict[str, Any]:
         value = {
             "Lambda_re": lambda: uniform(-1, -0.2),
             "Lambda_im": lambda: uniform(-30, -1),
+            "Lambda_log_neg_re": lambda: uniform(-2, 0),
             "log_step": lambda: uniform(-4, -2),
             "B": lambda: 10 * rng.normal(size=leaf.shape),  # inputs of short sequences must show in the states
             "scale": lambda: uniform(0.5, 1.5),

@@ -13,6 +13,7 @@ import pytest
 from networks import PIXELS, network, weights_of
 
 from s5c.errors import UserError
+from s5c.training.loop import Recipe
 from s5c.training.optimiser import GROUPINGS, groups, optimiser, schedule
 
 # S5's `opt_config`: the group of each state-space parameter; everything else is regular.
@@ -21,8 +22,9 @@ TABLE = {
     "BandCdecay": {"B": "ssm_decay", "C": "regular", "D": "regular", "Lambda": "ssm", "log_step": "ssm"},
     "BfastandCdecay": {"B": "regular", "C": "regular", "D": "regular", "Lambda": "ssm", "log_step": "ssm"},
     "noBCdecay": {"B": "ssm", "C": "ssm", "D": "ssm", "Lambda": "ssm", "log_step": "ssm"},
+    "noCdecay": {"B": "ssm", "C": "ssm", "D": "regular", "Lambda": "ssm", "log_step": "ssm"},  # DSS's, not S5's
 }
-ALIASES = {"C1": "C", "C2": "C", "Lambda_re": "Lambda", "Lambda_im": "Lambda"}
+ALIASES = {"C1": "C", "C2": "C", **dict.fromkeys(("Lambda_re", "Lambda_im", "Lambda_log_neg_re"), "Lambda")}
 
 
 def expected_group(name: str, grouping: str, dt_global: bool) -> str:
@@ -46,6 +48,44 @@ def test_every_parameter_has_its_group(
         assert group == expected_group(path[-1].key, grouping, dt_global), path
     outputs = {"C1", "C2"} if bidirectional else {"C"}
     assert seen == {"Lambda_re", "Lambda_im", "B", "D", "log_step", "kernel", "bias", "scale"} | outputs
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "own"),
+    [
+        ("s4d", {"B": "free", "bidirectional": True}, {"Lambda_log_neg_re", "B", "C1", "C2"}),
+        ("dss", {}, {"Lambda_log_neg_re", "C"}),
+        ("dss", {"variant": "softmax"}, {"Lambda_re", "C"}),
+    ],
+)
+def test_other_families_are_grouped_alike(
+    family: str, options: dict[str, Any], own: set[str], rng: np.random.Generator
+) -> None:
+    params = weights_of(network(PIXELS, family, **options), rng)["params"]["encoder"]["layers_0"]["seq"]
+    assert set(params) == {"Lambda_im", "log_step", "D"} | own
+    for apart in (False, True):
+        assigned = groups(params, grouping="noCdecay", dt_global=False, dt_apart=apart)
+        assert assigned.pop("log_step") == ("dt" if apart else "ssm")
+        assert assigned == {name: expected_group(name, "noCdecay", False) for name in assigned}
+
+
+def test_a_step_size_may_have_a_rate_of_its_own() -> None:
+    """And only then is there a fourth group: checkpoints of trainings without one stay what they are."""
+    params = {name: jnp.full((), 2.0) for name in ("log_step", "Lambda_im", "D")}
+    rates: dict[str, Any] = {"lr": lambda _: 0.1, "ssm_lr": lambda _: 0.01}
+    for apart, length in (({"dt_lr": lambda _: 0.2}, 0.2), ({}, 0.01)):
+        transform = optimiser(params, **rates, **apart, weight_decay=0.5, grouping="standard", dt_global=False)
+        state = transform.init(params)
+        assert set(state.inner_states) == {"ssm", "ssm_decay", "regular"} | ({"dt"} if apart else set())
+        updates, _ = transform.update(jax.tree.map(jnp.ones_like, params), state, params)
+        assert float(updates["log_step"]) == pytest.approx(-length, rel=1e-5)
+        assert float(updates["Lambda_im"]) == pytest.approx(-0.01, rel=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [{"dt_lr": 0.0}, {"dt_lr": 0.01, "dt_global": True}])
+def test_a_rate_that_contradicts_another_key_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"train\.dt_lr=0.*dt_lr=null"):
+        Recipe(epochs=2, batch_size=1, **wrong)
 
 
 def test_all_groupings_are_in_the_table() -> None:

@@ -37,7 +37,7 @@ def test_silencing_equals_removing(
     model = network(spec, activation=activation, norm=norm, bidirectional=bidirectional)
     weights, (inputs, lengths) = weights_of(model, rng), batch_for(spec, rng)
     masked = {**weights, "params": surgery.mask(weights["params"], KEEP, model.config)}
-    shrunk = {**weights, "params": surgery.take(weights["params"], KEEP, model.config)}
+    shrunk = {**weights, "params": surgery.take(weights["params"], KEEP, model.config)[0]}
     assert surgery.state_dims(shrunk["params"], model.config) == (3, 1)
     full, small = jax.jit(model.apply), jax.jit(resized(model, [3, 1]).apply)
     expected = full(masked, inputs, lengths)
@@ -56,14 +56,14 @@ def assert_identical(ours: Any, original: Any) -> None:
 def test_taking_all_states_changes_no_bit(bidirectional: bool, rng: np.random.Generator) -> None:
     model = network(bidirectional=bidirectional)
     params = weights_of(model, rng)["params"]
-    assert_identical(surgery.take(params, ALL, model.config), params)
+    assert_identical(surgery.take(params, ALL, model.config)[0], params)
     assert_identical(surgery.mask(params, ALL, model.config), params)
 
 
 def test_taking_gathers_and_leaves_the_rest_alone(rng: np.random.Generator) -> None:
     model = network(bidirectional=True)
     params = weights_of(model, rng)["params"]
-    taken = surgery.take(params, KEEP, model.config)
+    taken, _ = surgery.take(params, KEEP, model.config)
     for layer, mask in zip(surgery.layer_names(model.config), KEEP, strict=True):
         old, new = params["encoder"][layer]["seq"], taken["encoder"][layer]["seq"]
         for name in ("Lambda_re", "Lambda_im", "log_step", "B"):
@@ -95,7 +95,8 @@ def test_systems_come_out_in_double_precision_and_go_back(options: dict[str, Any
     seq = params["encoder"]["layers_1"]["seq"]
     np.testing.assert_allclose(systems[1].Delta, np.exp(np.float64(seq["log_step"][:, 0])), rtol=1e-12)
     np.testing.assert_array_equal(systems[1].B, seq["B"][..., 0] + 1j * np.float64(seq["B"][..., 1]))
-    back = surgery.with_systems(params, systems, model.config)
+    back, config = surgery.with_systems(params, systems, model.config)
+    assert config == model.config
     assert jax.tree.map(jnp.shape, back) == jax.tree.map(jnp.shape, params)
     for ours, original in zip(jax.tree.leaves(back), jax.tree.leaves(params), strict=True):
         assert ours.dtype == np.float32

@@ -17,6 +17,7 @@ from s5c.model.compilation import compiler_options
 from s5c.model.config import load_family
 from s5c.model.surgery import layer_names
 from s5c.ssm.call import Shape
+from s5c.ssm.convolution import siso_backend
 from s5c.ssm.operator import resolve_backend
 from s5c.training.steps import Inputs
 from s5c.types import Params
@@ -26,7 +27,7 @@ class Size(NamedTuple):
     """Counted, not measured.
 
     Attributes:
-        states: stored complex states, all layers.
+        states: stored complex states, all layers and channels, silent ones among them.
         params: real parameters of the whole network.
         state_params: those that belong to states (Lambda, Delta, B, C).
         macs: real multiply-accumulates of one forward pass of one sequence.
@@ -69,7 +70,8 @@ def size(model: Classifier, params: Params, length: int) -> Size:
     per_step += sum(family.macs_per_step(config, p) + gates * h * h for p in model.state_dims)
     sequences, pair_head = (2, 4 * h * h) if spec.pairs else (1, 0)
     total = sequences * length * per_step + pair_head + h * spec.classes
-    return Size(sum(model.state_dims), sum(np.size(v) for v in jax.tree.leaves(params)), state_params, total)
+    states = sum(model.state_dims) * (h if config.per_channel else 1)
+    return Size(states, sum(np.size(v) for v in jax.tree.leaves(params)), state_params, total)
 
 
 def bytes_on_disk(path: Path) -> int:
@@ -142,6 +144,8 @@ def backend_of(model: Classifier, batch: Inputs) -> str:
     """Returns the operator implementation that the first layer of `model` runs with on this batch."""
     config = model.config
     rows, length = batch.inputs.shape[:2]
+    if config.per_channel:
+        return siso_backend(config.backend, length)
     shape = Shape(rows, length, config.d_model, model.state_dims[0], getattr(config, "bidirectional", False))
     return resolve_backend(config.backend, jax.default_backend(), shape)
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from s5c.errors import UserError, unknown
 from s5c.model import family
+from s5c.ssm.convolution import SISO_BACKENDS
 from s5c.ssm.operator import available_backends
 from s5c.ssm.precision import PRECISIONS
 
@@ -43,6 +44,8 @@ class ModelConfig(abc.ABC):
     """
 
     family: ClassVar[str] = ""
+    per_channel: ClassVar[bool] = False
+    """Every feature has a single-input, single-output system of its own, instead of one system for all features."""
 
     n_layers: int
     d_model: int
@@ -60,7 +63,7 @@ class ModelConfig(abc.ABC):
         one_of("activation", self.activation, ACTIVATIONS)
         one_of("norm", self.norm, ("batch", "layer"))
         one_of("pooling", self.pooling, ("mean", "last"))
-        one_of("backend", self.backend, ("auto", *available_backends()))
+        one_of("backend", self.backend, ("auto", *(SISO_BACKENDS if self.per_channel else available_backends())))
         one_of("precision", self.precision, PRECISIONS)
         for key in ("n_layers", "d_model"):
             if getattr(self, key) < 1:
@@ -72,6 +75,10 @@ class ModelConfig(abc.ABC):
     @abc.abstractmethod
     def full_state_dim(self) -> int:
         """Stored complex states of one layer before any reduction."""
+
+    def unshared(self) -> ModelConfig:
+        """Returns the configuration whose channels have poles of their own: the same, unless channels share theirs."""
+        return self
 
     def check_state_dims(self, state_dims: Sequence[int]) -> tuple[int, ...]:
         """Returns `state_dims` as a tuple, or raises `UserError` if they do not fit this model."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,8 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from s5c.model.config import ModelConfig, load_family
+from s5c.reduction.gate import Gate
+from s5c.reduction.layer import Layer
 from s5c.ssm.system import DiagonalSSM
 from s5c.types import Array, Bool, Params
+
+BATCH_NORM_EPSILON = 1e-5
+"""Flax's default, which `s5c.model.block` uses."""
+
+OUTPUTS = ("C", "C1", "C2")
+"""The output matrices of a layer, in every family: of both directions, or of the only one."""
 
 
 def layer_names(config: ModelConfig) -> list[str]:
@@ -20,8 +28,9 @@ def layer_names(config: ModelConfig) -> list[str]:
 
 
 def state_dims(params: Params, config: ModelConfig) -> tuple[int, ...]:
-    """Reads the number of stored states of every layer off the parameters."""
-    return tuple(params["encoder"][name]["seq"]["log_step"].shape[0] for name in layer_names(config))
+    """Reads the number of stored states of every layer (of each of its channels) off the parameters."""
+    (name, axis), *_ = load_family(config.family).STATE_AXIS.items()
+    return tuple(params["encoder"][layer]["seq"][name].shape[axis] for layer in layer_names(config))
 
 
 def systems(params: Params, config: ModelConfig) -> list[DiagonalSSM]:
@@ -32,50 +41,119 @@ def systems(params: Params, config: ModelConfig) -> list[DiagonalSSM]:
         config: the model's configuration.
 
     Returns:
-        One float64/complex128 `DiagonalSSM` per layer. To calculate with them stay inside `jax.enable_x64(True)`:
-        outside, JAX rounds the results to single precision.
+        One float64/complex128 `DiagonalSSM` per layer, with a leading axis of channels where every channel has a system
+        of its own. To calculate with them stay inside `jax.enable_x64(True)`: outside, JAX rounds the results to
+        single precision.
     """
     to_system = load_family(config.family).to_system
     with jax.enable_x64(True):
-        double = [
-            {name: jnp.asarray(np.asarray(value), jnp.float64) for name, value in layer.items()}
-            for layer in (params["encoder"][name]["seq"] for name in layer_names(config))
-        ]
-        return [to_system(layer, config) for layer in double]
+        return [to_system(_double(params["encoder"][name]["seq"]), config) for name in layer_names(config)]
 
 
-def with_systems(params: Params, new: Sequence[DiagonalSSM], config: ModelConfig) -> dict[str, Any]:
-    """Returns the parameters with every layer's system replaced; everything else is kept."""
-    from_system = load_family(config.family).from_system
+def layers(weights: Params, config: ModelConfig, *, horizon: int | None = None) -> list[Layer]:
+    """Returns all that a reduction may know of every layer without data.
+
+    Args:
+        weights: `{"params": ..., "batch_stats": ...}`.
+        config: the model's configuration.
+        horizon: steps of the sequences.
+    """
+    params, stats = weights["params"], weights.get("batch_stats", {}).get("encoder", {})
     with jax.enable_x64(True):
-        layers = [from_system(system, config) for system in new]
-    return _replace(params, config, lambda i, _: layers[i])
+        return [
+            Layer(system, horizon, _gate(_double(params["encoder"][name]), _double(stats.get(name, {})), config))
+            for system, name in zip(systems(params, config), layer_names(config), strict=True)
+        ]
 
 
-def take(params: Params, keep: Sequence[Bool[np.ndarray, "_p"]], config: ModelConfig) -> dict[str, Any]:
+def _double(tree: Params) -> Any:
+    return jax.tree.map(lambda value: jnp.asarray(np.asarray(value), jnp.float64), dict(tree))
+
+
+def _gate(block: Params, stats: Params, config: ModelConfig) -> Gate:
+    scale = shift = gain = offset = None
+    if config.prenorm:
+        gain, offset = block["norm"]["scale"], block["norm"]["bias"]
+        if config.norm == "batch":
+            scale = gain / jnp.sqrt(stats["norm"]["var"] + BATCH_NORM_EPSILON)
+            shift = offset - stats["norm"]["mean"] * scale
+    dense: dict[str, Any] = {}
+    for i in (1, 2):
+        if f"out{i}" in block:
+            dense |= {f"W{i}": block[f"out{i}"]["kernel"].T, f"b{i}": block[f"out{i}"]["bias"]}
+    return Gate(config.activation, scale, shift, gain, offset, **dense)
+
+
+def with_systems(params: Params, new: Sequence[DiagonalSSM], config: ModelConfig) -> tuple[dict[str, Any], ModelConfig]:
+    """Returns the parameters with every layer's system replaced; everything else is kept.
+
+    Args:
+        params: the network's parameters.
+        new: one system per layer, of any number of states.
+        config: the model's configuration.
+
+    Returns:
+        The new parameters, and the configuration they need: a system with an output bias, or with poles of its own in
+        every channel, asks for more than the family's default parameters.
+    """
+    family = load_family(config.family)
+    with jax.enable_x64(True):
+        config = family.accommodating(config, new)
+        written = [family.from_system(system, config) for system in new]
+    return _replace(params, config, lambda i, _: written[i]), config
+
+
+def take(
+    params: Params, keep: Sequence[Bool[np.ndarray, "..."]], config: ModelConfig
+) -> tuple[dict[str, Any], ModelConfig]:
     """Removes states by gathering rows and columns: no arithmetic, so what is kept is kept bit for bit.
 
     Args:
         params: the network's parameters.
-        keep: per layer, which stored states stay.
+        keep: per layer, which stored states stay: shape (p,), or (channels, p). Channels that keep fewer than the
+            largest are filled up with silent states (C = 0), so that the arrays stay rectangular.
         config: the model's configuration.
+
+    Returns:
+        The new parameters, and the configuration they need: where channels shared their poles and now keep different
+        ones, each has its own.
     """
-    axes = load_family(config.family).STATE_AXIS
+    axes, shared = load_family(config.family).STATE_AXIS, config.unshared() != config
+    if shared and any((mask != mask[:1]).any() for mask in keep):
+        config, shared = config.unshared(), False
 
     def gather(i: int, layer: Params) -> dict[str, Array]:
-        rows = np.flatnonzero(keep[i])
+        if keep[i].ndim == 2 and not shared:
+            return _gather_channels(layer, keep[i], axes)
+        rows = np.flatnonzero(keep[i][0] if shared else keep[i])
         return {
             n: jnp.asarray(np.take(np.asarray(v), rows, axis=axes[n])) if n in axes else v for n, v in layer.items()
         }
 
-    return _replace(params, config, gather)
+    return _replace(params, config, gather), config
 
 
-def mask(params: Params, keep: Sequence[Bool[np.ndarray, "_p"]], config: ModelConfig) -> dict[str, Any]:
-    """Silences states without removing them: the rows of B are set to zero, nothing gets smaller."""
+def _gather_channels(layer: Params, keep: Bool[np.ndarray, "channels p"], axes: Mapping[str, int]) -> dict[str, Array]:
+    width = max(int(keep.sum(1).max()), 1)
+    rows = np.argsort(~keep, axis=1, kind="stable")[:, :width]
+    silent = ~np.take_along_axis(keep, rows, axis=1)
+    gathered = dict(layer)
+    for name in axes.keys() & layer.keys():
+        value = np.asarray(layer[name])
+        if value.ndim == 1:  # shared by the channels so far
+            value = np.broadcast_to(value, keep.shape)
+        index = rows.reshape(*rows.shape, *(1,) * (value.ndim - 2))
+        taken = np.take_along_axis(value, index, axis=1)
+        gathered[name] = jnp.asarray(np.where(silent.reshape(index.shape), 0, taken) if name in OUTPUTS else taken)
+    return gathered
+
+
+def mask(params: Params, keep: Sequence[Bool[np.ndarray, "..."]], config: ModelConfig) -> dict[str, Any]:
+    """Silences states without removing them: their outputs C are set to zero, nothing gets smaller."""
 
     def silence(i: int, layer: Params) -> dict[str, Array]:
-        return {**layer, "B": layer["B"] * jnp.asarray(keep[i], jnp.float32)[:, None, None]}
+        kept = jnp.asarray(keep[i], jnp.float32)[..., None]
+        return {name: value * kept if name in OUTPUTS else value for name, value in layer.items()}
 
     return _replace(params, config, silence)
 

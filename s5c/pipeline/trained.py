@@ -120,7 +120,8 @@ def described(job: TrainJob) -> dict[str, Any]:
             "version": IDENTITY_VERSION,
             "task": {key: value for key, value in job.task.description.items() if key != "source"},
             "model": job.model.to_dict(),
-            "recipe": dataclasses.asdict(job.recipe),
+            # Keys left at None do not enter, so that recipes without them keep their trainings.
+            "recipe": {key: value for key, value in dataclasses.asdict(job.recipe).items() if value is not None},
             "seed": job.seed,
             "protocol": job.protocol,
         }

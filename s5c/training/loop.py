@@ -27,7 +27,7 @@ from s5c.training.interrupt import Interrupted, StopRequest
 from s5c.training.optimiser import GROUPINGS, optimiser, schedule
 from s5c.training.prefetch import prefetch
 from s5c.training.progress import Reporter
-from s5c.training.steps import Inputs, Step, Totals, TrainState, init_state, make_eval_step, make_train_step
+from s5c.training.steps import Inputs, Step, Teacher, Totals, TrainState, init_state, make_eval_step, make_train_step
 from s5c.types import Array, Params
 
 log = logging.getLogger(__name__)
@@ -48,8 +48,9 @@ class Recipe:
         weight_decay: of the AdamW groups.
         warmup_epochs: linear warm-up.
         lr_min: end of the cosine.
-        grouping: standard | BandCdecay | BfastandCdecay | noBCdecay (`s5c.training.optimiser`).
+        grouping: standard | BandCdecay | BfastandCdecay | noBCdecay | noCdecay (`s5c.training.optimiser`).
         dt_global: treat log_step as an ordinary parameter.
+        dt_lr: learning rate of log_step; None: ssm_lr (or, with dt_global, that of the others).
     """
 
     epochs: int
@@ -61,6 +62,7 @@ class Recipe:
     lr_min: float = 0.0
     grouping: str = "standard"
     dt_global: bool = False
+    dt_lr: float | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or not 0 <= self.warmup_epochs < self.epochs:
@@ -72,6 +74,11 @@ class Recipe:
             raise unknown("value for train.grouping", self.grouping, GROUPINGS)
         if self.ssm_lr <= 0 or self.lr_factor <= 0:
             raise UserError(f"train.ssm_lr={self.ssm_lr}, train.lr_factor={self.lr_factor}: both must be positive.")
+        if self.dt_lr is not None and (self.dt_lr <= 0 or self.dt_global):
+            raise UserError(
+                f"train.dt_lr={self.dt_lr}, train.dt_global={self.dt_global}: a learning rate of log_step's own is "
+                "positive and excludes dt_global=true. Leave one of the two out (train.dt_lr=null)."
+            )
 
 
 @runtime_checkable
@@ -133,6 +140,8 @@ def fit(
     record: Record,
     reporter: Reporter,
     checkpoint_minutes: float = 10.0,
+    initial: Params | None = None,
+    teacher: Teacher | None = None,
 ) -> None:
     """Trains `model`, or goes on with a training found in `store`; leaves best and latest checkpoints there.
 
@@ -147,6 +156,8 @@ def fit(
         record: gets one row per epoch.
         reporter: gets the progress.
         checkpoint_minutes: longest time between two checkpoints within a long epoch.
+        initial: weights to start from; drawn if None.
+        teacher: predictions to learn instead of the labels.
 
     Raises:
         UserError: the loss is not finite any more; the last good checkpoint stays.
@@ -164,10 +175,11 @@ def fit(
         weight_decay=recipe.weight_decay,
         grouping=recipe.grouping,
         dt_global=recipe.dt_global,
+        dt_lr=None if recipe.dt_lr is None else rate(recipe.dt_lr, minimum=recipe.lr_min),
     )
     init_key, dropout_key = jax.random.split(jax.random.key(seed))
-    state, transform = init_state(model, make, to_device(next(iter(feed.train(0, 0)))), init_key)
-    train_step, eval_step = make_train_step(model, transform), make_eval_step(model)
+    state, transform = init_state(model, make, to_device(next(iter(feed.train(0, 0)))), init_key, initial)
+    train_step, eval_step = make_train_step(model, transform, teacher), make_eval_step(model)
 
     # ---- restore
     state, sums = _restore(store, state)

@@ -1,6 +1,6 @@
 """Optimiser groups and learning-rate schedule of the published S5 and LAST code, quirks included.
 
-Every parameter belongs to one of three groups, chosen by its leaf name:
+Every parameter belongs to one of three groups, chosen by its leaf name, whatever the model family:
 
     ssm         Adam, learning rate ssm_lr, no weight decay
     ssm_decay   AdamW at ssm_lr (the published code calls it "none")
@@ -28,18 +28,25 @@ import optax
 from s5c.errors import unknown
 from s5c.types import Array, Params
 
-_SSM = ("Lambda_re", "Lambda_im", "log_step")
+_SSM = ("Lambda_re", "Lambda_log_neg_re", "Lambda_im", "log_step")
 _C = ("C", "C1", "C2")
 GROUPINGS: dict[str, dict[str, str]] = {
     "standard": {"B": "ssm"},
     "BandCdecay": {"B": "ssm_decay"},
     "BfastandCdecay": {},
     "noBCdecay": dict.fromkeys(("B", *_C, "D"), "ssm"),
+    "noCdecay": dict.fromkeys(("B", *_C), "ssm"),
 }
 
 
-def groups(params: Params, *, grouping: str, dt_global: bool) -> Params:
+def groups(params: Params, *, grouping: str, dt_global: bool, dt_apart: bool = False) -> Params:
     """Returns a tree like `params` with the group of every leaf.
+
+    Args:
+        params: gives the tree's structure.
+        grouping: a key of `GROUPINGS`.
+        dt_global: log_step belongs to `regular`.
+        dt_apart: log_step belongs to `dt`.
 
     Raises:
         UserError: unknown grouping.
@@ -49,6 +56,8 @@ def groups(params: Params, *, grouping: str, dt_global: bool) -> Params:
     by_name = {**dict.fromkeys(_SSM, "ssm"), **GROUPINGS[grouping]}
     if dt_global:
         by_name["log_step"] = "regular"
+    elif dt_apart:
+        by_name["log_step"] = "dt"
     return jax.tree_util.tree_map_with_path(lambda path, _: by_name.get(path[-1].key, "regular"), params)
 
 
@@ -90,6 +99,7 @@ def optimiser(
     weight_decay: float,
     grouping: str,
     dt_global: bool,
+    dt_lr: Callable[[int | Array], Array] | None = None,
 ) -> optax.GradientTransformation:
     """Returns Adam/AdamW per parameter group (see the module's table).
 
@@ -100,12 +110,15 @@ def optimiser(
         weight_decay: decoupled decay, multiplied by the group's rate.
         grouping: a key of `GROUPINGS`.
         dt_global: move log_step to `regular`.
+        dt_lr: schedule of log_step, if it has one of its own.
     """
+    transforms = {
+        "ssm": optax.adam(ssm_lr),
+        "ssm_decay": optax.adamw(ssm_lr, weight_decay=weight_decay),
+        "regular": optax.adamw(lr, weight_decay=weight_decay),
+    }
+    if dt_lr is not None:
+        transforms["dt"] = optax.adam(dt_lr)
     return optax.multi_transform(
-        {
-            "ssm": optax.adam(ssm_lr),
-            "ssm_decay": optax.adamw(ssm_lr, weight_decay=weight_decay),
-            "regular": optax.adamw(lr, weight_decay=weight_decay),
-        },
-        groups(params, grouping=grouping, dt_global=dt_global),
+        transforms, groups(params, grouping=grouping, dt_global=dt_global, dt_apart=dt_lr is not None)
     )

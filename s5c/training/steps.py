@@ -45,21 +45,33 @@ class Totals(NamedTuple):
 Step = Callable[[TrainState, Inputs, Array], tuple[TrainState, dict[str, Array]]]
 
 
+Teacher = Callable[[Inputs], Float[Array, "b c"]]
+"""Log-probabilities to learn instead of the labels."""
+
+
 def init_state(
-    model: Classifier, optimiser: Callable[[Params], optax.GradientTransformation], batch: Inputs, key: Array
+    model: Classifier,
+    optimiser: Callable[[Params], optax.GradientTransformation],
+    batch: Inputs,
+    key: Array,
+    initial: Params | None = None,
 ) -> tuple[TrainState, optax.GradientTransformation]:
-    """Draws the parameters and the optimiser's state."""
-    variables = jax.jit(model.init)(key, batch.inputs, batch.lengths)
+    """Draws the parameters, or starts from copies of `initial` ones, and makes the optimiser's state."""
+    if initial is None:
+        variables = jax.jit(model.init)(key, batch.inputs, batch.lengths)
+    else:
+        variables = jax.tree.map(lambda value: jnp.array(value, copy=True), initial)  # the step donates them
     transform = optimiser(variables["params"])
     opt_state = jax.jit(transform.init)(variables["params"])
     stats = variables.get("batch_stats", {})
     return TrainState(jnp.zeros((), jnp.int32), variables["params"], stats, opt_state), transform
 
 
-def make_train_step(model: Classifier, transform: optax.GradientTransformation) -> Step:
+def make_train_step(model: Classifier, transform: optax.GradientTransformation, teacher: Teacher | None = None) -> Step:
     """Returns the compiled step (state, batch, dropout key) -> (state, metrics).
 
-    The state's buffers are donated. The dropout stream is `fold_in(key, step)`: no state of its own to save.
+    The state's buffers are donated. The dropout stream is `fold_in(key, step)`: no state of its own to save. With a
+    teacher the loss is the cross-entropy to its predictions, and the labels only serve the accuracy.
     """
 
     def step(state: TrainState, batch: Inputs, key: Array) -> tuple[TrainState, dict[str, Array]]:
@@ -72,7 +84,10 @@ def make_train_step(model: Classifier, transform: optax.GradientTransformation) 
                 mutable=["batch_stats"],
                 rngs={"dropout": jax.random.fold_in(key, state.step)},
             )
-            nll = -jnp.take_along_axis(log_probs, batch.labels[:, None], axis=1)
+            if teacher is None:
+                nll = -jnp.take_along_axis(log_probs, batch.labels[:, None], axis=1)
+            else:
+                nll = -jnp.sum(jnp.exp(jax.lax.stop_gradient(teacher(batch))) * log_probs, axis=1)
             return jnp.mean(nll), (log_probs, updated.get("batch_stats", {}))
 
         (loss, (log_probs, batch_stats)), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -19,11 +19,12 @@ import numpy as np
 
 from s5c.errors import UserError
 from s5c.model.config import ModelConfig, one_of
+from s5c.model.parameters import from_pairs, to_pairs
 from s5c.ssm.discretise import METHODS
 from s5c.ssm.hippo import block_diagonal_hippo
 from s5c.ssm.operator import diagonal_ssm
 from s5c.ssm.system import DiagonalSSM
-from s5c.types import Array, Complex, Features, Float
+from s5c.types import Array, Features, Float
 
 C_INITS = ("trunc_standard_normal", "lecun_normal", "complex_normal")
 
@@ -86,12 +87,13 @@ def to_system(params: Mapping[str, Array], config: Config) -> DiagonalSSM:
     Lambda_re = jnp.minimum(params["Lambda_re"], -1e-4) if config.clip_eigs else params["Lambda_re"]
     return DiagonalSSM(
         Lambda=jax.lax.complex(Lambda_re, params["Lambda_im"]),
-        B=_complex(params["B"]),
-        C=_complex(params["C1" if config.bidirectional else "C"]),
+        B=from_pairs(params["B"]),
+        C=from_pairs(params["C1" if config.bidirectional else "C"]),
         D=params["D"],
         Delta=jnp.exp(params["log_step"][:, 0]),
-        C_backward=_complex(params["C2"]) if config.bidirectional else None,
+        C_backward=from_pairs(params["C2"]) if config.bidirectional else None,
         discretisation=config.discretisation,
+        bias=params.get("bias"),
     )
 
 
@@ -100,19 +102,26 @@ def from_system(system: DiagonalSSM, config: Config) -> dict[str, Array]:
     params = {
         "Lambda_re": system.Lambda.real,
         "Lambda_im": system.Lambda.imag,
-        "B": _pair(system.B),
+        "B": to_pairs(system.B),
         "D": system.D,
         "log_step": jnp.log(system.Delta)[:, None],
     }
     if system.C_backward is None:
-        params["C"] = _pair(system.C)
+        params["C"] = to_pairs(system.C)
     else:
-        params |= {"C1": _pair(system.C), "C2": _pair(system.C_backward)}
+        params |= {"C1": to_pairs(system.C), "C2": to_pairs(system.C_backward)}
+    if system.bias is not None:
+        params["bias"] = system.bias
     return {name: value.astype(jnp.float32) for name, value in params.items()}
 
 
+def accommodating(config: Config, systems: Sequence[DiagonalSSM]) -> Config:
+    """Returns the configuration whose parameters can hold these systems: the same, S5's hold any."""
+    return config
+
+
 STATE_AXIS = {"Lambda_re": 0, "Lambda_im": 0, "B": 0, "log_step": 0, "C": 1, "C1": 1, "C2": 1}
-"""The axis along which each parameter counts states; D has none."""
+"""The axis along which each parameter counts states; D and bias have none."""
 
 
 class Layer(nn.Module):
@@ -139,32 +148,27 @@ class Layer(nn.Module):
             "D": self.param("D", nn.initializers.normal(stddev=1.0), (h,)),
             "log_step": self.param("log_step", _log_step, p, config.dt_min, config.dt_max),
         }
+        if self.has_variable("params", "bias"):  # never drawn; a calibrated refit adds it
+            params["bias"] = self.get_variable("params", "bias")
         system = to_system(params, config)
         system = dataclasses.replace(system, Delta=step_rescale * system.Delta)
         matrices = (*system.discretise(), system.C, system.C_backward)
         y = diagonal_ssm(u, *matrices, backend=config.backend, precision=config.precision)
-        return y + system.D * u
+        y = y + system.D * u
+        return y if system.bias is None else y + system.bias
 
 
 # ---- initialisers
 
 
-def _complex(x: Float[Array, "... 2"]) -> Complex[Array, "..."]:
-    return jax.lax.complex(x[..., 0], x[..., 1])
-
-
-def _pair(x: Complex[Array, "..."]) -> Float[Array, "... 2"]:
-    return jnp.stack([x.real, x.imag], axis=-1)
-
-
 def _input_matrix(key: Array, V: np.ndarray, features: int) -> Float[Array, "p h 2"]:
     """Real B (n, h), LeCun normal with fan-in n, taken into the eigenbasis: V^H B."""
     B = nn.initializers.lecun_normal()(key, (V.shape[0], features))
-    return _pair(jnp.asarray(V.conj().T, jnp.complex64) @ B)
+    return to_pairs(jnp.asarray(V.conj().T, jnp.complex64) @ B)
 
 
 def _into_eigenbasis(C: Float[Array, "h n 2"], V: np.ndarray) -> Float[Array, "h p 2"]:
-    return _pair(_complex(C) @ jnp.asarray(V, jnp.complex64))
+    return to_pairs(from_pairs(C) @ jnp.asarray(V, jnp.complex64))
 
 
 def _trunc_standard_normal(key: Array, V: np.ndarray, features: int) -> Float[Array, "h p 2"]:

@@ -1,0 +1,74 @@
+"""Statistics of batch normalisation measured anew: what a reduced network's norms should subtract and divide by."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from s5c.model import surgery
+from s5c.model.classifier import Classifier
+from s5c.model.signals import BlockAt, Stream, blocks
+from s5c.types import Array, Bool, Features, Float, Params
+
+
+def recalibrated(
+    model: Classifier, weights: Params, batches: Iterable[Any], *, step_rescale: float = 1.0
+) -> dict[str, Any]:
+    """Returns the weights with the statistics of all batch norms measured on some sequences.
+
+    From front to back: every norm sees the network before it with its new statistics. As in training they are taken
+    over batch and time, padding included. A network with layer normalisation has none and stays as it is.
+
+    Args:
+        model: the network, reduced or not.
+        weights: `{"params": ..., "batch_stats": ...}`.
+        batches: with `inputs`, `lengths` and `weights` (`s5c.data.batching.Batch`).
+        step_rescale: multiplies every Delta.
+    """
+    if model.config.norm != "batch":
+        return dict(weights)
+    stats = dict(weights["batch_stats"]["encoder"])
+    with tempfile.TemporaryDirectory(prefix="s5c-") as folder:
+        stream = Stream(model, weights, batches, Path(folder))
+        for name, block in zip(surgery.layer_names(model.config), blocks(model, weights, step_rescale), strict=True):
+            stats[name] = {"norm": _measured(stream, block)}
+            for _ in stream.advance(_with_norm(block, stats[name]["norm"])):
+                pass
+    return {**weights, "batch_stats": {**weights["batch_stats"], "encoder": stats}}
+
+
+def _measured(stream: Stream, block: BlockAt) -> dict[str, Array]:
+    identity = None if block.config.prenorm else _without_norm(block)
+    total = square = count = 0.0
+    for number in range(len(stream)):
+        x = stream[number] if identity is None else identity(stream[number]).out
+        with jax.enable_x64(True):
+            sums = jax.device_get(_sums(x, jnp.asarray(stream.rows(number))))
+        total, square, count = total + sums[0], square + sums[1], count + float(sums[2])
+    mean = total / count
+    var = np.maximum(square / count - mean**2, 0)
+    return {"mean": jnp.asarray(mean, jnp.float32), "var": jnp.asarray(var, jnp.float32)}
+
+
+@jax.jit
+def _sums(x: Features, rows: Bool[Array, "b"]) -> tuple[Float[Array, "h"], Float[Array, "h"], Float[Array, ""]]:
+    x = jnp.where(rows[:, None, None], x, 0).astype(jnp.float64)
+    return x.sum((0, 1)), (x**2).sum((0, 1)), jnp.sum(rows) * float(x.shape[1])
+
+
+def _with_norm(block: BlockAt, stats: dict[str, Array]) -> BlockAt:
+    return block._replace(variables={**block.variables, "batch_stats": {"norm": stats}})
+
+
+def _without_norm(block: BlockAt) -> BlockAt:
+    """Returns the block with a norm that changes nothing, so that its output is what the norm behind it would see."""
+    params = block.variables["params"]
+    one, zero = jnp.ones_like(params["norm"]["scale"]), jnp.zeros_like(params["norm"]["bias"])
+    changed = block._replace(variables={**block.variables, "params": {**params, "norm": {"scale": one, "bias": zero}}})
+    return _with_norm(changed, {"mean": zero, "var": one - surgery.BATCH_NORM_EPSILON})
