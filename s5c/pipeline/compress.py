@@ -8,26 +8,23 @@ import json
 import logging
 import shutil
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.progress import track
 
 from s5c import config as settings
 from s5c.evaluation import cost
-from s5c.evaluation.metrics import Predictions
-from s5c.model import surgery
+from s5c.evaluation.metrics import Predictions, predict
 from s5c.model.classifier import Classifier
 from s5c.pipeline.provenance import environment, shown
+from s5c.pipeline.reduction import Reduced, reductions
+from s5c.pipeline.spectra import write_spectra
 from s5c.pipeline.trained import TrainedModel, batches, predictions
 from s5c.reduction import stage
-from s5c.reduction.contract import Masking, Selection, load_allocation
 from s5c.tracking.run import Run
 from s5c.training.checkpoint import save_single
 from s5c.training.loop import to_device
@@ -36,67 +33,12 @@ log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
+CORRECT = "correct.npz"
+"""Which test examples each network of a job got right: an array per target, and `full`."""
+
 NOT_MEASURED = dict.fromkeys(
     ("latency_ms", "latency_full_ms", "speedup", "speedup_best", "backend", "temp_bytes", "temp_bytes_full")
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Reduced:
-    """One reduced network.
-
-    Attributes:
-        ratio: asked for.
-        model: the smaller module.
-        weights: its weights.
-        selected: the states that stay; None for a masked-only baseline.
-        seconds: of the reduction; the scores are compiled once per process, and that counts for its first job.
-    """
-
-    ratio: float
-    model: Classifier
-    weights: dict[str, Any]
-    selected: stage.Selected | None
-    seconds: float
-
-
-def reduce_network(
-    trained: TrainedModel, reduction: settings.ReductionJob
-) -> tuple[list[Reduced], stage.Ranking | None]:
-    """Applies a preset at all of its ratios.
-
-    Returns:
-        One network per ratio, and the ranking that they are cuts of (None for a masked-only baseline).
-    """
-    config, params, seed = trained.model.config, trained.weights["params"], reduction.keys.seed
-    systems = surgery.systems(params, config)
-
-    def network(ratio: float, began: float, new: Mapping[str, Any], selected: stage.Selected | None) -> Reduced:
-        model = cost.resized(trained.model, surgery.state_dims(new, config))
-        weights = {**trained.weights, "params": new}
-        return Reduced(ratio, model, weights, selected, time.perf_counter() - began)
-
-    if isinstance(reduction.method, Masking):
-        results = []
-        for ratio in reduction.ratios:
-            began = time.perf_counter()
-            masked = stage.mask(reduction.method, systems, ratio, seed=seed)
-            results.append(network(ratio, began, surgery.with_systems(params, masked, config), None))
-        return results, None
-
-    assert isinstance(reduction.method, Selection)
-    priority = load_allocation(reduction.keys.allocation)
-    began = time.perf_counter()
-    ranking = stage.rank(reduction.method, priority, systems, seed=seed)
-    ranked_in = time.perf_counter() - began
-    results = []
-    for ratio in reduction.ratios:
-        began = time.perf_counter() - ranked_in
-        selected = stage.select(ranking, ratio)
-        for note in selected.notes:
-            log.warning("%s: %s", reduction.keys.name, note)
-        results.append(network(ratio, began, surgery.take(params, selected.keep, config), selected))
-    return results, ranking
 
 
 def compress(
@@ -120,29 +62,67 @@ def compress(
         One row for the model as it is and one per ratio.
     """
     facts = environment()
+    trained = _on_part(trained, evaluation.test_examples)
     said = partial(predictions, trained, evaluation.batch_size)
-    removes = reduction is not None and reduction.keys.method != "none"
-    reduced, ranking = reduce_network(trained, reduction) if removes and reduction is not None else ([], None)
-
     full = said(trained.model, trained.weights)
     base = _common(trained, evaluation, experiment, facts)
     rows = [{**base, **_as_it_is(trained), **_accuracies(*full, reference=full[1])}]
-    folder = run.directory / "reduced"
+    correct = {"full": full[1].classes == full[1].labels}
+    if reduction is None or reduction.keys.method == "none":
+        return _finished(rows, trained, [], None, evaluation, run)
+
+    made, ranking, count = reductions(
+        trained,
+        reduction,
+        folder=run.directory / "finetuned",
+        validate=partial(_validation_accuracy, trained, evaluation),
+    )
+    folder, label, reduced = run.directory / "reduced", reduction.keys.name, []
     shutil.rmtree(folder, ignore_errors=True)
-    label = reduction.keys.name if reduction is not None else ""
-    for network in track(reduced, description=f"{label}: evaluating", transient=True, disable=not _terminal()):
-        assert reduction is not None
+    for network in track(
+        made, total=count, description=f"{label}: evaluating", transient=True, disable=not _terminal()
+    ):
         found = said(network.model, network.weights)
         row = {**base, **_as_reduced(trained, reduction, network), **_accuracies(*found, reference=full[1])}
         if reduction.keys.save:
-            row |= _save(folder / f"{label}-{network.ratio:g}", trained, reduction, network, row)
+            row |= _save(folder / f"{label}-{network.target.label}", trained, reduction, network, row)
         rows.append(row)
+        correct[network.target.label] = found[1].classes == found[1].labels
+        reduced.append(network)
         run.log(_scalars(row), event="reduced")
+    np.savez_compressed(run.directory / CORRECT, **correct)  # type: ignore[arg-type]
+    return _finished(rows, trained, reduced, ranking, evaluation, run)
 
+
+def _on_part(trained: TrainedModel, examples: int | None) -> TrainedModel:
+    """Returns the model with a fixed part of its test split, chosen by the number of examples alone."""
+    test = trained.splits.test
+    if examples is None or examples >= len(test):
+        return trained
+    part = test.take(np.sort(np.random.default_rng(0).permutation(len(test))[:examples]))
+    selection = part if trained.splits.selection is test else trained.splits.selection
+    return dataclasses.replace(trained, splits=dataclasses.replace(trained.splits, test=part, selection=selection))
+
+
+def _validation_accuracy(
+    trained: TrainedModel, evaluation: settings.EvaluationKeys, model: Classifier, weights: Mapping[str, Any]
+) -> float:
+    split = batches(trained.splits.selection, evaluation.batch_size)()
+    return predict(model, weights, split, step_rescale=trained.step_rescale).accuracy
+
+
+def _finished(
+    rows: list[Row],
+    trained: TrainedModel,
+    reduced: Sequence[Reduced],
+    ranking: stage.Ranking | None,
+    evaluation: settings.EvaluationKeys,
+    run: Run,
+) -> list[Row]:
     if evaluation.latency:
         _measure(rows, trained, reduced, evaluation)
     if ranking is not None:
-        _write_spectra(run.directory / "spectra.npz", trained, ranking, reduced)
+        write_spectra(run.directory / "spectra.npz", trained, ranking, reduced)
     _write_rows(run.directory / "rows.jsonl", rows)
     _report_to(run, trained, rows)
     return rows
@@ -171,6 +151,7 @@ def _common(
         "macs_full": size.macs,
         "checkpoint_bytes_full": _bytes_of(trained),
         "batch_size": evaluation.batch_size,
+        "test_examples": len(trained.splits.test),
         "device": facts["device"],
         "trained_id": trained.id,
         "parent": shown(trained.path),
@@ -194,6 +175,7 @@ def _sizes(model: Classifier, params: Mapping[str, Any], length: int) -> Row:
 def _as_it_is(trained: TrainedModel) -> Row:
     return {
         "reduction": "full",
+        "correct_file": CORRECT,
         "method": "none",
         "allocation": None,
         "options": {},
@@ -214,13 +196,31 @@ def _as_reduced(trained: TrainedModel, reduction: settings.ReductionJob, network
         "allocation": reduction.keys.allocation,
         "options": reduction.options,
         "reduction_seed": reduction.keys.seed,
-        "ratio": network.ratio,
-        "ratio_achieved": network.selected.ratio_achieved if network.selected else network.ratio,
+        "correct_file": CORRECT,
+        "target": f"{network.target.kind} {network.target.value}",
+        "ratio": network.target.value if network.target.kind == "ratio" else network.ratio_achieved,
+        "ratio_achieved": network.ratio_achieved,
         "masked_only": network.selected is None,
+        "refit": reduction.keys.refit,
+        "sequential": reduction.keys.sequential,
+        "norm": reduction.keys.norm,
+        "calibration": dataclasses.asdict(reduction.calibration),
+        "finetune": dataclasses.asdict(reduction.finetune),
+        "rounds": reduction.keys.rounds,
+        "max_drop": reduction.keys.max_drop,
+        "error_h2": [error.h2 for error in network.errors],
+        "error_hinf": [error.hinf for error in network.errors],
+        "error_bound": network.bounds,
+        "notes": list(network.notes),
         "seconds_reduction": network.seconds,
+        "seconds_calibration": network.seconds_calibration,
+        "seconds_training": network.seconds_training,
         "checkpoint": None,
         "checkpoint_bytes": None,
         **_sizes(network.model, network.weights["params"], trained.dataset.length),
+        "states": sum(network.orders),
+        "orders": network.orders,
+        "widths": list(network.model.state_dims),
     }
 
 
@@ -275,8 +275,14 @@ def _save(
     metadata = {
         **trained.metadata,
         "state_dims": list(network.model.state_dims),
+        "model": network.model.config.to_dict(),
         "parent": str(trained.path),
-        "reduction": {**dataclasses.asdict(reduction.keys), "options": reduction.options, "ratio": network.ratio},
+        "reduction": {
+            **dataclasses.asdict(reduction.keys),
+            "options": reduction.options,
+            "target": network.target.label,
+            "ratio": network.ratio_achieved,
+        },
         "metrics": {key: row[key] for key in ("val_accuracy", "val_loss", "test_accuracy", "test_loss")},
     }
     save_single(path, weights=network.weights, metadata=metadata)
@@ -287,19 +293,6 @@ def _write_rows(path: Path, rows: Sequence[Row]) -> None:
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows))
     unfinished.replace(path)
-
-
-def _write_spectra(path: Path, trained: TrainedModel, ranking: stage.Ranking, reduced: Sequence[Reduced]) -> None:
-    arrays: dict[str, np.ndarray] = {}
-    with jax.enable_x64(True):
-        for i, system in enumerate(surgery.systems(trained.weights["params"], trained.model.config)):
-            arrays[f"Lambda_bar_layer{i}"] = np.asarray(jnp.asarray(system.discretise()[0]))
-    for i, (scores, priorities) in enumerate(zip(ranking.scores, ranking.priorities, strict=True)):
-        arrays |= {f"scores_layer{i}": scores, f"priority_layer{i}": priorities}
-        for network in reduced:
-            if network.selected is not None:
-                arrays[f"keep_{network.ratio:g}_layer{i}"] = network.selected.keep[i]
-    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
 
 
 def _scalars(row: Mapping[str, Any]) -> dict[str, float]:

@@ -19,6 +19,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from s5c.data.base import task_class
 from s5c.errors import UserError, nearest_first
 from s5c.pipeline.provenance import write_json
 from s5c.pipeline.trained import FINISHED, WEIGHTS_FILE, TrainedModel, predictions
@@ -31,20 +32,6 @@ CARD = "card.json"
 _OF_TRAINING = ("schema", "checksum", "empty_arrays", "epoch_sums", "metrics", "score", "parent", "epoch")
 """Metadata that a step of a training has and a zoo model has not, or has with another meaning."""
 
-_TERMS = {
-    "digits": "UCI Optical Recognition of Handwritten Digits (Alpaydin, Kaynak), CC BY 4.0.",
-    "fashion": "Fashion-MNIST (Zalando), MIT.",
-    "fsdd": "Free Spoken Digit Dataset, CC BY-SA 4.0.",
-    "image": "CIFAR-10 (Krizhevsky 2009): no licence stated, to be cited.",
-    "imdb": "Large Movie Review Dataset (Maas et al. 2011): no licence stated, to be cited.",
-    "listops": "expressions drawn by the recipe of the Long Range Arena.",
-    "pathfinder": "images drawn by the recipe of the Long Range Arena.",
-    "retrieval": "ACL Anthology Network, as the Long Range Arena publishes it: see its terms.",
-    "smnist": "MNIST (LeCun, Cortes, Burges), usually given as CC BY-SA 3.0.",
-    "speech35": "Speech Commands v0.02 (Warden 2018), CC BY 4.0.",
-}
-_SAME_TERMS = {"scifar": "image", "psmnist": "smnist", "pathx": "pathfinder"}
-
 
 def zoo_dir() -> Path:
     """Returns the absolute folder of the models: `$S5C_ZOO` if set, else `results/zoo` of the checkout."""
@@ -55,6 +42,17 @@ def zoo_dir() -> Path:
 def names() -> list[str]:
     """Returns the models that there are."""
     return sorted(path.parent.name for path in zoo_dir().glob(f"[!.]*/{CARD}"))
+
+
+def summaries() -> dict[str, str]:
+    """Returns every model in one line, or what is wrong with it, by name."""
+    found = {}
+    for name in names():
+        try:
+            found[name] = _summary(_card(zoo_dir() / name))
+        except UserError as error:
+            found[name] = str(error).splitlines()[0]
+    return found
 
 
 def load(name: str) -> Checkpoint:
@@ -137,8 +135,7 @@ def _facts(trained: TrainedModel, name: str, finished: Mapping[str, Any], batch_
 
 
 def _terms(task: str) -> str:
-    family = task.removesuffix("_small")
-    return _TERMS.get(_SAME_TERMS.get(family, family), "see the terms of its source.")
+    return getattr(task_class(task), "licence", "see the terms of its source.")
 
 
 def _card(folder: Path) -> dict[str, Any]:
@@ -159,18 +156,14 @@ def _summary(card: Mapping[str, Any]) -> str:
 
 
 def _none_called(name: str) -> str:
-    lines = []
-    for known in nearest_first(name, names()) if name else names():
-        try:
-            lines.append(f"  {PREFIX}{known}  {_summary(_card(zoo_dir() / known))}")
-        except UserError as error:
-            lines.append(f"  {PREFIX}{known}  {str(error).splitlines()[0]}")
-    if not lines:
+    found = summaries()
+    if not found:
         return (
             f"The zoo {zoo_dir()} is empty. S5C_ZOO=/another/folder says where another one is; "
             "`python scripts/reproduce.py run` trains the models that belong into it."
         )
     asked = f"There is no zoo model {name!r}." if name else f"{PREFIX} needs the name of a model."
+    lines = [f"  {PREFIX}{known}  {found[known]}" for known in (nearest_first(name, found) if name else found)]
     return "\n".join([f"{asked} Those in {zoo_dir()}:", *lines])
 
 
