@@ -1,34 +1,92 @@
-"""Collect runs into one table and the figures: `python -m s5c.report runs=results/digits_demo`."""
+"""Collect runs into tables, figures and a page: `python -m s5c.report runs=results/digits_demo`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
 from s5c import config as settings
 from s5c.cli import run
-from s5c.evaluation.collect import collect, read_spectra, write_csv
+from s5c.errors import UserError
+from s5c.evaluation import published, spectra
+from s5c.evaluation.arms import Row
+from s5c.evaluation.collect import collect, read_spectra, store, studies
+from s5c.evaluation.page import page
 from s5c.evaluation.plots import save_figures
 from s5c.evaluation.tables import console, markdown
+from s5c.pipeline import zoo
 from s5c.pipeline.job import results_console
+
+KEYS = ("runs", "output", "html", "published", "check")
 
 
 def main(config: DictConfig) -> None:
-    """Writes table.csv, report.md and the figures; prints the table."""
+    """Makes the report that was asked for and says where it is."""
     values = settings.plain(config)
-    settings.check_keys(values, ("runs", "output"))
+    settings.check_keys(values, KEYS)
+    if values["check"]:
+        _check()
+    elif values["published"]:
+        _publish(values)
+    else:
+        _report(values)
+
+
+def _report(values: Mapping[str, Any]) -> None:
+    """Writes table.csv, spectra.npz, report.md and the figures of some runs; prints the table."""
+    if values["runs"] is None:
+        raise UserError("runs is not set: add runs=FOLDER of a run or of a sweep, or published=true.")
     asked = values["runs"] if isinstance(values["runs"], list) else [values["runs"]]
     paths = [Path(str(path)).expanduser() for path in asked]
     rows = collect(paths)
     output = Path(values["output"] or paths[0] / "report")
-    output.mkdir(parents=True, exist_ok=True)
-    write_csv(rows, output / "table.csv")
-    (output / "report.md").write_text(markdown(rows))
-    figures = save_figures(rows, read_spectra(rows), output)
+    arrays = read_spectra(rows)
+    needed = {folder: part for study in studies(rows) for folder, part in spectra.needed(study, arrays).items()}
+    store(rows, needed, output)
+    (output / "report.md").write_text(markdown(rows), "utf-8")
+    figures = save_figures(rows, arrays, output, ("png",) if _is_published(output) else ("png", "pdf"))
     out = results_console()
     out.print(console(rows))
     out.print(f"\n{len(rows)} rows -> {output / 'table.csv'}, {output / 'report.md'} and {len(figures)} figures.")
+    if values["html"]:
+        _write_page(rows, output / "report.html")
+
+
+def _publish(values: Mapping[str, Any]) -> None:
+    """Writes everything that is made from the stored runs of the checkout."""
+    root = _checkout()
+    written = published.publish(root, zoo.summaries())
+    for path in published.strays(root, written):
+        path.unlink()
+    results_console().print(
+        f"{len(written)} files from {root / published.FOLDER}; the page is {root / published.PAGE}."
+    )
+    if values["html"]:
+        _write_page(published.stored_rows(root), Path(values["output"] or "results") / "report.html")
+
+
+def _check() -> None:
+    """Raises unless everything stored is what `published=true` would write."""
+    if found := published.differences(_checkout(), zoo.summaries()):
+        raise UserError("\n".join([*found, f"Run `{published.COMMAND}` and commit what it changes."]))
+    results_console().print("Every table and figure is what the stored runs give.")
+
+
+def _write_page(rows: list[Row], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page(rows), "utf-8")
+    results_console().print(f"Open {path} in a browser; it needs no network.")
+
+
+def _checkout() -> Path:
+    return Path(__file__).resolve().parents[1]
+
+
+def _is_published(output: Path) -> bool:
+    return output.resolve().is_relative_to(_checkout() / published.FOLDER)
 
 
 if __name__ == "__main__":

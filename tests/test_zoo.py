@@ -14,6 +14,8 @@ import jobs
 import numpy as np
 import pytest
 
+from s5c.data.base import names as task_names
+from s5c.data.base import task_class
 from s5c.data.batching import eval_batches
 from s5c.errors import UserError
 from s5c.pipeline import zoo
@@ -104,6 +106,10 @@ def test_another_name_lists_what_there_is(home: Home, name: str, nearest: str) -
     assert done.code == 1 and nearest in done.err
     (line,) = [line for line in done.err.splitlines() if line.startswith("  zoo:")]
     assert line.startswith("  zoo:tiny  s5 on digits, ") and "% on test" in line
+
+
+def test_every_task_says_under_what_terms_its_data_is() -> None:
+    assert all(len(task_class(name).licence) > 20 for name in task_names())
 
 
 def test_only_names_in_the_zoo_are_opened(home: Home) -> None:

@@ -15,7 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from s5c.bench.rows import headline, label
 from s5c.bench.timing import REFERENCE
 from s5c.evaluation.collect import Row
-from s5c.evaluation.plots import INK, MUTED, NOTE, OTHERS, STYLE, Look
+from s5c.evaluation.looks import INK, MUTED, NOTE, OTHERS, STYLE, Look
 
 LOOKS = {
     REFERENCE: Look("#777777", "s", "--", 1.6),

@@ -1,7 +1,7 @@
-"""Gathers the rows that jobs wrote, and averages them over seeds.
+"""Gathers the rows and arrays that jobs wrote, and stores them together.
 
 A row describes one evaluated model: the unpruned one (`reduction` is "full") or one of its reductions. It is a flat
-mapping that survives JSON. Rows may carry more keys than are read here: every number in them is averaged.
+mapping that survives JSON. Rows may carry more keys than are read here.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 import csv
 import json
 import re
-import statistics
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s5c.errors import UserError
+from s5c.evaluation.arms import FULL, Row, asked, differences, identity, rank
+from s5c.evaluation.paired import add_paired
 
-Row = dict[str, Any]
 Spectra = Mapping[str, Mapping[str, NDArray[Any]]]
 
 ROWS_FILE = "rows.jsonl"
+TABLE_FILE = "table.csv"
 SPECTRA_FILE = "spectra.npz"
-FULL = "full"
-
-# Order of presentation: the method under study, what it is compared with, the floors. Other presets come in between.
-FIRST = ("last", "uniform_hinf", "global_hinf", "uniform_magnitude", "global_magnitude", "lamp")
-FLOORS = ("random", "unstructured_random")
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,8 @@ def collect(paths: Sequence[Path]) -> list[Row]:
         paths: Folders of runs, searched at any depth for `rows.jsonl`.
 
     Returns:
-        The rows, each with the `folder` it was found in and the size on disk of its unpruned model.
+        The rows, each with the `folder` it was found in, the size on disk of its unpruned model and, where the answers
+        to single examples are stored, the paired errors of `s5c.evaluation.paired`.
 
     Raises:
         UserError: A folder does not exist, a row is damaged, or there are no rows at all.
@@ -82,26 +79,45 @@ def collect(paths: Sequence[Path]) -> list[Row]:
     disk = {row.get("trained_id"): row.get("checkpoint_bytes") for row in newest.values() if row["reduction"] == FULL}
     for row in newest.values():
         row.setdefault("checkpoint_bytes_full", disk.get(row.get("trained_id")))
-    return sorted(newest.values(), key=_presentation_order)
+    return add_paired(in_order(newest.values()))
+
+
+def in_order(rows: Iterable[Row]) -> list[Row]:
+    """Returns rows in the order in which reports present them."""
+    return sorted(rows, key=_presentation_order)
 
 
 def read_spectra(rows: Iterable[Row]) -> dict[str, dict[str, NDArray[Any]]]:
     """Returns the arrays of `spectra.npz` for every folder of `rows` that has a complete one."""
-    spectra = {}
-    for folder in sorted({row["folder"] for row in rows if "folder" in row}):
-        try:
-            with np.load(Path(folder) / SPECTRA_FILE) as arrays:
-                spectra[folder] = dict(arrays)
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile):
-            continue  # none there, or its job is still writing: figures are drawn from the others
-    return spectra
+    found = {row["folder"]: _arrays(Path(row["folder"]) / SPECTRA_FILE) for row in rows if "folder" in row}
+    return {folder: arrays for folder, arrays in sorted(found.items()) if arrays}
+
+
+def store(rows: Sequence[Row], spectra: Spectra, directory: Path) -> None:
+    """Writes rows and arrays of any number of runs into one folder, for `restore`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_csv(rows, directory / TABLE_FILE)
+    arrays = {f"{folder}/{name}": array for folder, found in spectra.items() for name, array in found.items()}
+    if arrays:
+        np.savez_compressed(directory / SPECTRA_FILE, **arrays)  # type: ignore[arg-type]
+    else:
+        (directory / SPECTRA_FILE).unlink(missing_ok=True)
+
+
+def restore(directory: Path) -> tuple[list[Row], dict[str, dict[str, NDArray[Any]]]]:
+    """Returns the rows and arrays that `store` wrote."""
+    spectra: dict[str, dict[str, NDArray[Any]]] = {}
+    for name, array in _arrays(directory / SPECTRA_FILE).items():
+        folder, _, key = name.rpartition("/")
+        spectra.setdefault(folder, {})[key] = array
+    return in_order(read_csv(directory / TABLE_FILE)), spectra
 
 
 def studies(rows: Iterable[Row]) -> list[Study]:
     """Returns the rows split into sets that may be compared, in order of title."""
     grouped: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=_presentation_order):
-        grouped.setdefault(_study_key(row), []).append(row)
+    for row in in_order(rows):
+        grouped.setdefault(study_key(row), []).append(row)
     found: list[Study] = []
     for members in grouped.values():
         first = members[0]
@@ -113,86 +129,10 @@ def studies(rows: Iterable[Row]) -> list[Study]:
     return found
 
 
-def aggregate(rows: Iterable[Row]) -> list[Row]:
-    """Averages over seeds, keeping apart everything else that was configured.
-
-    Args:
-        rows: Rows of any number of studies.
-
-    Returns:
-        One row per configuration and ratio, with `n`, `seeds` and `points_lost` (accuracy lost against the unpruned
-        model of the same seed, in percentage points). A number `x` becomes its mean, with the sample standard
-        deviation in `x_sd` (None for a single row). What is missing in some of the rows, is text that differs between
-        them, or is a timing taken on different devices becomes None.
-    """
-    grouped: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=_presentation_order):
-        key = json.dumps([_study_key(row), variant(row), _ratio(row)])
-        grouped.setdefault(key, []).append({**row, "points_lost": points_lost(row)})
-    return [_average(group) for group in grouped.values()]
-
-
-def _average(group: Sequence[Row]) -> Row:
-    result: Row = {"n": len(group), "seeds": sorted({row["seed"] for row in group if row.get("seed") is not None})}
-    one_device = len({(row.get("device"), row.get("backend")) for row in group}) == 1
-    for key in dict.fromkeys(key for row in group for key in row):
-        values: list[Any] = [row.get(key) for row in group]
-        if key == "seed":
-            continue
-        if not one_device and key.startswith(("latency", "speedup", "seconds", "temp_bytes")):
-            result[key] = None
-        elif key != "ratio" and all(_is_number(value) for value in values):
-            result[key] = _mean(values)
-            result[f"{key}_sd"] = statistics.stdev(values) if len(values) > 1 else None
-        elif all(value == values[0] for value in values):
-            result[key] = values[0]
-        elif key == "orders" and len({len(value or ()) for value in values}) == 1:
-            result[key] = [_mean(layer) for layer in zip(*values, strict=True)]
-        else:
-            result[key] = None
-    return result
-
-
-def points_lost(row: Row) -> float | None:
-    """Returns the accuracy lost against the unpruned model, in percentage points, or None if it was not measured."""
-    full, reduced = row.get("test_accuracy_full"), row.get("test_accuracy")
-    return None if full is None or reduced is None else 100 * (full - reduced)
-
-
-def variant(row: Row) -> str:
-    """Returns what distinguishes one reduction from another, whatever the ratio."""
-    parts = [row["reduction"], row.get("method"), row.get("allocation"), row.get("options") or {}]
-    return json.dumps(parts, sort_keys=True)
-
-
-def labeller(rows: Iterable[Row]) -> Callable[[Row], str]:
-    """Returns the function that names the reduction of a row.
-
-    The name is the preset's. Where rows hold one preset with several settings, the settings that differ are added,
-    so that two different things never share a name.
-    """
-    settings: dict[str, dict[str, Row]] = {}
-    for row in rows:
-        chosen = {"method": row.get("method"), "allocation": row.get("allocation"), **(row.get("options") or {})}
-        settings.setdefault(row["reduction"], {})[variant(row)] = chosen
-    names: dict[str, str] = {}
-    for preset, variants in settings.items():
-        keys = dict.fromkeys(key for chosen in variants.values() for key in chosen)
-        differing = [key for key in keys if len({json.dumps(chosen.get(key)) for chosen in variants.values()}) > 1]
-        for identity, chosen in variants.items():
-            detail = ", ".join(f"{key}={chosen[key]}" for key in differing if chosen.get(key) is not None)
-            names[identity] = f"{preset} ({detail})" if detail else preset
-    return lambda row: names[variant(row)]
-
-
-def by_method(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Returns the rows of every reduction under its name, without those of the unpruned model."""
-    reduced = [row for row in rows if row["reduction"] != FULL]
-    label = labeller(reduced)
-    grouped: dict[str, list[Row]] = {}
-    for row in reduced:
-        grouped.setdefault(label(row), []).append(row)
-    return grouped
+def study_key(row: Row) -> str:
+    """Returns a text that rows share which may be compared."""
+    size = [row.get("orders_full") or row.get("orders"), row.get("params_full") or row.get("params")]
+    return json.dumps([[row.get(key) for key in ("task", "source", "model", "experiment", "protocol")], size])
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:
@@ -227,6 +167,14 @@ def _from_cell(cell: str) -> Any:
         return cell
 
 
+def _arrays(file: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(file) as arrays:
+            return dict(arrays)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile):
+        return {}  # none there, or its job is still writing: figures are drawn from the others
+
+
 def _read_rows(file: Path) -> list[Row]:
     rows = []
     lines = file.read_bytes().split(b"\n")
@@ -245,44 +193,22 @@ def _read_rows(file: Path) -> list[Row]:
 
 def _repetition_key(row: Row) -> str:
     trained = row.get("trained_id") or row.get("parent") or row.get("checkpoint")
-    return json.dumps([trained, row.get("protocol"), variant(row), _ratio(row)])
-
-
-def _study_key(row: Row) -> str:
-    size = [row.get("orders_full") or row.get("orders"), row.get("params_full") or row.get("params")]
-    return json.dumps([[row.get(key) for key in ("task", "source", "model", "experiment", "protocol")], size])
+    return json.dumps([trained, row.get("protocol"), identity(row), asked(row)])
 
 
 def _presentation_order(row: Row) -> tuple[Any, ...]:
-    name = row["reduction"]
-    if name in FLOORS:
-        rank = len(FIRST) + 2 + FLOORS.index(name)
-    else:
-        rank = {FULL: 0, **{first: 1 + i for i, first in enumerate(FIRST)}}.get(name, len(FIRST) + 1)
     place = [str(row.get(key)) for key in ("task", "model", "experiment")]
     return (
         *place,
         row.get("protocol") == "paper",
-        _study_key(row),
-        rank,
-        variant(row),
-        _ratio(row),
+        study_key(row),
+        rank(row),
+        len(differences(row)),  # the preset itself before its variants
+        identity(row),
+        float(row.get("ratio") or 0.0),
         row.get("seed") or 0,
     )
 
 
-def _ratio(row: Row) -> float:
-    return float(row.get("ratio") or 0.0)
-
-
 def _timestamp(row: Row) -> str:
     return str(row.get("timestamp") or "")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _mean(values: Iterable[Any]) -> float | int:
-    listed = list(values)
-    return listed[0] if len(set(listed)) == 1 else statistics.fmean(listed)

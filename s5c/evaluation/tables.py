@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from s5c.evaluation.collect import FULL, Row, Study, aggregate, by_method, labeller, studies
+from s5c.evaluation import summary
+from s5c.evaluation.arms import FULL, Row, label
+from s5c.evaluation.average import aggregate
+from s5c.evaluation.cells import (
+    HIGHLIGHTED,
+    MASKED,
+    NOTHING,
+    ON_TEST,
+    before,
+    change,
+    flagged,
+    integer,
+    loss,
+    milliseconds,
+    number,
+    percent,
+    selection,
+    share,
+    short,
+    size,
+    speedup,
+    table,
+)
+from s5c.evaluation.collect import Study, studies
 
-NOTHING = "–"
-MASKED = "masked only: nothing gets smaller"
-ON_TEST = "selected on test data"
 METHOD_WIDTH = 19  # the longest preset name; leaves the rest of 100 columns to nine numbers
 
 
@@ -38,7 +57,7 @@ def console(rows: Sequence[Row]) -> RenderableType:
     blocks: list[RenderableType] = []
     for study in studies(rows):
         blocks += ["", _sizes(study)]
-        if len(by_method(study.rows)) > 1:
+        if len(summary.grid(study)[1]) > 1:
             blocks += ["", _accuracies(study)]
     return Group(*blocks)
 
@@ -47,27 +66,34 @@ def console(rows: Sequence[Row]) -> RenderableType:
 
 
 def _section(study: Study) -> str:
-    parts = [f"## {study.title}", _description(study)]
-    if _reduced(study.rows):
-        parts += ["### Test accuracy in %, by share of states removed", _summary_table(study)]
-    parts += ["### Models, before → after", _model_table(study)]
-    if _reduced(study.rows):
-        parts += ["### States kept per layer", _layer_table(study)]
-    return "\n\n".join([*parts, "### Commands", _commands(study.rows)])
+    parts: dict[str, str | None] = {f"## {study.title}": description(study)}
+    if any(row["reduction"] != FULL for row in study.rows):
+        if summary.grid(study)[0]:
+            parts["### Test accuracy in %, by share of states removed"] = summary.accuracies(study)
+            parts["### Largest ratio at little cost"] = summary.largest_ratios(study)
+        parts["### Other targets"] = summary.other_targets(study)
+        parts["### Against LAST"] = summary.above_last(study)
+        parts["### States kept per layer"] = _layer_table(study)
+        parts["### Errors of the layers"] = summary.layer_errors(study)
+    parts["### Models, before → after"] = _model_table(study)
+    parts["### Notes"] = _notes(study)
+    parts["### Commands"] = commands(study.rows)
+    return "\n\n".join(f"{title}\n\n{text}" for title, text in parts.items() if text)
 
 
-def _description(study: Study) -> str:
+def description(study: Study) -> str:
+    """Returns data, size, accuracy and protocol of a study's unpruned model as a list."""
     first = study.rows[0]
     orders = first.get("orders_full") or first.get("orders") or []
     mean = aggregate(study.rows)[0]
     key = "test_accuracy" if mean["reduction"] == FULL else "test_accuracy_full"
-    sizes = [_integer(_before(first, key)) for key in ("states", "params", "state_params")]
-    over = f" over {mean['n']} seeds" if mean["n"] > 1 else ""
+    sizes = [integer(before(first, key)) for key in ("states", "params", "state_params")]
+    over = f" over {mean['n']} seeds" if mean["n"] > 1 else ", one seed"
     lines = [
         f"- Data: {first.get('source', NOTHING)}",
         f"- Unpruned model: {sizes[0]} states ({' + '.join(f'{n:g}' for n in orders)}), {sizes[1]} parameters, "
-        f"{sizes[2]} of them the states'; test accuracy {_percent(mean, key)} %{over}",
-        f"- Protocol: `{first.get('protocol', NOTHING)}`, checkpoints {_selection(first)}",
+        f"{sizes[2]} of them the states'; test accuracy {percent(mean, key)} %{over}{_interval(mean, key)}",
+        f"- Protocol: `{first.get('protocol', NOTHING)}`, checkpoints {selection(first)}",
     ]
     if first.get("protocol") == "paper":
         lines.append(
@@ -77,154 +103,139 @@ def _description(study: Study) -> str:
     return "\n".join(lines)
 
 
-def _summary_table(study: Study) -> str:
-    ratios, grid = _grid(study)
-    body = [
-        [_flagged(name, next(iter(found.values()))), *(_accuracy_and_loss(found.get(ratio)) for ratio in ratios)]
-        for name, found in grid.items()
-    ]
-    note = "In parentheses: change against the unpruned model, in points."
-    if any(row["n"] > 1 for found in grid.values() for row in found.values()):
-        note += " Mean ± sample standard deviation over seeds."
-    return _table(["Method", *(f"{ratio:g}" for ratio in ratios)], body) + f"\n\n{note}"
-
-
-def _accuracy_and_loss(row: Row | None) -> str:
-    if row is None:
-        return NOTHING
-    text = _percent(row, "test_accuracy")
-    return text if row.get("points_lost") is None else f"{text} ({_loss(row)})"
+def _interval(row: Row, key: str) -> str:
+    """Returns Wilson's 95 % interval of one model's accuracy, where the number of test examples is known."""
+    n, p = row.get("test_examples"), row.get(key)
+    if not n or p is None:
+        return ""
+    z2 = 1.96**2 / n
+    centre, half = p + z2 / 2, 1.96 * math.sqrt(p * (1 - p) / n + z2 / (4 * n))
+    low, high = (100 * (centre + sign * half) / (1 + z2) for sign in (-1, 1))
+    return f" (95 % interval of one model on {n:,.0f} examples: {low:.1f} to {high:.1f})"
 
 
 def _model_table(study: Study) -> str:
-    label = labeller(study.rows)
     columns: dict[str, Callable[[Row], str]] = {
-        "Method": lambda row: _flagged(label(row), row),
-        "Seed": lambda row: str(row.get("seed", NOTHING)),
+        "Arm": lambda row: flagged(label(row), row),
+        "Seeds": _seeds,
         "Ratio asked": lambda row: f"{row.get('ratio') or 0:g}",
-        "Ratio achieved": lambda row: _number(row.get("ratio_achieved"), "{:.3g}"),
-        "States": lambda row: _change(row, "states", _integer),
-        "State parameters": lambda row: _change(row, "state_params", _integer),
-        "All parameters": lambda row: _change(row, "params", _integer),
-        "MACs": lambda row: _change(row, "macs", _integer),
-        "Size on disk": lambda row: _change(row, "checkpoint_bytes", _bytes),
-        "Latency": lambda row: _change(row, "latency", _milliseconds, suffix="_ms"),
-        "Speed-up": _speedup,
-        "Working memory": lambda row: _change(row, "temp_bytes", _bytes),
-        "Test accuracy": lambda row: _change(row, "test_accuracy", _share),
-        "Agreement": lambda row: _share(row.get("agreement")),
+        "Ratio achieved": lambda row: number(row.get("ratio_achieved"), "{:.3g}"),
+        "States": lambda row: change(row, "states", integer),
+        "State parameters": lambda row: change(row, "state_params", integer),
+        "All parameters": lambda row: change(row, "params", integer),
+        "MACs": lambda row: change(row, "macs", integer),
+        "Size on disk": lambda row: change(row, "checkpoint_bytes", size),
+        "Latency": lambda row: change(row, "latency", milliseconds, suffix="_ms"),
+        "Speed-up": speedup,
+        "Working memory": lambda row: change(row, "temp_bytes", size),
+        "Test accuracy": lambda row: change(row, "test_accuracy", share),
+        "Agreement": lambda row: share(row.get("agreement")),
         "Data": lambda row: str(row.get("source", NOTHING)),
         "Protocol": lambda row: str(row.get("protocol", NOTHING)),
     }
-    table = _table(list(columns), [[cell(row) for cell in columns.values()] for row in study.rows])
+    body = [[cell(row) for cell in columns.values()] for row in aggregate(study.rows)]
     devices = sorted({str(row["device"]) for row in study.rows if row.get("device")})
     notes = ["Agreement: share of test predictions equal to the unpruned model's."]
     if any(row.get("latency_ms") is not None for row in study.rows):
         notes.append(f"Latency measured on {', '.join(devices) or 'an unnamed device'}.")
     else:
         notes.append("Latency was not measured.")
-    return f"{table}\n\n{' '.join(notes)}"
+    return f"{table(list(columns), body)}\n\n{' '.join(notes)}"
 
 
 def _layer_table(study: Study) -> str:
-    label = labeller(study.rows)
-    rows = [row for row in _reduced(study.rows) if row.get("orders")]
+    rows = [row for row in aggregate(study.rows) if row["reduction"] != FULL and row.get("orders")]
     depth = max((len(row["orders"]) for row in rows), default=0)
-    head = ["Method", "Seed", "Ratio", *(f"Layer {layer}" for layer in range(depth))]
+    head = ["Arm", "Seeds", "Ratio", *(f"Layer {layer}" for layer in range(depth))]
     body = []
     for row in rows:
         full = row.get("orders_full") or [None] * depth
         kept = [
-            f"{now:g}" if before is None else f"{now:g}/{before:g}"
+            f"{now:.3g}" if before is None else f"{now:.3g}/{before:.3g}"
             for now, before in zip(row["orders"], full, strict=True)
         ]
-        body.append([_flagged(label(row), row), str(row.get("seed", NOTHING)), f"{row.get('ratio') or 0:g}", *kept])
-    return _table(head, body)
+        body.append([flagged(label(row), row), _seeds(row), f"{row.get('ratio') or 0:.3g}", *kept])
+    return table(head, body)
 
 
-def _commands(rows: Sequence[Row]) -> str:
+def _seeds(row: Row) -> str:
+    return ", ".join(map(str, row["seeds"])) or NOTHING
+
+
+def _notes(study: Study) -> str | None:
+    notes = {f"- {label(row)}: {note}": None for row in study.rows for note in row.get("notes") or []}
+    return "\n".join(notes) or None
+
+
+def commands(rows: Sequence[Row]) -> str:
     """Returns every command once, under a comment that says what it produced and with which version."""
-    label = labeller(rows)
-    produced: dict[str, dict[str, None]] = {}
+    produced: dict[str, dict[str, dict[str, None]]] = {}
     for row in rows:
         if row.get("command"):
-            name = "unpruned" if row["reduction"] == FULL else label(row)
             origin = " ".join(str(row[key]) for key in ("version", "git") if row.get(key))
-            comment = f"{name}, seed {row.get('seed', NOTHING)}" + (f", s5c {origin}" if origin else "")
-            produced.setdefault(row["command"], {})[comment] = None
+            seed = f"seed {row.get('seed', NOTHING)}" + (f", s5c {origin}" if origin else "")
+            produced.setdefault(row["command"], {}).setdefault(seed, {})[label(row)] = None
     if not produced:
         return "The rows carry no commands."
-    blocks = ["".join(f"# {comment}\n" for comment in comments) + command for command, comments in produced.items()]
+    blocks = []
+    for command, origins in produced.items():
+        comments = "".join(f"# {', '.join(names)}; {seed}\n" for seed, names in origins.items())
+        blocks.append(comments + command)
     return "```bash\n" + "\n\n".join(blocks) + "\n```"
-
-
-def _flagged(name: str, row: Row) -> str:
-    flags = [f"*{MASKED}*"] if row.get("masked_only") else []
-    if row.get("protocol") == "paper":
-        flags.append(f"⚠ **{ON_TEST}**")
-    shown = "unpruned" if row["reduction"] == FULL else f"**{name}**" if row["reduction"] == "last" else name
-    return shown + (f" ({'; '.join(flags)})" if flags else "")
-
-
-def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    lines = [list(head), ["---", *["---:"] * (len(head) - 1)], *body]
-    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
 
 
 # ------------------------------------------------------------------------------------------------------------- console
 
 
 def _sizes(study: Study) -> Table:
-    table = Table(title=study.title, title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("method", width=METHOD_WIDTH)
+    printed = Table(title=study.title, title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    printed.add_column("arm", width=METHOD_WIDTH, overflow="fold")
     for name in ("ratio", "states", "params", "MACs", "disk", "speed-up", "accuracy", "diff", "agree"):
-        table.add_column(name, justify="right", no_wrap=True)
-    label = labeller(study.rows)
+        printed.add_column(name, justify="right", no_wrap=True)
     for name, group in groupby(aggregate(study.rows), key=label):
         rows = list(group)
         heads = _console_name(name, rows[0]).wrap(Console(), METHOD_WIDTH)
         for index, row in enumerate(rows):
             head = heads[index : index + 1] if index < len(rows) - 1 else heads[index:]
-            table.add_row(Text("\n").join(head), *_size_cells(row))
-        table.add_section()
-    table.caption = f"{study.rows[0].get('source', '')}; {_selection(study.rows[0])}"
-    return table
+            printed.add_row(Text("\n").join(head), *_size_cells(row))
+        printed.add_section()
+    printed.caption = f"{study.rows[0].get('source', '')}; {selection(study.rows[0])}"
+    return printed
 
 
 def _size_cells(row: Row) -> list[str | Text]:
-    accuracy = Text(_percent(row, "test_accuracy"))
+    accuracy = Text(percent(row, "test_accuracy"))
     if row.get("protocol") == "paper":
         accuracy.append(" ⚠", style="red")
     return [
-        f"{row.get('ratio') or 0:g}",
-        _number(row.get("states"), "{:.4g}"),
-        _short(row.get("params")),
-        _short(row.get("macs")),
-        _bytes(row.get("checkpoint_bytes")),
-        _number(row.get("speedup"), "{:.2f}×"),
+        f"{row.get('ratio') or 0:.3g}",
+        number(row.get("states"), "{:.4g}"),
+        short(row.get("params")),
+        short(row.get("macs")),
+        size(row.get("checkpoint_bytes")),
+        number(row.get("speedup"), "{:.2f}×"),
         accuracy,
-        "" if row["reduction"] == FULL else Text(_loss(row), style=_colour(row)),
-        _number(row.get("agreement"), "{:.1f}%", 100),
+        "" if row["reduction"] == FULL else Text(loss(row), style=_colour(row)),
+        number(row.get("agreement"), "{:.1f}%", 100),
     ]
 
 
 def _accuracies(study: Study) -> Table:
-    ratios, grid = _grid(study)
-    table = Table(title="test accuracy in %, by share of states removed", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.padding = (0, 1, 0, 0)
-    table.add_column("method", width=METHOD_WIDTH)
+    ratios, arms = summary.grid(study)
+    printed = Table(title="test accuracy in %, by share of states removed", box=box.SIMPLE_HEAD, pad_edge=False)
+    printed.padding = (0, 1, 0, 0)
+    printed.add_column("arm", width=METHOD_WIDTH, overflow="fold")
     for ratio in ratios:
-        table.add_column(f"{ratio:g}", justify="right", no_wrap=True)
-    for name, found in grid.items():
+        printed.add_column(f"{ratio:g}", justify="right", no_wrap=True)
+    for name, found in arms.items():
         first = next(iter(found.values()))
-        table.add_row(_console_name(name, first), *(_coloured_accuracy(found.get(ratio)) for ratio in ratios))
-    table.caption = "green: at most 1 point lost, yellow: at most 5, red: more"
-    return table
+        printed.add_row(_console_name(name, first), *(_coloured_accuracy(found.get(ratio)) for ratio in ratios))
+    printed.caption = "best first; green: at most 1 point lost, yellow: at most 5, red: more"
+    return printed
 
 
 def _console_name(name: str, row: Row) -> Text:
-    shown = "unpruned" if row["reduction"] == FULL else name
-    text = Text(shown, style="bold" if row["reduction"] == "last" else "")
+    text = Text(name, style="bold" if name in HIGHLIGHTED else "")
     if row.get("masked_only"):
         text.append(f"\n{MASKED}", style="dim italic")
     if row.get("protocol") == "paper":
@@ -246,88 +257,3 @@ def _colour(row: Row) -> str:
     if lost is None or math.isnan(lost):
         return ""
     return "green" if lost <= 1 else "yellow" if lost <= 5 else "red"
-
-
-# ------------------------------------------------------------------------------------------------- what a cell can hold
-
-
-def _grid(study: Study) -> tuple[list[float], dict[str, dict[float, Row]]]:
-    """Returns the ratios of a study and, for every reduction in it, the averaged row at each of them."""
-    methods = by_method(aggregate(study.rows))
-    grid = {name: {row["ratio"]: row for row in rows} for name, rows in methods.items()}
-    return sorted({ratio for found in grid.values() for ratio in found}), grid
-
-
-def _reduced(rows: Iterable[Row]) -> list[Row]:
-    return [row for row in rows if row["reduction"] != FULL]
-
-
-def _before(row: Row, key: str, suffix: str = "") -> Any:
-    return row.get(f"{key}{suffix}") if row["reduction"] == FULL else row.get(f"{key}_full{suffix}")
-
-
-def _change(row: Row, key: str, show: Callable[[Any], str], suffix: str = "") -> str:
-    after, before = row.get(f"{key}{suffix}"), _before(row, key, suffix)
-    return show(after) if row["reduction"] == FULL or before is None else f"{show(before)} → {show(after)}"
-
-
-def _speedup(row: Row) -> str:
-    text = _number(row.get("speedup"), "{:.2f}×")
-    if row.get("speedup") is not None and row.get("backend"):
-        text += f" ({row['backend']})"
-    return text if row.get("speedup_best") is None else f"{text}, {row['speedup_best']:.2f}× (best backend)"
-
-
-def _percent(row: Row, key: str) -> str:
-    """Returns a share as percent without its sign, with the standard deviation where rows were averaged."""
-    text = _number(row.get(key), "{:.1f}", 100)
-    spread = row.get(f"{key}_sd")
-    return text if spread is None else f"{text} ± {100 * spread:.1f}"
-
-
-def _loss(row: Row) -> str:
-    """Returns the points lost with the sign of a change in accuracy: a minus where accuracy fell."""
-    lost = row.get("points_lost")
-    if lost is None or math.isnan(lost):
-        return NOTHING
-    return "0.0" if abs(lost) < 0.05 else f"{-lost:+.1f}".replace("-", "−")
-
-
-def _selection(row: Row) -> str:
-    return {"paper": ON_TEST, "validation": "selected on validation data"}.get(str(row.get("protocol")), NOTHING)
-
-
-def _number(value: Any, form: str, factor: float = 1) -> str:
-    return NOTHING if value is None else form.format(factor * value)
-
-
-def _integer(value: Any) -> str:
-    return _number(value, "{:,.0f}")
-
-
-def _share(value: Any) -> str:
-    return _number(value, "{:.1f} %", 100)
-
-
-def _milliseconds(value: Any) -> str:
-    return NOTHING if value is None else f"{_digits(value)} ms"
-
-
-def _bytes(value: Any) -> str:
-    return NOTHING if value is None else f"{_short(value, ' ')}B"
-
-
-def _short(value: Any, space: str = "") -> str:
-    """Returns a number with three significant digits and a decimal prefix."""
-    if value is None:
-        return NOTHING
-    prefix = ""
-    for larger in "kMGT":
-        if value < 999.5:
-            break
-        value, prefix = value / 1000, larger
-    return f"{_digits(value) if prefix else format(value, '.3g')}{space}{prefix}"
-
-
-def _digits(value: float) -> str:
-    return f"{value:#.3g}".rstrip(".")

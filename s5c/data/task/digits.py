@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -26,6 +27,7 @@ class Task:
             official split; results are comparable only for the same seed.
     """
 
+    licence: ClassVar[str] = "UCI Optical Recognition of Handwritten Digits (Alpaydin, Kaynak), CC BY 4.0."
     split_seed: int = 0
 
     def load(self) -> Dataset:

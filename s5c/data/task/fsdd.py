@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -32,6 +33,7 @@ class Task(Located):
         max_length: steps; longer clips are cut.
     """
 
+    licence: ClassVar[str] = "Free Spoken Digit Dataset, CC BY-SA 4.0."
     max_length: int = 8000
 
     def load(self) -> Dataset:

@@ -6,6 +6,7 @@ Grey is PIL's 8-bit luma; then x / 255, minus 122.6 / 255, over 61 / 255. No aug
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from s5c.data.base import Dataset
 from s5c.data.decode import Pixels
@@ -23,6 +24,7 @@ class Task(Located):
         split_seed: of the permutation that separates 5,000 validation images.
     """
 
+    licence: ClassVar[str] = "CIFAR-10 (Krizhevsky 2009): no licence stated, to be cited."
     split_seed: int = 42
 
     def load(self) -> Dataset:

@@ -46,6 +46,7 @@ class Task(Located):
         pad: full (published) | bucket: to a quarter, half or all of max_length, whichever holds the review.
     """
 
+    licence: ClassVar[str] = "Large Movie Review Dataset (Maas et al. 2011): no licence stated, to be cited."
     name: ClassVar[str] = "imdb"
     level: str = "characters"
     max_length: int = 4096

@@ -43,6 +43,7 @@ class Task(Located):
         tokens: exclusive bounds of the drawn lengths, without parentheses.
     """
 
+    licence: ClassVar[str] = "expressions drawn by the recipe of the Long Range Arena."
     name: ClassVar[str] = "listops"
     published: ClassVar[bool] = True
     max_length: int = 2048

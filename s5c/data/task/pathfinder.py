@@ -42,6 +42,7 @@ class Task(Located):
         generator_seed: of the drawing.
     """
 
+    licence: ClassVar[str] = "images drawn by the recipe of the Long Range Arena."
     name: ClassVar[str] = "pathfinder"
     size: ClassVar[int] = 32
     published: ClassVar[bool] = True

@@ -6,11 +6,13 @@ It is not a random one: the numbers 0 to 1023 with their ten bits reversed, thos
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from s5c.data.base import Dataset
 from s5c.data.decode import Pixels
 from s5c.data.origin import Located
 from s5c.data.pixels import mnist
+from s5c.data.task import smnist
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,6 +23,7 @@ class Task(Located):
         split_seed: of the permutation that separates 6,000 validation images.
     """
 
+    licence: ClassVar[str] = smnist.Task.licence
     split_seed: int = 42
 
     def load(self) -> Dataset:

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 from s5c.data.base import Dataset, Split
 from s5c.data.cache import Writer
@@ -30,6 +31,7 @@ class Task(Located):
         pad: full (published) | bucket: to a quarter, half or all of max_length, whichever holds the longer text.
     """
 
+    licence: ClassVar[str] = "ACL Anthology Network, as the Long Range Arena publishes it: see its terms."
     max_length: int = 4000
     width: int | None = None
     pad: str = "full"

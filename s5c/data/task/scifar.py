@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from s5c.data.base import Dataset
 from s5c.data.decode import Pixels
 from s5c.data.origin import Located
 from s5c.data.pixels import cifar10
+from s5c.data.task import image
 
 DECODE = Pixels(mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.243, 0.261))
 
@@ -20,6 +22,7 @@ class Task(Located):
         split_seed: of the permutation that separates 5,000 validation images.
     """
 
+    licence: ClassVar[str] = image.Task.licence
     split_seed: int = 42
 
     def load(self) -> Dataset:

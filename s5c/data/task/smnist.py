@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from s5c.data.base import Dataset
 from s5c.data.decode import Pixels
@@ -18,6 +19,7 @@ class Task(Located):
         split_seed: of the permutation that separates 6,000 validation images.
     """
 
+    licence: ClassVar[str] = "MNIST (LeCun, Cortes, Burges), usually given as CC BY-SA 3.0."
     split_seed: int = 42
 
     def load(self) -> Dataset:

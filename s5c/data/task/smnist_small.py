@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from s5c.data.base import Dataset
 from s5c.data.decode import Pixels
 from s5c.data.origin import Located
 from s5c.data.pixels import mnist
+from s5c.data.task import smnist
 from s5c.errors import UserError
 
 
@@ -20,6 +22,7 @@ class Task(Located):
         pool: side of the blocks that are averaged: 2, or 4 for 49 steps.
     """
 
+    licence: ClassVar[str] = smnist.Task.licence
     split_seed: int = 42
     pool: int = 2
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -42,6 +43,7 @@ class Task(Located):
         half_rate: read every second sample (8 kHz); evaluates a network trained at 16 kHz with Delta doubled.
     """
 
+    licence: ClassVar[str] = "Speech Commands v0.02 (Warden 2018), CC BY 4.0."
     scale_twice: bool = True
     half_rate: bool = False
 

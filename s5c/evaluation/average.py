@@ -1,0 +1,83 @@
+"""Averages rows over seeds."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from s5c.evaluation.arms import FULL, Row, asked, identity
+from s5c.evaluation.collect import in_order, study_key
+
+TIMED = ("latency", "speedup", "seconds", "temp_bytes")
+
+
+def aggregate(rows: Iterable[Row]) -> list[Row]:
+    """Averages over seeds, keeping apart everything else that was configured.
+
+    Args:
+        rows: Rows of any number of studies.
+
+    Returns:
+        One row per arm and target, with `n`, `seeds`, `points_lost` (test accuracy lost against the unpruned model of
+        the same seed, in percentage points) and `val_points_lost` where the unpruned model is among the rows. A number
+        `x` becomes its mean, with the sample standard deviation in `x_sd` (None for a single row); lists of numbers,
+        one a layer, become lists of means. What is missing in some of the rows, is text that differs between them, or
+        is a timing taken on different devices becomes None.
+    """
+    grouped: dict[str, list[Row]] = {}
+    ordered = in_order(rows)
+    full = {_training(row): row.get("val_accuracy") for row in ordered if row["reduction"] == FULL}
+    for row in ordered:
+        losses = {
+            "points_lost": points_lost(row),
+            "val_points_lost": _lost(full.get(_training(row)), row.get("val_accuracy")),
+        }
+        key = json.dumps([study_key(row), identity(row), asked(row)])
+        grouped.setdefault(key, []).append({**row, **losses})
+    return [_average(group) for group in grouped.values()]
+
+
+def points_lost(row: Row) -> float | None:
+    """Returns the accuracy lost against the unpruned model, in percentage points, or None if it was not measured."""
+    return _lost(row.get("test_accuracy_full"), row.get("test_accuracy"))
+
+
+def _lost(full: float | None, reduced: float | None) -> float | None:
+    return None if full is None or reduced is None else 100 * (full - reduced)
+
+
+def _training(row: Row) -> tuple[Any, Any]:
+    return row.get("trained_id"), row.get("protocol")
+
+
+def _average(group: Sequence[Row]) -> Row:
+    result: Row = {"n": len(group), "seeds": sorted({row["seed"] for row in group if row.get("seed") is not None})}
+    one_device = len({(row.get("device"), row.get("backend")) for row in group}) == 1
+    for key in dict.fromkeys(key for row in group for key in row):
+        values: list[Any] = [row.get(key) for row in group]
+        if key == "seed":
+            continue
+        if not one_device and key.startswith(TIMED):
+            result[key] = None
+        elif all(_is_number(value) for value in values):
+            result[key] = _mean(values)
+            result[f"{key}_sd"] = statistics.stdev(values) if len(values) > 1 else None
+        elif all(value == values[0] for value in values):
+            result[key] = values[0]
+        elif all(isinstance(value, list) for value in values) and len({len(value) for value in values}) == 1:
+            layers = list(zip(*values, strict=True))
+            result[key] = [_mean(layer) if all(map(_is_number, layer)) else None for layer in layers]
+        else:
+            result[key] = None
+    return result
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _mean(values: Iterable[Any]) -> float | int:
+    listed = list(values)
+    return listed[0] if len(set(listed)) == 1 else statistics.fmean(listed)

@@ -1,0 +1,118 @@
+"""What a cell of a table can hold, as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from s5c.evaluation.arms import FULL, Row
+
+NOTHING = "–"
+MASKED = "masked only: nothing gets smaller"
+ON_TEST = "selected on test data"
+HIGHLIGHTED = ("last", "calibrated")
+
+
+def table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """Returns a Markdown table, numbers to the right of the first column."""
+    lines = [list(head), ["---", *["---:"] * (len(head) - 1)], *body]
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+
+
+def flagged(name: str, row: Row) -> str:
+    """Returns the name of an arm with what must be said wherever it stands."""
+    flags = [f"*{MASKED}*"] if row.get("masked_only") else []
+    if row.get("protocol") == "paper":
+        flags.append(f"⚠ **{ON_TEST}**")
+    shown = f"**{name}**" if name in HIGHLIGHTED else name
+    return shown + (f" ({'; '.join(flags)})" if flags else "")
+
+
+def change(row: Row, key: str, show: Callable[[Any], str], suffix: str = "") -> str:
+    """Returns a quantity before and after."""
+    after, earlier = row.get(f"{key}{suffix}"), before(row, key, suffix)
+    return show(after) if row["reduction"] == FULL or earlier is None else f"{show(earlier)} → {show(after)}"
+
+
+def before(row: Row, key: str, suffix: str = "") -> Any:
+    """Returns a quantity of the unpruned model."""
+    return row.get(f"{key}{suffix}") if row["reduction"] == FULL else row.get(f"{key}_full{suffix}")
+
+
+def speedup(row: Row) -> str:
+    """Returns the speed-up with the backend it was measured on."""
+    text = number(row.get("speedup"), "{:.2f}×")
+    if row.get("speedup") is not None and row.get("backend"):
+        text += f" ({row['backend']})"
+    return text if row.get("speedup_best") is None else f"{text}, {row['speedup_best']:.2f}× (best backend)"
+
+
+def percent(row: Row, key: str) -> str:
+    """Returns a share as percent without its sign, with the standard deviation where rows were averaged."""
+    text = number(row.get(key), "{:.1f}", 100)
+    spread = row.get(f"{key}_sd")
+    return text if spread is None else f"{text} ± {100 * spread:.1f}"
+
+
+def loss(row: Row) -> str:
+    """Returns the points lost with the sign of a change in accuracy: a minus where accuracy fell."""
+    lost = row.get("points_lost")
+    return NOTHING if lost is None or math.isnan(lost) else signed(-lost)
+
+
+def signed(points: float) -> str:
+    """Returns a difference in points with its sign."""
+    return "0.0" if abs(points) < 0.05 else f"{points:+.1f}".replace("-", "−")
+
+
+def selection(row: Row) -> str:
+    """Returns what the checkpoint was selected on, in words."""
+    return {"paper": ON_TEST, "validation": "selected on validation data"}.get(str(row.get("protocol")), NOTHING)
+
+
+def number(value: Any, form: str, factor: float = 1) -> str:
+    """Returns a formatted number, or a dash."""
+    return NOTHING if value is None or math.isnan(value) else form.format(factor * value)
+
+
+def integer(value: Any) -> str:
+    """Returns a whole number with separators."""
+    return number(value, "{:,.0f}")
+
+
+def share(value: Any) -> str:
+    """Returns a share in percent."""
+    return number(value, "{:.1f} %", 100)
+
+
+def milliseconds(value: Any) -> str:
+    """Returns a time given in milliseconds."""
+    return NOTHING if value is None else f"{digits(value)} ms"
+
+
+def seconds(value: Any) -> str:
+    """Returns a time given in seconds."""
+    return NOTHING if value is None else f"{value:.2g} s" if value < 100 else f"{value:,.0f} s"
+
+
+def size(value: Any) -> str:
+    """Returns bytes."""
+    return NOTHING if value is None else f"{short(value, ' ')}B"
+
+
+def short(value: Any, space: str = "") -> str:
+    """Returns a number with three significant digits and a decimal prefix."""
+    if value is None:
+        return NOTHING
+    prefix = ""
+    for larger in "kMGT":
+        if value < 999.5:
+            break
+        value, prefix = value / 1000, larger
+    return f"{digits(value) if prefix else format(value, '.3g')}{space}{prefix}"
+
+
+def digits(value: float) -> str:
+    """Returns three significant digits."""
+    return f"{value:#.3g}".rstrip(".")

@@ -1,0 +1,181 @@
+"""Accuracy and latency against the share of states removed, and the states kept in every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from s5c.evaluation.arms import Row, best_first, by_arm
+from s5c.evaluation.average import aggregate
+from s5c.evaluation.looks import INK, MUTED, NOTE, Look, look_of
+
+FEW = 8
+"""Curves up to which names stand at their ends; more get a legend, best first, and a panel of the small losses."""
+SMALL_LOSS = 5.0
+"""Points below the unpruned model that the second panel shows."""
+
+End = tuple[float, float, str, Look]
+
+
+def accuracy_figure(rows: Sequence[Row]) -> Figure:
+    """Returns test accuracy against the ratio of states removed for the rows of one study."""
+    names = best_first(by_arm(row for row in aggregate(rows) if row.get("test_accuracy") is not None))
+    if len(names) <= FEW:
+        figure = Figure(figsize=(6.4, 3.9))
+        plot_accuracy(rows, figure.add_subplot())
+        return figure
+    figure = Figure(figsize=(10.5, max(4.2, 0.19 * len(names) + 0.8)))
+    whole, top = figure.subplots(1, 2)
+    for ax in (whole, top):
+        plot_accuracy(rows, ax, named=False)
+    full = _mean_of(rows, "test_accuracy_full")
+    if full is not None:
+        top.set_ylim(100 * full - SMALL_LOSS, 100 * full + 0.25 * SMALL_LOSS)
+    top.set(title="", ylabel="")
+    top.set_title(f"The upper {SMALL_LOSS:g} points", **NOTE)
+    drawn = dict(zip(whole.get_legend_handles_labels()[1], whole.get_legend_handles_labels()[0], strict=True))
+    ordered = sorted(drawn, key=lambda text: names.index(text.removesuffix(" (masked)")))
+    figure.legend(
+        [drawn[text] for text in ordered], ordered, loc="outside right center", frameon=False, fontsize=8,
+        title="best first", title_fontsize=8, alignment="left", labelspacing=0.35,
+    )  # fmt: skip
+    return figure
+
+
+def plot_accuracy(rows: Sequence[Row], ax: Axes, named: bool = True) -> None:
+    """Draws test accuracy against the ratio of states removed, mean and standard deviation over seeds.
+
+    Args:
+        rows: Rows of one study. A `chance` in them (an accuracy) is drawn as a line.
+        ax: Axes to draw in.
+        named: Write names at the ends of the curves.
+    """
+    full = _mean_of(rows, "test_accuracy_full")
+    ends = _draw_arms(rows, ax, "test_accuracy", "test_accuracy_full", 100)
+    if full is not None:
+        _reference_line(ax, 100 * full, f"unpruned {100 * full:.1f}")
+    chance = _mean_of(rows, "chance")
+    if chance is not None:
+        _reference_line(ax, 100 * chance, "chance")
+    low, high = ax.get_ylim()
+    low = min(low, high - 10)  # a tenth of a point must not look like a collapse
+    ax.set_ylim(max(low - 0.03 * (high - low), -2.0), min(high + 0.04 * (high - low), 104.0))
+    seeds = max(row["n"] for row in aggregate(rows))
+    if seeds > 1:
+        ax.set_title(f"Mean ± standard deviation, {seeds} seeds", **NOTE)
+    ax.set(xlabel="Ratio of states removed", ylabel="Test accuracy (%)")
+    if named:
+        _label_ends(ax, ends)
+
+
+def latency_figure(rows: Sequence[Row]) -> Figure:
+    """Returns latency against the ratio of states removed for the rows of one study."""
+    figure = Figure(figsize=(6.4, max(3.9, 0.17 * len(by_arm(rows)) + 0.8)))
+    plot_latency(rows, figure.add_subplot())
+    return figure
+
+
+def plot_latency(rows: Sequence[Row], ax: Axes) -> None:
+    """Draws latency against the ratio of states removed; line ends carry the speed-up at the largest ratio.
+
+    Args:
+        rows: Rows of one study, measured on one device.
+        ax: Axes to draw in.
+    """
+    full = _mean_of(rows, "latency_full_ms")
+    ends = _draw_arms(rows, ax, "latency_ms", "latency_full_ms", 1, "speedup")
+    if full is not None:
+        _reference_line(ax, full, f"unpruned {full:.3g} ms")
+    ax.set_ylim(0, 1.12 * ax.get_ylim()[1])
+    ax.set(xlabel="Ratio of states removed", ylabel="Latency (ms)")
+    ax.set_title(", ".join(sorted({str(row["device"]) for row in rows if row.get("device")})), **NOTE)
+    _label_ends(ax, ends)
+
+
+def plot_states(rows: Sequence[Row], ax: Axes) -> None:
+    """Draws the states one arm keeps in every layer, at every ratio: darker is more, the number is the mean.
+
+    Args:
+        rows: Rows of one arm of one study.
+        ax: Axes to draw in.
+    """
+    means = [row for row in aggregate(rows) if row.get("orders")]
+    kept = np.array([row["orders"] for row in means], float).T
+    share = kept / np.array([row["orders_full"] for row in means], float).T
+    ax.imshow(share, cmap="Blues", vmin=0, vmax=1.25, aspect="auto")  # beyond 1, to keep full layers off black
+    for (layer, column), value in np.ndenumerate(kept):
+        ink = "white" if share[layer, column] > 0.7 else INK
+        text = f"{value:.0f}" if value < 1000 else f"{value / 1000:.1f}k"
+        ax.text(column, layer, text, ha="center", va="center", fontsize=7, color=ink)
+    ax.set_xticks(range(len(means)), [f"{row['ratio']:.3g}" for row in means])
+    ax.set_yticks(range(len(kept)), [str(layer) for layer in range(len(kept))])
+    ax.tick_params(length=0, labelsize=7.5)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+
+
+def _draw_arms(rows: Sequence[Row], ax: Axes, measure: str, start: str, factor: float, extra: str = "") -> list[End]:
+    """Draws one line per arm, from the unpruned model at ratio 0, and returns where the lines end."""
+    arms = by_arm(row for row in aggregate(rows) if row.get(measure) is not None)
+    ends = []
+    for depth, (name, unsorted) in enumerate(arms.items()):
+        means = sorted(unsorted, key=lambda row: row["ratio"])
+        look = look_of(means[0])
+        origin = [(0.0, means[0][start], 0.0)] if means[0].get(start) is not None else []
+        points = [(row["ratio"], row[measure], row.get(f"{measure}_sd") or 0.0) for row in means]
+        x, y, spread = np.array([*origin, *points], float).T
+        text = name + (" (masked)" if means[0].get("masked_only") else "")
+        ax.plot(
+            x, factor * y, color=look.color, ls=look.linestyle, lw=look.width, label=text,
+            zorder=20 - min(depth, 16) + 20 * (look.width > 2),
+            marker=look.marker, ms=4, mew=0.8, markevery=slice(len(origin), None),
+        )  # fmt: skip
+        if spread.any():
+            band = factor * (y - spread), factor * (y + spread)
+            ax.fill_between(x, *band, color=look.color, alpha=0.10, lw=0, zorder=2)
+        if means[-1].get(extra) is not None:
+            text += f"  {means[-1][extra]:.2f}×"
+        ends.append((x[-1], factor * y[-1], text, look))
+    return ends
+
+
+def _reference_line(ax: Axes, height: float, text: str) -> None:
+    ax.axhline(height, color=MUTED, lw=0.8, ls=(0, (4, 3)), zorder=1)
+    place = ax.get_yaxis_transform()
+    ax.annotate(text, (0, height), (3, 3), place, "offset points", color=MUTED, fontsize=8)
+
+
+def _label_ends(ax: Axes, ends: Sequence[End], size: float = 8) -> None:
+    """Writes each line's name beside its end, moved apart as little as makes them readable."""
+    low, high = ax.get_ylim()
+    height = 0.9 * ax.bbox.height / ax.figure.dpi  # in inches; the layout, still to come, takes its share
+    gap = 1.3 * size / 72 / height * (high - low)
+    ordered = sorted(ends, key=lambda end: (end[1], -ends.index(end)))
+    places = _apart([end[1] for end in ordered], gap, low, high)
+    for (x, y, text, look), place in zip(ordered, places, strict=True):
+        arrow = {"arrowstyle": "-", "color": look.color, "lw": 0.6, "shrinkA": 1, "shrinkB": 4, "relpos": (0, 0.5)}
+        weight = "bold" if look.width > 2 else "normal"
+        ax.annotate(
+            text, (x, y), (1.04, place), textcoords=ax.get_yaxis_transform(), arrowprops=arrow, va="center",
+            color=look.color, fontsize=size, fontweight=weight, annotation_clip=False,
+        )  # fmt: skip
+
+
+def _apart(heights: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Returns the places within limits nearest to sorted `heights` (least squares) that are at least `gap` apart."""
+    blocks: list[list[float]] = []  # isotonic regression of the heights minus their share of gaps
+    for index, height in enumerate(heights):
+        blocks.append([height - index * gap])
+        while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    flat = [float(np.mean(block)) for block in blocks for _ in block]
+    ceiling = max(low, high - (len(heights) - 1) * gap)
+    return [min(max(height, low), ceiling) + index * gap for index, height in enumerate(flat)]
+
+
+def _mean_of(rows: Sequence[Row], key: str) -> float | None:
+    values = [row[key] for row in rows if row.get(key) is not None]
+    return float(np.mean(values)) if values else None

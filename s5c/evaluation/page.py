@@ -1,0 +1,92 @@
+"""One HTML page that holds a whole report: curves to hover and toggle, states per layer, a table to sort."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from s5c.evaluation.arms import Row, best_first, by_arm
+from s5c.evaluation.average import aggregate
+from s5c.evaluation.cells import HIGHLIGHTED
+from s5c.evaluation.collect import Study, studies
+from s5c.evaluation.looks import LOOKS, Look, look_of
+from s5c.evaluation.tables import description
+
+PLACE = '<script type="application/json" id="data">{}</script>'
+DASHES = {"-": "none", "--": "6 3", ":": "2 3"}
+
+
+def page(rows: Sequence[Row]) -> str:
+    """Returns the page; it loads nothing from anywhere.
+
+    Args:
+        rows: Rows as `collect` returns them.
+    """
+    data = json.dumps({"studies": [_study(study) for study in studies(rows)]}, allow_nan=False, ensure_ascii=False)
+    template = Path(__file__).with_suffix(".html").read_text("utf-8")
+    return template.replace(PLACE, PLACE.replace("{}", data.replace("<", "\\u003c")))
+
+
+def _study(study: Study) -> dict[str, Any]:
+    means = aggregate(study.rows)
+    arms = by_arm(means)
+    return {
+        "title": study.title,
+        "about": " · ".join(
+            line.removeprefix("- ").replace("`", "") for line in description(study).splitlines() if line
+        ),
+        "accuracy": _percent(means[-1].get("test_accuracy_full")),
+        "latency": _finite(means[-1].get("latency_full_ms")),
+        "arms": [_arm(name, arms[name]) for name in best_first(arms)],
+    }
+
+
+def _arm(name: str, rows: Sequence[Row]) -> dict[str, Any]:
+    look = look_of(rows[0])
+    return {
+        "name": name,
+        "color": "var(--ink)" if look.color == LOOKS["last"].color else look.color,
+        "dash": _dash(look),
+        "width": look.width,
+        "masked": bool(rows[0].get("masked_only")),
+        "highlighted": name in HIGHLIGHTED,
+        "points": [_point(row) for row in sorted(rows, key=lambda row: row["ratio"])],
+    }
+
+
+def _dash(look: Look) -> str:
+    if isinstance(look.linestyle, str):
+        return DASHES[look.linestyle]
+    return " ".join(f"{2 * part:g}" for part in look.linestyle[1])
+
+
+def _point(row: Row) -> dict[str, Any]:
+    errors = [error for error in row.get("error_h2") or [] if _finite(error) is not None]
+    return {
+        "ratio": row["ratio"],
+        "accuracy": _percent(row.get("test_accuracy")),
+        "sd": _percent(row.get("test_accuracy_sd")),
+        "lost": _finite(row.get("points_lost")),
+        "se": _finite(row.get("points_lost_se")),
+        "agreement": _percent(row.get("agreement")),
+        "states": row.get("states"),
+        "params": row.get("params"),
+        "orders": row.get("orders") if row.get("orders_full") else None,
+        "of": row.get("orders_full"),
+        "latency": _finite(row.get("latency_ms")),
+        "speedup": _finite(row.get("speedup")),
+        "seconds": _finite(row.get("seconds_reduction")),
+        "h2": sum(errors) / len(errors) if errors else None,
+        "n": row["n"],
+    }
+
+
+def _finite(value: Any) -> float | None:
+    return None if value is None or not math.isfinite(value) else value
+
+
+def _percent(value: Any) -> float | None:
+    return None if _finite(value) is None else 100 * value

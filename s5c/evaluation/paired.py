@@ -1,0 +1,77 @@
+"""Paired differences: two models answer the same test examples, and only those that they answer differently count.
+
+With b examples lost and c gained of n, the difference in accuracy is (c - b) / n, and its standard error over draws of
+the test set sqrt((b + c) / n - ((c - b) / n)^2) / sqrt(n). Of the errors of two accuracies taken apart, it is the part
+that does not cancel.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from s5c.evaluation.arms import FULL, Row, asked, identity, target
+
+CORRECT = "correct_file"
+"""Key of a row that names the npz beside its rows.jsonl: for every network whether it answered each test example
+rightly, under `full` and the targets' labels."""
+BARE = "last"
+
+
+def add_paired(rows: Sequence[Row]) -> list[Row]:
+    """Returns the rows with paired errors where the answers to single examples are stored.
+
+    `points_lost_se` is the standard error, in points, of the accuracy lost against the unpruned model, of one model;
+    `above_last` and `above_last_se` compare with plain LAST at the same target, on the same trained model.
+    """
+    files: dict[Path, dict[str, NDArray[Any]]] = {}
+    bare = {
+        _pairing_key(row): found
+        for row in rows
+        if identity(row) == identity({"reduction": BARE}) and (found := _answers(row, files)) is not None
+    }
+    return [{**row, **_paired(row, files, bare.get(_pairing_key(row)))} for row in rows]
+
+
+def difference(before: NDArray[Any], after: NDArray[Any]) -> tuple[float, float]:
+    """Returns the change in accuracy from one set of answers to the other and its standard error, in points."""
+    n = len(before)
+    gained, lost = int(np.sum(after & ~before)), int(np.sum(before & ~after))
+    change = (gained - lost) / n
+    return 100 * change, 100 * math.sqrt(max((gained + lost) / n - change**2, 0.0) / n)
+
+
+def _paired(row: Row, files: dict[Path, dict[str, NDArray[Any]]], last: NDArray[Any] | None) -> dict[str, float]:
+    after = _answers(row, files)
+    if row["reduction"] == FULL or after is None:
+        return {}
+    found = {}
+    before = _answers(row, files, FULL)
+    if before is not None and before.shape == after.shape:
+        found["points_lost_se"] = difference(before, after)[1]
+    if last is not None and last.shape == after.shape:
+        found["above_last"], found["above_last_se"] = difference(last, after)
+    return found
+
+
+def _pairing_key(row: Row) -> tuple[Any, ...]:
+    return row.get("trained_id"), row.get("protocol"), asked(row)
+
+
+def _answers(row: Row, files: dict[Path, dict[str, NDArray[Any]]], name: str = "") -> NDArray[Any] | None:
+    if not row.get(CORRECT) or "folder" not in row:
+        return None
+    path = Path(row["folder"]) / row[CORRECT]
+    if path not in files:
+        try:
+            with np.load(path) as arrays:
+                files[path] = {key: array.astype(bool) for key, array in arrays.items()}
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile):
+            files[path] = {}  # moved without them, or cut short
+    return files[path].get(name or (FULL if row["reduction"] == FULL else target(row)[1]))

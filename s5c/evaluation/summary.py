@@ -1,0 +1,185 @@
+"""What a study comes to: accuracies by ratio, how much may be removed, what it costs and how far the layers are off."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from s5c.evaluation import cells
+from s5c.evaluation.arms import FULL, Row, best_first, by_arm, target
+from s5c.evaluation.average import aggregate
+from s5c.evaluation.cells import NOTHING, flagged, number, table
+from s5c.evaluation.collect import Study
+
+ALLOWED = (0.5, 1.0)
+"""Points of accuracy that may be lost."""
+
+
+def grid(study: Study) -> tuple[list[float], dict[str, dict[float, Row]]]:
+    """Returns the ratios asked for in a study and, for every arm, best first, the averaged row at each of them."""
+    arms = by_arm(aggregate(study.rows))
+    found = {}
+    for name in best_first(arms):
+        rows = {row["ratio"]: row for row in arms[name] if _asked_a_ratio(row)}
+        if rows:
+            found[name] = rows
+    return sorted({ratio for rows in found.values() for ratio in rows}), found
+
+
+def accuracies(study: Study, ratios: Sequence[float] = ()) -> str:
+    """Returns the table of test accuracies by ratio, arms sorted by quality.
+
+    Args:
+        study: The rows.
+        ratios: Which columns; empty for all.
+    """
+    tested, arms = grid(study)
+    columns = [ratio for ratio in tested if not ratios or ratio in ratios]
+    body = []
+    for name, rows in arms.items():
+        first = next(iter(rows.values()))
+        body.append([flagged(name, first), *(_accuracy_and_loss(rows.get(ratio)) for ratio in columns)])
+    shown = [row for rows in arms.values() for row in rows.values()]
+    notes = ["In parentheses: change against the unpruned model, in points."]
+    if any(row["n"] > 1 for row in shown):
+        notes[0] += " Mean ± sample standard deviation over seeds."
+    if any(row.get("points_lost_se") is not None for row in shown):
+        notes.append("± inside the parentheses: paired standard error of one model over draws of the test set.")
+    notes.append("Best first: by mean lead over the average arm at the same ratio.")
+    return table(["Arm", *(f"{ratio:g}" for ratio in columns)], body) + f"\n\n{' '.join(notes)}"
+
+
+def other_targets(study: Study) -> str | None:
+    """Returns the table of reductions that were asked for something else than a ratio, or None without any."""
+    body = []
+    for name, rows in by_arm(aggregate(study.rows)).items():
+        for row in rows:
+            if not _asked_a_ratio(row):
+                asked = (
+                    f"max_drop {row['max_drop']:g}"
+                    if row.get("max_drop") is not None
+                    else target(row)[1].replace("-", " ", 1)
+                )
+                cells_ = [asked, number(row.get("ratio_achieved"), "{:.3g}"), _accuracy_and_loss(row)]
+                body.append([flagged(name, row), *cells_])
+    return table(["Arm", "Target", "Ratio achieved", "Test accuracy in %"], body) if body else None
+
+
+def largest_ratios(study: Study) -> str:
+    """Returns the table of the largest ratios that cost little, and the seconds that arms take."""
+    arms = {name: list(rows.values()) for name, rows in grid(study)[1].items()}
+    arms = {name: rows for name, rows in arms.items() if not rows[0].get("masked_only")}
+    columns: dict[str, Callable[[list[Row]], str]] = {
+        f"≤ {allowed:g} point{'s' * (allowed != 1)} lost": lambda rows, a=allowed: _ratio(largest(rows, a))  # type: ignore[misc]
+        for allowed in ALLOWED
+    }
+    if any(row.get("val_points_lost") is not None for rows in arms.values() for row in rows):
+        columns["chosen on validation, ≤ 0.5"] = _chosen_on_validation
+    for title, key in (("Reduction", "reduction"), ("Calibration", "calibration"), ("Training", "training")):
+        if any(row.get(f"seconds_{key}") for rows in arms.values() for row in rows):
+            columns[title] = lambda rows, k=f"seconds_{key}": cells.seconds(median(rows, k))  # type: ignore[misc]
+    body = [[flagged(name, rows[0]), *(cell(rows) for cell in columns.values())] for name, rows in arms.items()]
+    note = (
+        "The largest ratio tested such that it and every smaller one tested lose no more, on average over seeds. "
+        "Times: median over ratios, of one reduction each."
+    )
+    if "chosen on validation, ≤ 0.5" in columns:
+        note += " Chosen on validation: the same rule on validation accuracy; in parentheses what that costs on test."
+    return table(["Arm", *columns], body) + f"\n\n{note}"
+
+
+def largest(rows: Sequence[Row], allowed: float, key: str = "points_lost") -> Row | None:
+    """Returns the row of the largest ratio such that it and all smaller ones lose at most `allowed` points.
+
+    Args:
+        rows: Averaged rows of one arm.
+        allowed: Points.
+        key: Which loss.
+    """
+    found = None
+    for row in sorted(rows, key=lambda row: row["ratio"]):
+        if row.get(key) is None or row[key] > allowed + 1e-9:
+            break
+        found = row
+    return found
+
+
+def median(rows: Sequence[Row], key: str) -> float | None:
+    """Returns the median of a number over those rows that have it."""
+    values = [row[key] for row in rows if row.get(key) is not None]
+    return statistics.median(values) if values else None
+
+
+def above_last(study: Study) -> str | None:
+    """Returns the table of paired differences to plain LAST, or None where answers were not stored."""
+    ratios, arms = grid(study)
+    body = []
+    for name, rows in arms.items():
+        found = [rows.get(ratio, {}) for ratio in ratios]
+        if name != "last" and any(row.get("above_last") is not None for row in found):
+            body.append([flagged(name, next(iter(rows.values()))), *map(_above, found)])
+    if not body:
+        return None
+    note = "Points above plain LAST at the same ratio ± paired standard error of one model over draws of the test set."
+    return table(["Arm", *(f"{ratio:g}" for ratio in ratios)], body) + f"\n\n{note}"
+
+
+def layer_errors(study: Study) -> str | None:
+    """Returns the table of the layers' errors at the ratio that most arms were tested at, or None without any."""
+    rows = [row for row in aggregate(study.rows) if row["reduction"] != FULL and row.get("error_h2")]
+    if not rows:
+        return None
+    counted = Counter(row["ratio"] for row in rows)
+    ratio = max(counted, key=lambda ratio: (counted[ratio], -abs(ratio - 0.6)))
+    arms = by_arm(row for row in rows if row["ratio"] == ratio)
+    depth = max(len(row["error_h2"]) for found in arms.values() for row in found)
+    body = [
+        [flagged(name, found[0]), *(_error(found[0], layer) for layer in range(depth))] for name, found in arms.items()
+    ]
+    note = (
+        f"At ratio {ratio:g}: relative H2 error ‖G − Gᵣ‖₂ / ‖G‖₂ of the layer's linear system; where computed, after "
+        "the semicolon its H-infinity error, and the a-priori bound on that where the method has one."
+    )
+    return table(["Arm", *(f"Layer {layer}" for layer in range(depth))], body) + f"\n\n{note}"
+
+
+def _asked_a_ratio(row: Row) -> bool:
+    return target(row)[0] == "ratio" and row.get("max_drop") is None
+
+
+def _accuracy_and_loss(row: Row | None) -> str:
+    if row is None:
+        return NOTHING
+    text = cells.percent(row, "test_accuracy")
+    if row.get("points_lost") is None:
+        return text
+    error = row.get("points_lost_se")
+    return f"{text} ({cells.loss(row)}{'' if error is None else f' ± {error:.1f}'})"
+
+
+def _ratio(row: Row | None) -> str:
+    return "0" if row is None else f"{row['ratio']:g}"
+
+
+def _chosen_on_validation(rows: list[Row]) -> str:
+    found = largest(rows, ALLOWED[0], "val_points_lost")
+    return "0" if found is None else f"{found['ratio']:g} ({cells.loss(found)})"
+
+
+def _above(row: Mapping[str, Any]) -> str:
+    if row.get("above_last") is None:
+        return NOTHING
+    return f"{cells.signed(row['above_last'])} ± {row['above_last_se']:.1f}"
+
+
+def _error(row: Row, layer: int) -> str:
+    def at(key: str) -> float | None:
+        values = row.get(key) or []
+        return values[layer] if layer < len(values) else None
+
+    text, peak, bound = number(at("error_h2"), "{:.3g}"), number(at("error_hinf"), "{:.3g}"), at("error_bound")
+    if peak == NOTHING:
+        return text
+    return f"{text}; {peak}" + (f" ≤ {bound:.3g}" if bound is not None else "")
