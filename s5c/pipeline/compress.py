@@ -90,7 +90,7 @@ def compress(
         correct[network.target.label] = found[1].classes == found[1].labels
         reduced.append(network)
         run.log(_scalars(row), event="reduced")
-    np.savez_compressed(run.directory / CORRECT, **correct)  # type: ignore[arg-type]
+    np.savez_compressed(run.directory / CORRECT, **correct)
     return _finished(rows, trained, reduced, ranking, evaluation, run)
 
 

@@ -158,7 +158,8 @@ class Reduction:
             began = time.perf_counter()
             weights = recalibrated(model, weights, self.batches(), step_rescale=self.trained.step_rescale)
             calibration += time.perf_counter() - began
-        errors = layer_errors(self.layers, surgery.systems(params, config))
+        known = [bound is not None for bound in bounds]
+        errors = layer_errors(self.layers, surgery.systems(params, config), hinf=known)
         reduced = Reduced(
             target, model, weights, selected, selected.ratio_achieved, selected.orders, errors, bounds,
             tuple(notes), seconds, calibration,

@@ -10,13 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from s5c.reduction.layer import Layer
+from s5c.reduction.slots import padded
 from s5c.ssm.modal import difference, from_ssm
 from s5c.ssm.norms import h2_norm, hinf_norm
 from s5c.ssm.system import DiagonalSSM
 from s5c.types import Array
-
-SMALL = 64
-"""Inputs or outputs up to which the H-infinity norm is computed: it costs 170 singular value problems a system."""
 
 
 class LayerError(NamedTuple):
@@ -24,14 +22,16 @@ class LayerError(NamedTuple):
 
     Attributes:
         h2: H2 norm of the difference over that of the full layer; of a layer with channels the root of summed squares.
-        hinf: H-infinity norm of the difference, the largest of the channels; NaN where it was not computed.
+        hinf: H-infinity norm of the difference, the largest of the channels; NaN where it was not asked for.
     """
 
     h2: float
     hinf: float
 
 
-def layer_errors(layers: Sequence[Layer], reduced: Sequence[DiagonalSSM]) -> list[LayerError]:
+def layer_errors(
+    layers: Sequence[Layer], reduced: Sequence[DiagonalSSM], *, hinf: Sequence[bool] | None = None
+) -> list[LayerError]:
     """Returns the errors of all layers.
 
         ||G - G_r||_2 / ||G||_2    and    ||G - G_r||_inf,    G_r with its output constant left out
@@ -39,13 +39,15 @@ def layer_errors(layers: Sequence[Layer], reduced: Sequence[DiagonalSSM]) -> lis
     Args:
         layers: the full layers, double precision.
         reduced: their replacements, double precision.
+        hinf: of which layers the H-infinity norm is computed, which costs 170 singular value problems a system.
     """
     with jax.enable_x64(True):
         found = []
-        for layer, system in zip(layers, reduced, strict=True):
+        for layer, system, peak in zip(layers, reduced, hinf or [False] * len(layers), strict=True):
+            system = padded(system, layer.system.state_dim)  # one program for every order
             own = _squared_norm(layer.system)
-            h2, hinf = _errors(layer.system, system, wide=max(layer.system.B.shape[-1], 1) > SMALL)
-            found.append(LayerError(float(np.sqrt(h2 / own)) if own > 0 else 0.0, float(hinf)))
+            h2 = float(np.sqrt(_difference_squared(layer.system, system) / own)) if own > 0 else 0.0
+            found.append(LayerError(h2, float(_difference_peak(layer.system, system)) if peak else np.nan))
         return found
 
 
@@ -63,11 +65,6 @@ def _h2_squared(system: DiagonalSSM) -> Array:
     return jnp.where(jnp.all(modal.log_a.real < 0), h2_norm(modal) ** 2, jnp.nan)
 
 
-def _errors(full: DiagonalSSM, reduced: DiagonalSSM, *, wide: bool) -> tuple[Array, Array]:
-    squared = _difference_squared(full, reduced)
-    return squared, jnp.nan if wide else _difference_peak(full, reduced)
-
-
 @jax.jit
 def _difference_squared(full: DiagonalSSM, reduced: DiagonalSSM) -> Array:
     def one(a: DiagonalSSM, b: DiagonalSSM) -> Array:
@@ -79,8 +76,8 @@ def _difference_squared(full: DiagonalSSM, reduced: DiagonalSSM) -> Array:
 
 @jax.jit
 def _difference_peak(full: DiagonalSSM, reduced: DiagonalSSM) -> Array:
-    def one(pair: tuple[DiagonalSSM, DiagonalSSM]) -> Array:
-        error = difference(*(from_ssm(system) for system in pair))
+    def one(a: DiagonalSSM, b: DiagonalSSM) -> Array:
+        error = difference(from_ssm(a), from_ssm(b))
         return jnp.where(jnp.all(error.log_a.real < 0), hinf_norm(error).gain, jnp.nan)
 
-    return jnp.max(jax.lax.map(one, (_batched(full), _batched(reduced))))
+    return one(full, reduced) if full.Lambda.ndim == 1 else jnp.max(jax.vmap(one)(full, reduced))

@@ -103,10 +103,12 @@ def hinf_norm(system: ModalSystem) -> Peak:
             jnp.where(left, found, at_y), jnp.where(left, at_x, found),
         )  # fmt: skip
 
-    state = (low, *inner, high, *map(measured, inner))
+    # In one call: eigenvalue problems that XLA runs side by side on a CPU of few cores can wait for each other for ever.
+    first = jnp.split(measured(jnp.concatenate([*inner, angles[best]])), 3)
+    state = (low, *inner, high, *first[:2])
     _, x, y, _, at_x, at_y = jax.lax.fori_loop(0, SECTIONS, section, state)
     at = jnp.concatenate([x, y, angles[best]])
-    reached = jnp.concatenate([at_x, at_y, measured(angles[best])])
+    reached = jnp.concatenate([at_x, at_y, first[2]])
     winner = jnp.argmax(reached)
     return Peak(reached[winner], at[winner])
 
