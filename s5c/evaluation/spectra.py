@@ -166,7 +166,7 @@ def _hankel_rows(layer: int, sigma: NDArray[Any]) -> list[Row]:
     """Returns what is drawn of a layer: its values, or the median over its channels."""
     middle = np.median(sigma, axis=0)
     bound = np.median(2 * np.cumsum(sigma[:, ::-1], axis=1)[:, ::-1], axis=0)
-    tails = [*bound[1:], 0.0]
+    tails = [*bound[1:], 0.0][: len(middle)]
     return [
         {"layer": layer, "order": k + 1, "sigma": float(value), "bound": float(tail)}
         for k, (value, tail) in enumerate(zip(middle, tails, strict=True))

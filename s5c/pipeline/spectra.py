@@ -25,7 +25,7 @@ def write_spectra(path: Path, trained: TrainedModel, ranking: stage.Ranking, red
     Per layer l, each with a leading axis of channels where a layer has them:
 
         Lambda_bar_layer{l}         discrete poles of the full layer
-        hsv_layer{l}                its Hankel singular values, descending; empty where a pole is not stable
+        hsv_layer{l}                Hankel singular values of its stable modes, descending
         scores_layer{l}             one score per slot
         priority_layer{l}           the same after the allocation
         keep_{target}_layer{l}      which slots stay
@@ -36,8 +36,7 @@ def write_spectra(path: Path, trained: TrainedModel, ranking: stage.Ranking, red
     with jax.enable_x64(True):
         for i, system in enumerate(full):
             arrays[f"Lambda_bar_layer{i}"] = _poles(system)
-            hsv = np.asarray(_hankel(system))
-            arrays[f"hsv_layer{i}"] = hsv if np.isfinite(hsv).all() else hsv[..., :0]
+            arrays[f"hsv_layer{i}"] = np.asarray(_hankel(system))
         for network in reduced:
             for i, system in enumerate(surgery.systems(network.weights["params"], network.model.config)):
                 arrays[f"lambda_{network.target.label}_layer{i}"] = _poles(system)
@@ -58,6 +57,8 @@ def _poles(system: DiagonalSSM) -> np.ndarray:
 def _hankel(system: DiagonalSSM) -> Array:
     def one(system: DiagonalSSM) -> Array:
         modal = from_ssm(system)
-        return jnp.where(jnp.all(modal.log_a.real < 0), hankel_singular_values(modal), jnp.nan)
+        stable = modal.log_a.real < 0
+        B = jnp.where(stable[:, None], modal.B, 0)
+        return hankel_singular_values(modal._replace(log_a=jnp.where(stable, modal.log_a, -1), B=B))
 
     return jax.lax.map(one, system, batch_size=32) if system.Lambda.ndim == 2 else one(system)
