@@ -29,7 +29,7 @@ PRESET_FILES = sorted(path for path in (conf_dir() / "reduction").glob("*.yaml")
 def composed(path: Path) -> dict[str, Any]:
     """Returns a preset as Hydra composes it."""
     with initialize_config_dir(str(conf_dir()), version_base=None):
-        values = OmegaConf.to_container(compose(f"reduction/{path.stem}"))
+        values = OmegaConf.to_container(compose(f"reduction/{path.stem}"), resolve=True)
     assert isinstance(values, dict)
     return values["reduction"]
 
@@ -51,7 +51,8 @@ MASKINGS = {name: method for name, method in VARIANTS.items() if isinstance(meth
 # The exemptions: what a method is documented not to do.
 PROTECTS_ALL = {"none"}
 DRAWS_NUMBERS = {"random"}  # its scores belong to positions, not to states
-REDUNDANCY = {"calibrated"}  # of equal states one is worthless: the others make up for it
+# A state's score depends on the others: of equals one is worthless.
+ELIMINATIONS = {"calibrated", "aire_greedy"}
 DEPENDS_ON_REALISATION = {"hinf released"}  # on bidirectional layers
 
 P, H = 6, 4

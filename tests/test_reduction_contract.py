@@ -12,9 +12,9 @@ import pytest
 from reductions import (
     DEPENDS_ON_REALISATION,
     DRAWS_NUMBERS,
+    ELIMINATIONS,
     MASKINGS,
     PROTECTS_ALL,
-    REDUNDANCY,
     SELECTIONS,
     H,
     P,
@@ -96,7 +96,7 @@ def test_scores_are_deterministic_and_in_double_precision(name: str) -> None:
         assert not np.array_equal(first.scores[0], first.scores[1])  # every layer has a stream of its own
 
 
-@every_selection_but(*PROTECTS_ALL, *DRAWS_NUMBERS, *REDUNDANCY)
+@every_selection_but(*PROTECTS_ALL, *DRAWS_NUMBERS, *ELIMINATIONS)
 def test_differences_below_single_precision_count(name: str) -> None:
     """Two modes apart by 1e-10 are ranked rightly, in whichever order they are stored."""
     system = make_network()[0]
@@ -141,7 +141,7 @@ def test_the_choice_of_coordinates_does_not_matter(name: str) -> None:
         np.testing.assert_array_equal(one.order, two.order)
 
 
-@every_selection
+@every_selection_but(*ELIMINATIONS)
 def test_both_directions_count(name: str) -> None:
     system = make_network()[0]
     silenced = {}
@@ -190,7 +190,7 @@ def test_dead_layers_and_equal_states_are_no_obstacle(name: str) -> None:
     assert not any(np.isnan(x).any() for x in (*ranking.scores, *ranking.priorities))
     selected = stage.select(ranking, 0.5)
     assert sum(selected.orders) == (18 if name in PROTECTS_ALL else 9)
-    if name not in DRAWS_NUMBERS:
+    if name not in DRAWS_NUMBERS | ELIMINATIONS:
         for keep in (selected.keep[0], selected.keep[2]):  # of equals the first ones stay
             assert keep[: keep.sum()].all()
 

@@ -128,6 +128,7 @@ def test_a_preset_is_complete_and_explains_itself(path: Path) -> None:
 def test_a_preset_repeats_the_defaults(path: Path) -> None:
     deliberate = {
         ("lamp", "power"): 2,  # squared magnitudes are what LAMP means
+        ("aire_greedy", "variant"): "gram",
         ("calibrated", "refit"): "calibrated",
         ("calibrated", "sequential"): "reselect",
     }
