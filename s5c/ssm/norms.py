@@ -103,7 +103,7 @@ def hinf_norm(system: ModalSystem) -> Peak:
             jnp.where(left, found, at_y), jnp.where(left, at_x, found),
         )  # fmt: skip
 
-    # In one call: eigenvalue problems that XLA runs side by side on a CPU of few cores can wait for each other for ever.
+    # In one call: eigenvalue problems side by side may wait for each other for ever where there are few cores.
     first = jnp.split(measured(jnp.concatenate([*inner, angles[best]])), 3)
     state = (low, *inner, high, *first[:2])
     _, x, y, _, at_x, at_y = jax.lax.fori_loop(0, SECTIONS, section, state)
