@@ -23,5 +23,6 @@ for task in ${TASKS:-digits listops_small smnist_small imdb_small}; do
     arms reduction=last,aire,bt_tolerance,h2,lqo reduction.refit=calibrated reduction.sequential=refit
     arms reduction=last,aire reduction.refit=calibrated reduction.sequential=refit reduction.norm=recalibrate
   done
-  "$PYTHON" -m s5c.report "runs=$RESULTS/${task}_comparison" "output=results/published/$task"
+  "$PYTHON" -m s5c.report "runs=$RESULTS/${task}_comparison" "output=results/published/${task}_comparison"
 done
+"$PYTHON" -m s5c.report published=true

@@ -86,11 +86,12 @@ class Reduction:
         self.layers = surgery.layers(trained.weights, self.config, horizon=trained.dataset.length)
         self.measured: list[Moments] | None = None
         self.notes: list[str] = []
+        self.seconds_calibration = 0.0
         began = time.perf_counter()
         if getattr(job.method, "needs_moments", False):
             self._measure()
-        self.seconds_calibration = time.perf_counter() - began
-        began = time.perf_counter()
+            self.seconds_calibration = time.perf_counter() - began
+            began = time.perf_counter()
         self.fitted: Fitted | None = None
         self.ranking: stage.Ranking | None = None
         if isinstance(job.method, Projection):
