@@ -53,7 +53,7 @@ PROTECTS_ALL = {"none"}
 DRAWS_NUMBERS = {"random"}  # its scores belong to positions, not to states
 # A state's score depends on the others: of equals one is worthless.
 ELIMINATIONS = {"calibrated", "aire_greedy"}
-DEPENDS_ON_REALISATION = {"hinf released"}  # on bidirectional layers
+DEPENDS_ON_REALISATION = {"hinf released", "calibrated"}  # on bidirectional layers; through the ridge
 
 P, H = 6, 4
 

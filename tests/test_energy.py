@@ -1,8 +1,6 @@
-"""AIRE, the H2 refit and the H2 search against impulse responses summed up in NumPy."""
+"""The H2 refit and the H2 search against impulse responses summed up in NumPy."""
 
 from __future__ import annotations
-
-import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +8,6 @@ import numpy as np
 import pytest
 from systems import random_system
 
-from s5c.errors import UserError
 from s5c.reduction.contract import load_method, load_refit
 from s5c.reduction.energy import parts_of
 from s5c.reduction.layer import Layer
@@ -46,74 +43,6 @@ def taps(system: DiagonalSSM, lags: int = LAGS) -> np.ndarray:
 def scores(method: str, layer: Layer, **options: object) -> np.ndarray:
     with jax.enable_x64(True):
         return np.asarray(jax.jit(load_method(method, options).scores)(layer, KEY))
-
-
-def silent(system: DiagonalSSM, gone: list[int]) -> DiagonalSSM:
-    """Returns the system with some states' outputs at zero."""
-
-    def without(C: object) -> object:
-        C = np.array(C)
-        C[:, gone] = 0
-        return jnp.asarray(C)
-
-    with jax.enable_x64(True):
-        backward = None if system.C_backward is None else without(system.C_backward)
-        return dataclasses.replace(system, C=without(system.C), C_backward=backward)
-
-
-class TestAire:
-    @both
-    @pytest.mark.parametrize("horizon", ["infinite", "sequence"])
-    def test_energies_are_those_of_the_modes(self, bidirectional: bool, horizon: str) -> None:
-        given = layer(bidirectional=bidirectional)
-        with jax.enable_x64(True):
-            a, B = (np.asarray(x) for x in given.system.discretise())
-        lags = LAGS if horizon == "infinite" else 20
-        outputs = [np.asarray(C) for C in (given.system.C, given.system.C_backward) if C is not None]
-        expected = [
-            sum(np.sum(np.abs(np.outer(C[:, i], B[i])[None] * (a[i] ** np.arange(lags))[:, None, None]) ** 2)
-                for C in outputs) for i in range(P)
-        ]  # fmt: skip
-        np.testing.assert_allclose(scores("aire", given, horizon=horizon), expected, rtol=1e-9)
-
-    def test_is_last_weighed_by_the_width_of_the_peak(self) -> None:
-        given = layer()
-        with jax.enable_x64(True):
-            radius = np.abs(np.asarray(given.system.discretise()[0]))
-        np.testing.assert_allclose(
-            scores("hinf", given), scores("aire", given) * (1 + radius) / (1 - radius), rtol=1e-10
-        )
-
-    @both
-    def test_the_elimination_is_greedy_and_its_costs_exact(self, bidirectional: bool) -> None:
-        given = layer(3, bidirectional=bidirectional)
-        full = taps(given.system)
-        found = scores("aire", given, variant="gram")
-
-        def error(gone: list[int]) -> float:
-            return float(np.sum((taps(silent(given.system, gone)) - full) ** 2))
-
-        gone: list[int] = []
-        costs = []
-        while len(gone) < P:
-            rises = {i: error([*gone, i]) - error(gone) for i in range(P) if i not in gone}
-            cheapest = min(rises, key=rises.__getitem__)
-            gone.append(cheapest)
-            costs.append(rises[cheapest])
-        assert list(np.argsort(found)) == gone
-        np.testing.assert_allclose(found[gone], np.maximum.accumulate(costs), rtol=1e-8)
-
-    def test_the_released_form_leaves_the_output_norm_unsquared(self) -> None:
-        given = layer(bidirectional=True)
-        norms = [np.linalg.norm(np.asarray(C), axis=0) for C in (given.system.C, given.system.C_backward)]
-        ratio = scores("aire", given, score="released") / scores("aire", given)
-        np.testing.assert_allclose(ratio, (norms[0] + norms[1]) / 4 / (norms[0] ** 2 + norms[1] ** 2), rtol=1e-10)
-
-    def test_wrong_options(self) -> None:
-        with pytest.raises(UserError, match=r"(?s)reduction.variant 'grem'.*nearest first: gram"):
-            load_method("aire", {"variant": "grem"})
-        with pytest.raises(UserError, match="exact energies"):
-            load_method("aire", {"variant": "gram", "score": "released"})
 
 
 class TestRefit:

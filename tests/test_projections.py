@@ -20,7 +20,10 @@ from s5c.ssm.system import DiagonalSSM
 P, H, STEPS = 6, 3, 60
 SHARED = [name for name in PROJECTIONS if name not in {"lqo"}]  # the gate mixes channels: lqo takes whole layers only
 
-every_projection = pytest.mark.parametrize("name", PROJECTIONS)
+# Those that search compile for half a minute.
+every_projection = pytest.mark.parametrize(
+    "name", [name if name.startswith("bt") else pytest.param(name, marks=pytest.mark.slow) for name in PROJECTIONS]
+)
 
 
 def gate(rng: np.random.Generator) -> Gate:
@@ -71,14 +74,21 @@ def whole(layers: list[Layer]) -> list[np.ndarray]:
     return [np.asarray(np.full(layer.system.Lambda.shape[:-1], layer.system.state_dim)) for layer in layers]
 
 
-@pytest.fixture(scope="module")
-def fits() -> dict[str, Fitted]:
+class Fits(dict[str, Fitted]):
     """One fit per method serves every test that only cuts."""
-    return {name: method.fit(network(), 0) for name, method in PROJECTIONS.items()}
+
+    def __missing__(self, name: str) -> Fitted:
+        self[name] = PROJECTIONS[name].fit(network(), 0)
+        return self[name]
+
+
+@pytest.fixture(scope="module")
+def fits() -> Fits:
+    return Fits()
 
 
 @every_projection
-def test_slot_scores_never_rise(name: str, fits: dict[str, Fitted]) -> None:
+def test_slot_scores_never_rise(name: str, fits: Fits) -> None:
     for layer, scores in zip(network(), fits[name].scores, strict=True):
         assert isinstance(scores, np.ndarray) and scores.shape == layer.system.Lambda.shape
         assert (np.diff(scores) <= 0).all() and (scores >= 0).all()
@@ -86,7 +96,7 @@ def test_slot_scores_never_rise(name: str, fits: dict[str, Fitted]) -> None:
 
 @every_projection
 @pytest.mark.parametrize("orders", [(3, 2), (1, 4)])
-def test_the_order_is_honoured_and_the_system_stable(name: str, orders: tuple[int, int], fits: dict) -> None:
+def test_the_order_is_honoured_and_the_system_stable(name: str, orders: tuple[int, int], fits: Fits) -> None:
     reduced = fits[name].reduce([np.asarray(order) for order in orders])
     for layer, found, order in zip(network(), reduced, orders, strict=True):
         system = found.system
@@ -98,7 +108,7 @@ def test_the_order_is_honoured_and_the_system_stable(name: str, orders: tuple[in
 
 
 @every_projection
-def test_the_full_order_changes_nothing(name: str, fits: dict) -> None:
+def test_the_full_order_changes_nothing(name: str, fits: Fits) -> None:
     layers = network()
     for layer, found in zip(layers, fits[name].reduce(whole(layers)), strict=True):
         expected = response(layer.system)
@@ -106,7 +116,7 @@ def test_the_full_order_changes_nothing(name: str, fits: dict) -> None:
 
 
 @every_projection
-def test_a_larger_order_is_not_worse(name: str, fits: dict) -> None:
+def test_a_larger_order_is_not_worse(name: str, fits: Fits) -> None:
     layers = network()
     expected = response(layers[0].system)
     errors = []
@@ -118,7 +128,7 @@ def test_a_larger_order_is_not_worse(name: str, fits: dict) -> None:
 
 
 @every_projection
-def test_permuting_states_changes_nothing(name: str, fits: dict) -> None:
+def test_permuting_states_changes_nothing(name: str, fits: Fits) -> None:
     order = [np.asarray(3), np.asarray(2)]
     permutations = np.random.default_rng(3).permutation(P), np.random.default_rng(4).permutation(4)
     with jax.enable_x64(True):
@@ -135,7 +145,7 @@ def test_permuting_states_changes_nothing(name: str, fits: dict) -> None:
 
 
 @every_projection
-def test_a_cut_is_shared_out_as_for_states(name: str, fits: dict) -> None:
+def test_a_cut_is_shared_out_as_for_states(name: str, fits: Fits) -> None:
     ranking = stage.rank(PROJECTIONS[name], load_allocation("tolerance"), network(), seed=0, fitted=fits[name])
     selected = stage.select(ranking, 0.5)
     assert sum(selected.orders) == 5 and min(selected.orders) >= 1
@@ -143,7 +153,7 @@ def test_a_cut_is_shared_out_as_for_states(name: str, fits: dict) -> None:
         assert list(keep) == sorted(keep, reverse=True), "the slots that stay are the leading ones"
 
 
-@pytest.mark.parametrize("name", SHARED)
+@pytest.mark.parametrize("name", [n if n.startswith("bt") else pytest.param(n, marks=pytest.mark.slow) for n in SHARED])
 def test_channels_get_orders_of_their_own(name: str) -> None:
     layers = channels()
     fitted = PROJECTIONS[name].fit(layers, 0)

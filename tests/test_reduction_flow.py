@@ -74,6 +74,7 @@ class TestTargets:
         assert found[1]["max_drop"] == 3 and found[1]["orders"] != [4, 4]
 
 
+@pytest.mark.slow
 class TestRefitsAndNorms:
     @pytest.mark.parametrize("reduction", ["last", "bt"])
     def test_a_refit_brings_the_layers_nearer(self, reduction: str, checkpoint: Path, tmp_path: Path) -> None:
@@ -111,6 +112,7 @@ class TestRefitsAndNorms:
         assert not np.allclose(stats[0]["norm"]["var"], stats[1]["norm"]["var"], rtol=1e-3)
 
 
+@pytest.mark.slow
 class TestTraining:
     START = ("reduction=bt_init", "reduction.order=2", "reduction.finetune.epochs=2")
 

@@ -53,7 +53,8 @@ def prepare(group: Sequence[Case], precision: str, say: Say) -> dict[Key, Progra
     programs: dict[Key, Program] = {}
     for case in group:
         p = case.shape.state_dim
-        weights = {"params": take(state.params, [order < p] * layers, config), "batch_stats": state.batch_stats}
+        params, _ = take(state.params, [order < p] * layers, config)
+        weights = {"params": params, "batch_stats": state.batch_stats}
         ours = classifier(config, p, precision=precision).apply
         forward = {
             REFERENCE: jax.jit(partial(_published, config=config)),

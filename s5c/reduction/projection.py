@@ -52,7 +52,7 @@ class Variables(NamedTuple):
 
     Attributes:
         nu: logarithm of the decay per step.
-        turn: angle less the starting angle, in units of the starting decay: the width of a pole's peak.
+        turn: angle less the starting angle, in units of the width of the pole's peak: the starting decay, at most 1.
         B: real and imaginary part of the rows of B, scaled to states of deviation 1; unused where there is one input.
     """
 
@@ -98,7 +98,7 @@ def variables(start: Start) -> Variables:
 
 def at(found: Variables, start: Start) -> tuple[Complex[Array, "r"], Complex[Array, "r k"]]:
     """Returns (log_a, B) of the free slots at a point of the search; B = 0 in the others."""
-    width = jnp.maximum(-start.log_a.real, SLOWEST)
+    width = jnp.clip(-start.log_a.real, SLOWEST, 1)
     log_a = jax.lax.complex(-SLOWEST - jnp.exp(found.nu), start.log_a.imag + width * found.turn)
     B = jnp.ones_like(start.B) if start.B.shape[1] == 1 else jax.lax.complex(found.B[0], found.B[1])
     return jnp.where(start.free, log_a, -1), jnp.where(start.free[:, None], B, 0)
