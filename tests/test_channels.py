@@ -18,6 +18,8 @@ from s5c.model.layerwise import log_probs
 from s5c.reduction import stage
 from s5c.reduction.contract import load_allocation
 
+pytestmark = pytest.mark.slow  # compiles two families for every method
+
 H, P = 3, 4
 SLOTS = 2 * H * P
 NETWORKS: dict[str, dict[str, Any]] = {

@@ -90,6 +90,7 @@ class TestRefit:
         np.testing.assert_allclose(taps(found), taps(given.system), atol=1e-8)
 
 
+@pytest.mark.slow
 class TestH2:
     def test_the_gradient_is_that_of_finite_differences(self) -> None:
         given = layer(4, bidirectional=True)

@@ -19,6 +19,8 @@ from s5c.reduction.bound import Block, amplifications, bound_weights, deep_bound
 from s5c.reduction.quadratic import LQO, QuadraticForm, lqo, relative_error
 from s5c.ssm.modal import ModalSystem, from_ssm
 
+pytestmark = pytest.mark.slow  # compiles blocks of every activation
+
 
 @pytest.fixture(autouse=True)
 def double_precision() -> Iterator[None]:

@@ -24,6 +24,8 @@ from s5c.reduction.quadratic_elimination import best_outputs, eliminate, margina
 from s5c.ssm.modal import ModalSystem, from_ssm
 from s5c.ssm.system import DiagonalSSM, stack
 
+pytestmark = pytest.mark.slow  # compiles searches
+
 
 @pytest.fixture(autouse=True)
 def double_precision() -> Iterator[None]:
