@@ -13,7 +13,8 @@ export PYTHONUNBUFFERED := 1
 
 # Tests never upload anything. Two processes cannot share an accelerator unless told how, hence the CPU by default.
 # Compiled programs are kept in .cache/jax, also the quick ones: a second run of the tests compiles almost nothing.
-TEST_ENV := JAX_PLATFORMS="$${JAX_PLATFORMS:-cpu}" WANDB_MODE=offline \
+# OPENBLAS_NUM_THREADS as s5c sets it itself (s5c/__init__.py), here before anything imports NumPy.
+TEST_ENV := JAX_PLATFORMS="$${JAX_PLATFORMS:-cpu}" WANDB_MODE=offline OPENBLAS_NUM_THREADS=1 \
   JAX_COMPILATION_CACHE_DIR="$$PWD/.cache/jax" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 # Array shapes, dtypes and all other annotations are checked at run time; an int passes for a float, as mypy has it.
 RUNTIME_TYPES := --jaxtyping-packages='s5c,beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))'
