@@ -6,6 +6,10 @@ import difflib
 from collections.abc import Iterable
 
 
+LISTED = 30
+"""Names that a message lists at most."""
+
+
 class UserError(ValueError):
     """Wrong input: the message says what was given, what is allowed and what to do.
 
@@ -27,4 +31,6 @@ def unknown(kind: str, given: str, choices: Iterable[str]) -> UserError:
     """Returns the error for a name that does not exist, listing the existing ones, nearest first."""
     ordered = nearest_first(given, choices)
     hint = f" Did you mean {ordered[0]!r}?" if ordered else ""
-    return UserError(f"Unknown {kind} {given!r}.{hint}\nAvailable, nearest first: {', '.join(ordered) or '(none)'}.")
+    shown = ", ".join(ordered[:LISTED]) or "(none)"
+    more = f", and {len(ordered) - LISTED} more" if len(ordered) > LISTED else ""
+    return UserError(f"Unknown {kind} {given!r}.{hint}\nAvailable, nearest first: {shown}{more}.")

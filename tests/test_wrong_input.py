@@ -79,7 +79,7 @@ COMMANDS: list[tuple[str, list[str]]] = [
     ("reduce checkpoint=empty", ["No checkpoint in", "empty", "it contains: nothing", "run folder"]),
     ("evaluate checkpoint=file", ["file is a file", "a checkpoint is a folder"]),
     ("evaluate checkpoint=empty weights=worst", ["'worst'", "best", "latest"]),
-    ("report", ["runs is not set", "runs=..."]),
+    ("report", ["runs is not set", "runs=FOLDER", "published=true"]),
     ("report runs=nowhere", ["no folder 'nowhere'", "runs=results/"]),
     ("report runs=empty", ["No rows below 'empty'", "rows.jsonl"]),
 ]
