@@ -59,7 +59,7 @@ def taps_of(system: DiagonalSSM) -> np.ndarray:
 
 
 def response(system: DiagonalSSM) -> np.ndarray:
-    """Returns the impulse response, both directions side by side."""
+    """Returns the impulse response, from the past to the future where there are two directions."""
     if system.Lambda.ndim == 2:
         one = [jax.tree.map(lambda x, c=c: x[c], system) for c in range(len(system.Lambda))]
         return np.stack([response(channel) for channel in one])
@@ -67,7 +67,9 @@ def response(system: DiagonalSSM) -> np.ndarray:
     if system.C_backward is None:
         return forward
     backward = dataclasses.replace(system, C=system.C_backward, D=jnp.zeros_like(system.D), C_backward=None)
-    return np.concatenate([forward, taps_of(backward)], axis=1)
+    back = taps_of(backward)
+    forward[0] += back[0]  # both directions see the current input
+    return np.concatenate([back[:0:-1], forward])
 
 
 def whole(layers: list[Layer]) -> list[np.ndarray]:
@@ -139,6 +141,8 @@ def test_permuting_states_changes_nothing(name: str, fits: Fits) -> None:
     other = PROJECTIONS[name].fit(permuted, 0)
     for a, b in zip(fits[name].scores, other.scores, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
+    if name != "bt":
+        return  # a search ends where rounding leads it
     for a, b in zip(fits[name].reduce(order), other.reduce(order), strict=True):
         scale = np.abs(response(a.system)).max()
         np.testing.assert_allclose(response(a.system), response(b.system), atol=1e-4 * scale)
