@@ -41,17 +41,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def cases() -> list[object]:
-    """Returns the commands of s5c; sweeps and what trains or searches are slow tests."""
-
+    """Returns the commands of s5c; the sweeps, dozens of networks each, are slow tests."""
     found = [words for words in commands() if words[0] == "python"]
-
-    def slow(words: list[str]) -> bool:
-        return "-m" in words[3:] or any(
-            f"reduction.{key}=" in " ".join(words) for key in ("max_drop", "refit", "finetune")
-        )
-
-    marks = [[pytest.mark.slow] if slow(words) else [] for words in found]
-    return [pytest.param(words, marks=m, id=" ".join(words)) for words, m in zip(found, marks, strict=True)]
+    slow = [pytest.mark.slow]
+    return [pytest.param(words, marks=slow if "-m" in words[3:] else (), id=" ".join(words)) for words in found]
 
 
 @pytest.mark.parametrize("words", cases())
