@@ -1,51 +1,43 @@
-"""Trains the published recipes, as many as this machine can, and puts the models into results/zoo.
+"""Makes everything under results/published and results/zoo, as much as this machine can.
 
-    python scripts/reproduce.py list                  # every recipe: its cost on this device, how far it is
+    python scripts/reproduce.py list                  # every recipe and study: its cost on this device, how far it is
     python scripts/reproduce.py run                   # all that take at most --hours each, IMDb first
-    python scripts/reproduce.py run imdb_s5 --hours 40
+    python scripts/reproduce.py run imdb_s5 imdb_comparison --hours 40
     python scripts/reproduce.py export imdb_s5        # a finished training into the zoo; `run` does it by itself
 
-The queue is conf/experiment/*_s5.yaml. It has no state of its own: `python -m s5c.train` trains each recipe under
-results/trained, and whatever is found there is continued, also if it was copied from another machine. So it may be
-interrupted, killed and started again at any point.
+The queue is the recipes, conf/experiment/*_{s5,s4d,dss}.yaml, and then the studies of their models, which are in
+scripts/studies.py: comparisons of all methods, and balanced truncation as a start for smaller models.
+`python -m s5c.train` trains each recipe under results/trained, and whatever is found there is continued, also if it was
+copied from another machine. So the queue may be interrupted, killed and started again at any point.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from types import FrameType
 
-import hydra
 import jax
+from recipes import Recipe, known, queue
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from step_cost import PUBLISHED, Cost, Data, measure
+from step_cost import Cost, measure
+from studies import Study, studies
 
-from s5c import __version__, config
-from s5c.cli import register_resolvers
+from s5c import __version__
 from s5c.errors import UserError, unknown
 from s5c.evaluation.cost import device_name
-from s5c.locations import conf_dir, results_dir
+from s5c.locations import results_dir
 from s5c.pipeline import zoo
 from s5c.pipeline.provenance import git_revision, write_json
 from s5c.pipeline.restored import restore
-from s5c.pipeline.trained import FINISHED, TrainJob, checksum, described
-from s5c.train import resolve
-
-ORDER = (
-    *("imdb", "smnist", "listops", "fashion", "image", "fsdd", "pathfinder", "psmnist", "retrieval"),
-    *("scifar", "speech35", "pathx"),
-)
-"""Tasks in the order in which they are trained; others, the small ones, come last."""
+from s5c.pipeline.trained import checksum, described
 
 MEASURING_MINUTES = 10
 """A recipe whose step cannot be compiled and run in this time is not for this device."""
@@ -54,89 +46,6 @@ STOPPED = 130
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """A recipe of the queue.
-
-    Attributes:
-        name: of the experiment, and of the model in the zoo.
-        job: its training.
-    """
-
-    name: str
-    job: TrainJob
-
-    @property
-    def data(self) -> Data:
-        """What is published of its task."""
-        return PUBLISHED[self.job.task.keys.name]
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Full batches of an epoch."""
-        carved = not self.data.validation and self.job.protocol == "validation"
-        held_out = round(self.job.task.keys.validation_fraction * self.data.train) if carved else 0
-        return (self.data.train - held_out) // self.job.recipe.batch_size
-
-    @property
-    def steps(self) -> int:
-        """Steps of the whole training."""
-        return self.job.recipe.epochs * self.steps_per_epoch
-
-    def folder(self) -> Path | None:
-        """Returns the folder of its training, whatever data it was started with; the farthest if there are several."""
-        wanted = described(self.job)
-        found = []
-        for path in self.job.folder.glob("*/identity.json"):
-            identity = json.loads(path.read_text("utf-8"))
-            if {key: identity.get(key) for key in wanted} == wanted:
-                found.append(path.parent)
-        return max(found, key=lambda folder: ((folder / FINISHED).is_file(), _newest(folder)), default=None)
-
-    def finished(self) -> Path | None:
-        """Returns the folder of its training if that is finished."""
-        folder = self.folder()
-        return folder if folder is not None and (folder / FINISHED).is_file() else None
-
-    def steps_done(self) -> int:
-        """Returns how many steps are behind its newest checkpoint."""
-        folder = self.folder()
-        return 0 if folder is None else _newest(folder)
-
-    def state(self) -> str:
-        """Returns how far it is, in words."""
-        if self.name in zoo.names():
-            return "in the zoo"
-        if self.finished() is not None:
-            return "finished"
-        done = self.steps_done()
-        return f"at epoch {done // self.steps_per_epoch} of {self.job.recipe.epochs}" if done else "not started"
-
-
-def _newest(folder: Path) -> int:
-    return max((int(path.name) for path in folder.glob("checkpoints/*") if path.name.isdigit()), default=0)
-
-
-def queue(names: Sequence[str] = ()) -> list[Recipe]:
-    """Returns the recipes in the order of training, all or those asked for.
-
-    Raises:
-        UserError: there is none of a name asked for.
-    """
-    known = sorted(path.stem for path in (conf_dir() / "experiment").glob("*_s5.yaml"))
-    for name in names:
-        if name not in known:
-            raise unknown("recipe", name, known)
-    register_resolvers()
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        recipes = []
-        for name in names or known:
-            values = config.plain(hydra.compose("train", [f"+experiment={name}"]))
-            recipes.append(Recipe(name, resolve(values)[0]))
-    place = {task: number for number, task in enumerate(ORDER)}
-    return sorted(recipes, key=lambda recipe: (place.get(recipe.job.task.keys.name, len(ORDER)), recipe.name))
 
 
 # ---- the cost of a step
@@ -182,9 +91,9 @@ def _device() -> str:
 # ---- the commands
 
 
-def show(recipes: Sequence[Recipe], found: dict[str, Cost], device: str) -> None:
+def show(recipes: Sequence[Recipe], of_models: Sequence[Study], found: dict[str, Cost], device: str) -> None:
     """Prints the queue."""
-    table = Table(title=f"Published recipes{f' on {device}' if device else ''}", title_justify="left")
+    table = Table(title=f"Recipes{f' on {device}' if device else ''}", title_justify="left")
     table.add_column("recipe", no_wrap=True)
     for column in ("epochs × steps", "s/step", "hours left"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -200,18 +109,32 @@ def show(recipes: Sequence[Recipe], found: dict[str, Cost], device: str) -> None
             "–" if hours is None else f"{hours:.3g}",
             escape(f"{state}; {cost.problem}" if cost.problem else state),
         )
-    console.print(table)
+    if recipes:
+        console.print(table)
+    listed = Table(title="Studies of their models", title_justify="left")
+    listed.add_column("study", no_wrap=True)
+    listed.add_column("of", no_wrap=True)
+    listed.add_column("epochs", justify="right")
+    listed.add_column("state")
+    for study in of_models:
+        listed.add_row(study.name, study.recipe, str(study.epochs) if study.epochs else "–", escape(study.state()))
+    if of_models:
+        console.print(listed)
     if found:
         console.print("Hours: training steps alone, on batches of zeros; evaluation and data come on top.")
 
 
-def run(recipes: Sequence[Recipe], *, hours: float, device: str) -> bool:
-    """Trains what takes at most `hours` each and has its data, and exports it; returns whether nothing failed.
+def run(recipes: Sequence[Recipe], of_models: Sequence[Study], *, hours: float, device: str) -> bool:
+    """Trains what takes at most `hours` each and has its data, exports it, runs and publishes the studies.
 
     Args:
         recipes: the queue.
+        of_models: what is made of their models.
         hours: most that one of them may take.
         device: named with measured costs; "" to measure none and train whatever has its data.
+
+    Returns:
+        Whether nothing failed. What was skipped has not failed.
 
     Raises:
         KeyboardInterrupt: stopped on request; the training has saved its state.
@@ -230,7 +153,32 @@ def run(recipes: Sequence[Recipe], *, hours: float, device: str) -> bool:
                 well = False
                 continue
         well &= _attended([sys.executable, __file__, "export", recipe.name])
+    for study in of_models:
+        console.rule(study.name, align="left")
+        well &= _studied(study, hours, device)
     return well
+
+
+def _studied(study: Study, hours: float, device: str) -> bool:
+    """Runs what is left of a study and publishes it; returns whether nothing failed."""
+    (recipe,) = queue([study.recipe])
+    if not study.left():
+        console.print(f"Finished: {study.published}", soft_wrap=True)
+        return True
+    if recipe.finished() is None and recipe.name not in zoo.names():
+        console.print(f"[yellow]Skipped:[/] {recipe.name} is {recipe.state()}.", soft_wrap=True)
+        return True
+    cost = costs([recipe], device)[recipe.name] if device and study.epochs else Cost()
+    if (needed := cost.hours(study.epochs * recipe.steps_per_epoch)) is not None and needed > hours:
+        console.print(f"[yellow]Skipped:[/] about {needed:.3g} hours, more than --hours {hours:g}.", soft_wrap=True)
+        return True
+    for command in study.left():
+        if not _attended([sys.executable, "-m", *command]):
+            return False
+        mark = study.mark(command)
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.write_text(" ".join(command) + "\n")
+    return _attended([sys.executable, "-m", *study.report()])
 
 
 def _obstacle(recipe: Recipe, hours: float, cost: Cost) -> str:
@@ -303,7 +251,7 @@ def _arguments() -> argparse.Namespace:
     for name in ("list", "run", "export", "measure", "device"):
         command = commands.add_parser(name)
         if name in ("list", "run"):
-            command.add_argument("names", nargs="*", metavar="NAME", help="recipes; all if none is named")
+            command.add_argument("names", nargs="*", metavar="NAME", help="recipes and studies; all if none is named")
             command.add_argument("--no-measure", action="store_true", help="leave the cost of a step unknown")
         if name in ("export", "measure"):
             command.add_argument("names", nargs=1, metavar="NAME")
@@ -321,7 +269,7 @@ def main() -> int:
     if asked.command == "device":
         print(device_name())
         return 0
-    recipes = queue(asked.names)
+    recipes, of_models = _asked(asked.names)
     if asked.command == "measure":
         print(json.dumps(measure(recipes[0].job, recipes[0].data)))
         return 0
@@ -330,9 +278,25 @@ def main() -> int:
         return 0
     device = "" if asked.no_measure else _device()
     if asked.command == "list":
-        show(recipes, costs(recipes, device) if device else {}, device)
+        show(recipes, of_models, costs(recipes, device) if device else {}, device)
         return 0
-    return 0 if run(recipes, hours=asked.hours, device=device) else 1
+    return 0 if run(recipes, of_models, hours=asked.hours, device=device) else 1
+
+
+def _asked(names: Sequence[str]) -> tuple[list[Recipe], list[Study]]:
+    """Returns the recipes and the studies of these names; all if there are none.
+
+    Raises:
+        UserError: there is neither of a name asked for.
+    """
+    every = {study.name: study for study in studies(set(known()))}
+    if not names:
+        return queue(), list(every.values())
+    for name in names:
+        if name not in known() and name not in every:
+            raise unknown("recipe or study", name, sorted([*known(), *every]))
+    wanted = [name for name in names if name in known()]
+    return (queue(wanted) if wanted else []), [every[name] for name in names if name in every]
 
 
 if __name__ == "__main__":

@@ -24,8 +24,10 @@ from s5c.pipeline.trained import input_spec
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.append(str(REPOSITORY / "scripts"))
 
+import recipes  # noqa: E402
 import reproduce  # noqa: E402
 import step_cost  # noqa: E402
+import studies  # noqa: E402
 
 EPOCHS = 40
 TINY = f"""
@@ -58,8 +60,14 @@ def test_all_recipes_are_listed_without_any_data(
     assert reproduce.main() == 0
     rows = [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
     names = [row[0].strip() for row in rows]
-    assert sorted(names) == sorted(path.stem for path in (REPOSITORY / "conf/experiment").glob("*_s5.yaml"))
-    assert names[:2] == ["imdb_s5", "smnist_s5"] and all("_small" in name for name in names[-3:])
+    there = [path.stem for path in (REPOSITORY / "conf/experiment").glob("*.yaml")]
+    assert set(recipes.known()) == {name for name in there if name.endswith(("_s5", "_s4d", "_dss"))}
+    assert set(names) == {
+        *recipes.known(),
+        *(f"{name.removesuffix('_s5')}_comparison" for name in there if name.endswith("_s5")),
+        *(name for name in there if name.endswith("_bt")),
+    }
+    assert names[:2] == ["imdb_s5", "smnist_s5"] and names.index("digits_s5") < names.index("imdb_s4d")
     cells = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}
     assert cells["imdb_s5"] == ["35 × 450", "–", "–", "not started"], "a tenth of 25,000 is carved for validation"
     assert cells["pathfinder_s5"][0] == "200 × 2,500" and cells["speech35_s5"][0] == "40 × 5,302"
@@ -68,7 +76,7 @@ def test_all_recipes_are_listed_without_any_data(
 
 def test_another_name_is_refused() -> None:
     with pytest.raises(UserError, match=r"Unknown recipe 'imdb'(.|\n)*nearest first: imdb_s5"):
-        reproduce.queue(["imdb"])
+        recipes.queue(["imdb"])
 
 
 @pytest.mark.parametrize("name", step_cost.PUBLISHED)
@@ -94,14 +102,14 @@ def test_what_is_published_is_what_the_tasks_give(name: str, tmp_path: Path) -> 
 
 
 @pytest.fixture
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> reproduce.Recipe:
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> recipes.Recipe:
     """A recipe with a tiny network, whose data is not there."""
     monkeypatch.setenv("S5C_DATA", str(tmp_path / "data"))
     values = jobs.compose("train", "+experiment=imdb_small_s5", *jobs.TINY, f"results_dir={tmp_path}")
-    return reproduce.Recipe("imdb_small_s5", reproduce.resolve(values)[0])
+    return recipes.Recipe("imdb_small_s5", recipes.resolve(values)[0])
 
 
-def test_a_step_is_run_unless_the_memory_is_too_small(small: reproduce.Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_is_run_unless_the_memory_is_too_small(small: recipes.Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     data = small.data._replace(length=8)
     monkeypatch.setattr(step_cost, "STEPS", 2)
     cost = step_cost.measure(small.job, data)
@@ -113,7 +121,7 @@ def test_a_step_is_run_unless_the_memory_is_too_small(small: reproduce.Recipe, m
 
 
 def test_a_measured_cost_is_remembered_for_this_device(
-    small: reproduce.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: recipes.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[str] = []
 
@@ -134,7 +142,7 @@ def test_a_measured_cost_is_remembered_for_this_device(
 
 
 def test_what_cannot_be_trained_here_is_skipped_with_the_reason(
-    small: reproduce.Recipe, monkeypatch: pytest.MonkeyPatch
+    small: recipes.Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "fetch", lambda name, root: "there is no network.")
     assert reproduce._obstacle(small, 12, step_cost.Cost(problem="needs 80 GB")) == "needs 80 GB"
@@ -143,6 +151,54 @@ def test_what_cannot_be_trained_here_is_skipped_with_the_reason(
     assert "about 50 hours, more than --hours 12" in reproduce._obstacle(small, 12, step_cost.Cost(50 * 3600 / steps))
     reason = reproduce._obstacle(small, 12, step_cost.Cost(3600 / steps))
     assert "There is no data for task imdb_small" in reason and "there is no network" in reason
+
+
+# ---- studies
+
+
+def test_a_study_goes_on_after_the_command_that_failed_and_is_published_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("S5C_RESULTS", str(tmp_path))
+    started: list[list[str]] = []
+    broken = ["calibrated"]
+
+    def attended(command: list[str]) -> bool:
+        started.append(command[2:])
+        return not any(f"reduction={name}" in command for name in broken)
+
+    monkeypatch.setattr(reproduce, "_attended", attended)
+    (study,) = reproduce._asked(["listops_small_comparison"])[1]
+    assert len(study.commands) == 2 * len(studies.ARMS) and study.state() == "not started here"
+    assert not reproduce.run([], [study], hours=1, device="")
+    assert len(started) == 2 and study.state() == f"1 of {len(study.commands)} commands"
+    broken.clear()
+    assert reproduce.run([], [study], hours=1, device="")
+    assert started[1] == started[2] and len(started) == len(study.commands) + 2 and study.state() == "finished"
+    assert started[-1] == list(study.report())
+    assert reproduce.run([], [study], hours=1, device="") and len(started) == len(study.commands) + 2
+    assert "Finished" in capsys.readouterr().out
+
+
+def test_a_study_of_a_model_that_is_not_there_is_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("S5C_RESULTS", str(tmp_path))
+    _, found = reproduce._asked(["imdb_bt"])
+    assert found[0].epochs == 4 * 4 * 40, "arms that train, orders, epochs"
+    assert reproduce.run([], found, hours=1, device="")
+    assert "Skipped: imdb_s4d is not started" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [study.name for study in studies.studies(set(recipes.known()))])
+def test_the_commands_of_studies_are_understood(name: str) -> None:
+    """Composes the commands' configurations: all arms of one comparison, and the first command of every other study."""
+    (study,) = reproduce._asked([name])[1]
+    for command in study.commands if name == "digits_comparison" else study.commands[:1]:
+        entry, _, *arguments = command
+        single = [text if "[" in text else text.split(",")[0] for text in arguments]
+        values = jobs.compose(entry.removeprefix("s5c."), *single)
+        assert values["name"] == name
 
 
 # ---- processes
@@ -162,13 +218,16 @@ def test_a_process_that_fails_does_not_end_the_queue_and_one_that_was_stopped_do
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+_OTHERS = shutil.ignore_patterns("__pycache__", "*_s5.yaml", "*_s4d.yaml", "*_dss.yaml", "*_bt.yaml")
+
+
 class Checkout:
     """A copy of the code with one small recipe in its queue."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         for name in ("s5c", "conf", "scripts"):
-            shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*_s5.yaml"))
+            shutil.copytree(REPOSITORY / name, folder / name, ignore=_OTHERS)
         (folder / "conf/experiment/tiny_s5.yaml").write_text(TINY)
         self.environment = {**os.environ, "PYTHONPATH": str(folder), "JAX_PLATFORMS": "cpu"}
         for variable in ("S5C_ZOO", "S5C_RESULTS"):
@@ -202,7 +261,7 @@ class Checkout:
 @pytest.mark.slow
 def test_interrupted_moved_and_killed_the_queue_ends_with_the_model_in_the_zoo(tmp_path: Path) -> None:
     checkout = Checkout(tmp_path / "checkout")
-    run = ("run", "--no-measure", "--results")
+    run = ("run", "tiny_s5", "--no-measure", "--results")
 
     process = checkout.start(*run, "here")
     checkout.await_step(process, "here", 5)

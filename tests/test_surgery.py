@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import flax.errors
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from networks import LENGTH, PAIRS, PIXELS, TOKENS, batch_for, network, weights_of
@@ -17,6 +19,8 @@ from s5c.evaluation.cost import resized, size
 from s5c.model import surgery
 from s5c.model.classifier import Classifier, InputSpec
 from s5c.model.family.s5 import C_INITS, Config, Layer, macs_per_step
+from s5c.training.optimiser import held
+from s5c.training.steps import Inputs, init_state, make_train_step
 
 KEEP = [np.array([True, False, True, True]), np.array([False, False, True, False])]
 ALL = [np.ones(4, bool)] * 2
@@ -73,6 +77,29 @@ def test_taking_gathers_and_leaves_the_rest_alone(rng: np.random.Generator) -> N
         np.testing.assert_array_equal(new["D"], old["D"])
         assert_identical(taken["encoder"][layer]["out2"], params["encoder"][layer]["out2"])
     assert_identical(taken["decoder"], params["decoder"])
+
+
+@pytest.mark.parametrize("family", ["s4d", "dss"])
+def test_a_training_leaves_the_slots_that_fill_channels_up_at_zero(family: str, rng: np.random.Generator) -> None:
+    """Their inputs are not zero, so that their outputs have gradients: the removed states would come back."""
+    model = network(family=family)
+    weights, (inputs, _) = weights_of(model, rng), batch_for(PIXELS, rng)
+    keep = np.arange(4) < rng.integers(1, 4, (6, 1))
+    keep[0] = True
+    params, config = surgery.take(weights["params"], [keep, keep], model.config)
+    model = model.clone(config=config)
+    marks = surgery.silent(params, config)
+    batch = Inputs(inputs, jnp.zeros(len(inputs), jnp.int32), None, jnp.ones(len(inputs)))
+
+    def adam(_: Any) -> optax.GradientTransformation:
+        return optax.adam(0.1)
+
+    for frozen, expected in ((marks, keep), (None, np.ones_like(keep))):
+        make = adam if frozen is None else partial(held, adam, frozen)
+        state, transform = init_state(model, make, batch, jax.random.key(0), {**weights, "params": params})
+        trained, _ = make_train_step(model, transform)(state, batch, jax.random.key(0))
+        new = trained.params["encoder"]["layers_0"]["seq"]
+        np.testing.assert_array_equal(np.any(new["C"] != 0, axis=-1), expected)
 
 
 def test_flax_refuses_weights_of_another_size(rng: np.random.Generator) -> None:

@@ -28,12 +28,14 @@ class Size(NamedTuple):
 
     Attributes:
         states: stored complex states, all layers and channels, silent ones among them.
+        orders: the same per layer, all channels together.
         params: real parameters of the whole network.
         state_params: those that belong to states (Lambda, Delta, B, C).
         macs: real multiply-accumulates of one forward pass of one sequence.
     """
 
     states: int
+    orders: list[int]
     params: int
     state_params: int
     macs: int
@@ -70,8 +72,8 @@ def size(model: Classifier, params: Params, length: int) -> Size:
     per_step += sum(family.macs_per_step(config, p) + gates * h * h for p in model.state_dims)
     sequences, pair_head = (2, 4 * h * h) if spec.pairs else (1, 0)
     total = sequences * length * per_step + pair_head + h * spec.classes
-    states = sum(model.state_dims) * (h if config.per_channel else 1)
-    return Size(states, sum(np.size(v) for v in jax.tree.leaves(params)), state_params, total)
+    orders = [p * (h if config.per_channel else 1) for p in model.state_dims]
+    return Size(sum(orders), orders, sum(np.size(v) for v in jax.tree.leaves(params)), state_params, total)
 
 
 def bytes_on_disk(path: Path) -> int:

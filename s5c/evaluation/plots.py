@@ -13,6 +13,7 @@ from s5c.evaluation.arms import Row, by_arm
 from s5c.evaluation.average import aggregate
 from s5c.evaluation.collect import Spectra, Study, studies, write_csv
 from s5c.evaluation.looks import STYLE, entitle, look_of, panels
+from s5c.evaluation.originals import originals_figure
 from s5c.evaluation.spectra import Drawing
 
 FORMATS = ("png", "pdf")
@@ -47,6 +48,7 @@ def drawings(study: Study, arrays: Spectra) -> dict[str, Drawing]:
         "accuracy_vs_ratio": _line_figure(study, curves.accuracy_figure, "test_accuracy"),
         "latency_vs_ratio": _line_figure(study, curves.latency_figure, "latency_ms"),
         "states_per_layer": _states_figure(study),
+        "originals": originals_figure(study),
         "hankel_singular_values": spectra.hankel_figure(study, arrays),
         "eigenvalues": spectra.pole_figure(study, arrays, spectra.KEEP),
         "poles_moved": spectra.pole_figure(study, arrays, spectra.MOVED),

@@ -158,6 +158,30 @@ def mask(params: Params, keep: Sequence[Bool[np.ndarray, "..."]], config: ModelC
     return _replace(params, config, silence)
 
 
+def silent(params: Params, config: ModelConfig) -> Params:
+    """Marks the outputs of silent slots, those that only fill a channel up: a training must leave them at zero.
+
+    Args:
+        params: the network's parameters.
+        config: the model's configuration.
+
+    Returns:
+        A tree like `params` of booleans, each broadcastable to its parameter.
+    """
+    axes = load_family(config.family).STATE_AXIS
+
+    def mark(layer: Params) -> Params:
+        marks: Params = {}
+        for name, value in layer.items():
+            slot = {0, axes[name]} if name in axes and config.per_channel else {axes.get(name)}
+            others = tuple(axis for axis in range(value.ndim) if axis not in slot)
+            marks[name] = jnp.all(value == 0, axis=others, keepdims=True) if name in OUTPUTS else jnp.zeros((), bool)
+        return marks
+
+    nothing = jax.tree.map(lambda _: jnp.zeros((), bool), params)
+    return _replace(nothing, config, lambda i, _: mark(params["encoder"][layer_names(config)[i]]["seq"]))
+
+
 def _replace(params: Params, config: ModelConfig, change: Callable[[int, Params], Params]) -> dict[str, Any]:
     encoder = dict(params["encoder"])
     for i, name in enumerate(layer_names(config)):

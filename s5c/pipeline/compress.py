@@ -145,7 +145,7 @@ def _common(
         "selected_on": trained.splits.selected_on,
         "classes": trained.dataset.classes,
         "states_full": size.states,
-        "orders_full": list(trained.model.state_dims),
+        "orders_full": size.orders,
         "params_full": size.params,
         "state_params_full": size.state_params,
         "macs_full": size.macs,
@@ -168,10 +168,6 @@ def _bytes_of(trained: TrainedModel) -> int | None:
     return cost.bytes_on_disk(trained.weights_path) if trained.weights_path.is_dir() else None
 
 
-def _sizes(model: Classifier, params: Mapping[str, Any], length: int) -> Row:
-    return {**cost.size(model, params, length)._asdict(), "orders": list(model.state_dims)}
-
-
 def _as_it_is(trained: TrainedModel) -> Row:
     return {
         "reduction": "full",
@@ -185,7 +181,7 @@ def _as_it_is(trained: TrainedModel) -> Row:
         "seconds_reduction": 0.0,
         "checkpoint": shown(trained.path),
         "checkpoint_bytes": _bytes_of(trained),
-        **_sizes(trained.model, trained.weights["params"], trained.dataset.length),
+        **cost.size(trained.model, trained.weights["params"], trained.dataset.length)._asdict(),
     }
 
 
@@ -217,7 +213,7 @@ def _as_reduced(trained: TrainedModel, reduction: settings.ReductionJob, network
         "seconds_training": network.seconds_training,
         "checkpoint": None,
         "checkpoint_bytes": None,
-        **_sizes(network.model, network.weights["params"], trained.dataset.length),
+        **cost.size(network.model, network.weights["params"], trained.dataset.length)._asdict(),
         "states": sum(network.orders),
         "orders": network.orders,
         "widths": list(network.model.state_dims),

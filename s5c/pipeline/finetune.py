@@ -15,6 +15,7 @@ from rich.console import Console
 
 from s5c import config as settings
 from s5c.data.batching import steps_per_epoch, train_batches
+from s5c.model import surgery
 from s5c.model.classifier import Classifier
 from s5c.pipeline.provenance import write_json
 from s5c.pipeline.trained import TrainedModel, batches, checksum
@@ -100,6 +101,7 @@ def finetune(
                 reporter=reporter,
                 initial=weights,
                 teacher=teacher,
+                frozen=surgery.silent(weights["params"], model.config) if model.config.per_channel else None,
             )
         best = store.best()
         assert best is not None, "every finished epoch is saved with a score"

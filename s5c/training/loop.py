@@ -24,7 +24,7 @@ from s5c.errors import UserError, unknown
 from s5c.model.classifier import Classifier
 from s5c.training.checkpoint import CheckpointStore
 from s5c.training.interrupt import Interrupted, StopRequest
-from s5c.training.optimiser import GROUPINGS, optimiser, schedule
+from s5c.training.optimiser import GROUPINGS, held, optimiser, schedule
 from s5c.training.prefetch import prefetch
 from s5c.training.progress import Reporter
 from s5c.training.steps import Inputs, Step, Teacher, Totals, TrainState, init_state, make_eval_step, make_train_step
@@ -142,6 +142,7 @@ def fit(
     checkpoint_minutes: float = 10.0,
     initial: Params | None = None,
     teacher: Teacher | None = None,
+    frozen: Params | None = None,
 ) -> None:
     """Trains `model`, or goes on with a training found in `store`; leaves best and latest checkpoints there.
 
@@ -158,6 +159,7 @@ def fit(
         checkpoint_minutes: longest time between two checkpoints within a long epoch.
         initial: weights to start from; drawn if None.
         teacher: predictions to learn instead of the labels.
+        frozen: marks the entries of parameters that keep their values, broadcastable to them.
 
     Raises:
         UserError: the loss is not finite any more; the last good checkpoint stays.
@@ -177,6 +179,8 @@ def fit(
         dt_global=recipe.dt_global,
         dt_lr=None if recipe.dt_lr is None else rate(recipe.dt_lr, minimum=recipe.lr_min),
     )
+    if frozen is not None:
+        make = partial(held, make, frozen)
     init_key, dropout_key = jax.random.split(jax.random.key(seed))
     state, transform = init_state(model, make, to_device(next(iter(feed.train(0, 0)))), init_key, initial)
     train_step, eval_step = make_train_step(model, transform, teacher), make_eval_step(model)

@@ -122,3 +122,20 @@ def optimiser(
     return optax.multi_transform(
         transforms, groups(params, grouping=grouping, dt_global=dt_global, dt_apart=dt_lr is not None)
     )
+
+
+def held(
+    make: Callable[[Params], optax.GradientTransformation], frozen: Params, params: Params
+) -> optax.GradientTransformation:
+    """Returns an optimiser that leaves some entries of the parameters as they are.
+
+    Args:
+        make: gives the optimiser of all parameters.
+        frozen: which entries stay, broadcastable to the parameters.
+        params: gives the tree's structure.
+    """
+
+    def hold(updates: Params, _: Params) -> Params:
+        return jax.tree.map(lambda update, mark: jnp.where(mark, 0, update), updates, frozen)
+
+    return optax.chain(make(params), optax.stateless(hold))

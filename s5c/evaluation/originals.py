@@ -1,0 +1,75 @@
+"""Reduced models against the originals they were made from: is a better original a better reduced model?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.stats import spearmanr
+
+from s5c.evaluation.arms import Row, by_arm, target
+from s5c.evaluation.collect import Study
+from s5c.evaluation.looks import MUTED, NOTE, look_of, panels
+from s5c.evaluation.spectra import Drawing
+
+FEWEST = 4
+"""Originals needed: three seeds of one recipe are no scale of quality."""
+RANGE = 0.01
+"""Accuracy by which the originals must differ: less is noise."""
+
+
+def originals_figure(study: Study) -> Drawing | None:
+    """Returns test accuracy of reduced models against that of their originals, a panel per target.
+
+    Every original is a training of its own: stopped after other epochs, or of another seed.
+
+    Args:
+        study: rows of any number of originals.
+
+    Returns:
+        The drawing; None for a study with too few originals, or with originals that are all alike.
+    """
+    rows = [row for row in study.rows if row.get("test_accuracy") is not None and row.get("trained_id")]
+    full = {row["trained_id"]: row["test_accuracy_full"] for row in rows if row.get("test_accuracy_full") is not None}
+    if len(full) < FEWEST or max(full.values()) - min(full.values()) < RANGE:
+        return None
+    arms = {name: [row for row in of if row["trained_id"] in full] for name, of in by_arm(rows).items()}
+    targets = sorted({target(row)[1] for of in arms.values() for row in of})
+
+    def draw() -> Figure:
+        figure, grid = panels(len(targets), 4.6, 3.6)
+        for ax, wanted in zip(grid, targets, strict=True):
+            ends = [100 * min(full.values()), 100 * max(full.values())]
+            ax.plot(ends, ends, color=MUTED, lw=0.8, ls=(0, (4, 3)), zorder=1)
+            for name, of in arms.items():
+                found = [row for row in of if target(row)[1] == wanted]
+                if not found:
+                    continue
+                x, y = _points(found)
+                look = look_of(found[0])
+                ax.plot(x, y, look.marker, color=look.color, ms=6, mew=0, alpha=0.8, label=name + _correlation(x, y))
+            ax.set_title(f"At {wanted}; dashed: as good as the original", **NOTE)
+            ax.set(xlabel="Test accuracy of the original (%)", ylabel="Test accuracy, reduced (%)")
+            ax.legend(frameon=False, fontsize=8, loc="lower right")
+        figure.suptitle(study.title, x=0.01, ha="left", fontsize=9.5)
+        return figure
+
+    keys = ("trained_id", "seed", "test_accuracy_full", "test_accuracy")
+    data = [
+        {"arm": name, "target": target(row)[1], **{key: row.get(key) for key in keys}}
+        for name, of in arms.items()
+        for row in of
+    ]
+    return draw, data
+
+
+def _points(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
+    x, y = np.array([[100 * row["test_accuracy_full"], 100 * row["test_accuracy"]] for row in rows]).T
+    return x, y
+
+
+def _correlation(x: np.ndarray, y: np.ndarray) -> str:
+    if len(x) < FEWEST or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return ""
+    return f", rank correlation {spearmanr(x, y).statistic:.2f}"

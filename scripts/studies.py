@@ -1,0 +1,123 @@
+"""The studies of the queue: multiruns over trained models, each published as one folder under results/published.
+
+A study has no state of its own but a file for every command that has ended: whatever is killed is given again, and its
+trainings go on from their checkpoints.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import hydra
+from step_cost import PUBLISHED
+
+from s5c.cli import register_resolvers
+from s5c.locations import conf_dir, results_dir
+from s5c.pipeline import zoo
+
+Command = tuple[str, ...]
+"""A module of s5c and its arguments."""
+
+RATIOS = "[0.3,0.5,0.6,0.7,0.8,0.9,0.95]"
+EXAMPLES = 5000
+"""Test examples that comparisons score, always the same ones; all where there are no more."""
+
+ARMS: tuple[Command, ...] = (
+    ("reduction=last,uniform_hinf,global_hinf,global_magnitude,lamp,random,aire,aire_greedy,bt,bt_tolerance,h2,lqo",),
+    ("reduction=calibrated",),
+    ("reduction=last,aire", "reduction.norm=recalibrate"),
+    ("reduction=last,aire,bt_tolerance,h2,lqo", "reduction.refit=h2"),
+    ("reduction=last,aire,bt_tolerance,h2,lqo", "reduction.refit=calibrated", "reduction.sequential=refit"),
+    (
+        *("reduction=last,aire", "reduction.refit=calibrated", "reduction.sequential=refit"),
+        "reduction.norm=recalibrate",
+    ),
+)
+"""What a comparison compares: every method bare, with refits, with new norm statistics."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """One entry of the queue.
+
+    Attributes:
+        name: of the run folders and of the published one.
+        recipe: the training whose models it reduces.
+        commands: what is run, in this order.
+        epochs: trained on top of the recipe, all arms together.
+    """
+
+    name: str
+    recipe: str
+    commands: tuple[Command, ...]
+    epochs: int
+
+    @property
+    def published(self) -> Path:
+        """The folder the report goes to."""
+        return results_dir() / "published" / self.name
+
+    def left(self) -> list[Command]:
+        """Returns the commands that have not ended yet."""
+        return [command for command in self.commands if not self.mark(command).is_file()]
+
+    def mark(self, command: Command) -> Path:
+        """Returns the file that says a command has ended."""
+        return results_dir() / self.name / f"{hashlib.sha256(' '.join(command).encode()).hexdigest()[:12]}.ended"
+
+    def report(self) -> Command:
+        """Returns the command that makes the published folder."""
+        return ("s5c.report", f"runs={results_dir() / self.name}", f"output={self.published}")
+
+    def state(self) -> str:
+        """Returns how far it is, in words."""
+        left, all_of = len(self.left()), len(self.commands)
+        if left == 0:
+            return "finished"
+        started = f"{all_of - left} of {all_of} commands" if left < all_of else "not started here"
+        return started + (", published before" if (self.published / "table.csv").is_file() else "")
+
+
+def studies(recipes: set[str]) -> list[Study]:
+    """Returns every study of the given recipes, by name: comparisons of S5, balanced truncation of S4D."""
+    found = []
+    for recipe in sorted(recipes):
+        task, _, family = recipe.rpartition("_")
+        if family == "s5":
+            found.append(comparison(task, recipe))
+        if (conf_dir() / "experiment" / f"{task}_bt.yaml").is_file() and family == "s4d":
+            found.append(initialisation(task, recipe))
+    return sorted(found, key=lambda study: study.name)
+
+
+def comparison(task: str, recipe: str) -> Study:
+    """Returns the comparison of all methods: three seeds of a task small enough for a CPU, else one."""
+    name = f"{task}_comparison"
+    common = (
+        *(f"name={name}", f"reduction.ratio={RATIOS}", "reduction.save=false", "evaluation.latency=false"),
+        *("evaluation.batch_size=250", f"evaluation.test_examples={EXAMPLES}"),
+    )
+    shipped = recipe in zoo.names()
+    first: Command = ("s5c.reduce", "-m", f"checkpoint=zoo:{recipe}") if shipped else ()
+    seeds = [seed for seed in (0, 1, 2) if (seed and _small(task)) or not (seed or shipped)]
+    others = ("s5c.train", "-m", f"+experiment={recipe}", f"seed={','.join(map(str, seeds))}", "reduction.seed=${seed}")
+    starts = [*([first] if shipped else []), *([others] if seeds else [])]
+    return Study(name, recipe, tuple((*start, *arm, *common) for start in starts for arm in ARMS), 0)
+
+
+def initialisation(task: str, recipe: str) -> Study:
+    """Returns the study of balanced truncation as a start for smaller models: three seeds where that is quick."""
+    name = f"{task}_bt"
+    register_resolvers()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        reduction = hydra.compose("train", [f"+experiment={name}"]).reduction
+    seeds = "0,1,2" if task in ("digits", "listops_small") else "0"
+    arms = 4 * len(reduction.order) * len(seeds.split(",")) * reduction.finetune.init_epochs
+    extra = ("reduction.save=false", f"evaluation.test_examples={EXAMPLES}", "evaluation.batch_size=250")
+    return Study(name, recipe, (("s5c.train", "-m", f"+experiment={name}", f"seed={seeds}", *extra),), arms)
+
+
+def _small(task: str) -> bool:
+    return task == "digits" or (task.endswith("_small") and task in PUBLISHED)
