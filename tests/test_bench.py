@@ -33,6 +33,7 @@ from s5c.training.steps import TrainState
 # ---- the reference model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_reference_reproduces_the_original_code(path: Path) -> None:
     """Outputs before, and losses of, training, with the parameters and batches of `tests/reference`."""
@@ -219,6 +220,7 @@ def variants(name: str) -> set[str]:
     return {REFERENCE, *ours[name]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", command.BENCHMARKS)
 def test_every_benchmark_runs(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -47,7 +47,9 @@ def results(backend: ModuleType, call: Call, given: dict[str, Any]) -> tuple[Any
     return (y, last, backend.backward(call, *given["forward"], saved, *given["backward"])), saved
 
 
-@pytest.mark.parametrize("length", [3, 8, 10])  # less than a chunk, two chunks, two and a half
+@pytest.mark.parametrize(
+    "length", [3, 8, pytest.param(10, marks=pytest.mark.slow)]
+)  # less than a chunk, two chunks, two and a half
 def test_all_results_equal_those_of_single_steps(length: int, rng: np.random.Generator) -> None:
     calls = {name: Call(directions) for name, directions in DIRECTIONS.items()}
     given = {name: problem(rng, length, call.directions) for name, call in calls.items()}

@@ -305,6 +305,7 @@ def test_every_dense_layer_obeys_the_precision(monkeypatch: pytest.MonkeyPatch) 
         assert all(v.aval.dtype == jnp.bfloat16 for e in products for v in e.invars)
 
 
+@pytest.mark.slow
 def test_rematerialisation_changes_no_number(exact: Any) -> None:
     ours = outcome_of_training(precision="float32", remat=True)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), ours, exact)

@@ -60,7 +60,10 @@ def both_ways(backend: ModuleType, call: Call, given: dict[str, Any]) -> Any:
 # ---- values
 
 
-@pytest.mark.parametrize(("length", "p"), [(1, 1), (4, 5), (10, 34)])  # below, at and between multiples of the tile
+@pytest.mark.parametrize(
+    ("length", "p"),
+    [pytest.param(1, 1, marks=pytest.mark.slow), (4, 5), pytest.param(10, 34, marks=pytest.mark.slow)],
+)  # below, at and between multiples of the tile
 @pytest.mark.usefixtures("interpreted")
 def test_interpreted_kernel_equals_the_sequential_backend(length: int, p: int, rng: np.random.Generator) -> None:
     """Outputs, last states and every gradient, a starting state and a gradient of the last state in each direction."""

@@ -72,7 +72,10 @@ def assert_close(ours: Any, expected: Any, tolerance: float) -> None:
 # ---- values
 
 
-@pytest.mark.parametrize(("length", "p"), [(1, 1), (7, 3), (8, 130)])  # one step; padded in time; two lanes of states
+@pytest.mark.parametrize(
+    ("length", "p"),
+    [pytest.param(1, 1, marks=pytest.mark.slow), (7, 3), pytest.param(8, 130, marks=pytest.mark.slow)],
+)  # one step; padded in time; two lanes of states
 @pytest.mark.usefixtures("interpreted")
 def test_interpreted_kernels_equal_the_sequential_backend(length: int, p: int, rng: np.random.Generator) -> None:
     """Outputs, last states and every gradient, with a starting state and a gradient of the last in each direction."""

@@ -40,11 +40,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("readme")
 
 
+COMPILING = ("reduction=calibrated", "refit=", "norm=", "finetune.", "tolerance=")
+
+
 def cases() -> list[object]:
-    """Returns the commands of s5c; the sweeps, dozens of networks each, are slow tests."""
+    """Returns the commands of s5c; sweeps, dozens of networks each, and what compiles for long are slow tests."""
     found = [words for words in commands() if words[0] == "python"]
-    slow = [pytest.mark.slow]
-    return [pytest.param(words, marks=slow if "-m" in words[3:] else (), id=" ".join(words)) for words in found]
+
+    def marks(words: list[str]) -> list[pytest.MarkDecorator]:
+        slow = "-m" in words[3:] or any(part in " ".join(words) for part in COMPILING)
+        return [pytest.mark.slow] if slow else []
+
+    return [pytest.param(words, marks=marks(words), id=" ".join(words)) for words in found]
 
 
 @pytest.mark.parametrize("words", cases())
@@ -54,6 +61,8 @@ def test_command_runs(words: list[str], folder: Path) -> None:
         on_a_few_reviews(words, folder)
         return
     if any("PATH" in word for word in words):
+        if not list(folder.glob("results/trained/*")):  # the command that trains was not asked for
+            assert jobs.run("train", "+experiment=digits_last", folder=folder).code == 0
         trained = jobs.only(folder, "results/trained/*")
         words = [word.replace("PATH", str(trained)) for word in words]
     done = jobs.run(words[2].removeprefix("s5c."), *words[3:], folder=folder)

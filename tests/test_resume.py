@@ -87,6 +87,7 @@ def finish(folder: Path) -> Path:
     return jobs.only(folder, "results/trained/*")
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(alone: Path, tmp_path: Path) -> None:
     """Twice amid an epoch, with a checkpoint of every step, and once while only epochs are saved."""
     for step, arguments in ((2, (EVERY_STEP,)), (8, (EVERY_STEP,)), (15, ())):
@@ -98,7 +99,7 @@ def test_killed_again_and_again(alone: Path, tmp_path: Path) -> None:
     assert_same(finish(tmp_path), alone)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_stopped_on_request(number: signal.Signals, alone: Path, tmp_path: Path) -> None:
     process = start_and_await(tmp_path, epoch_logged)
     process.send_signal(number)

@@ -146,6 +146,7 @@ def compiled_step(**options: Any) -> tuple[Any, TrainState]:
     return make_train_step(model, transform).lower(state, batch, jax.random.key(1)).compile().memory_analysis(), state
 
 
+@pytest.mark.slow
 def test_memory_of_a_step() -> None:
     """Kept per block: the input of the norm, of the operator and of the activation, and the product in it (4 arrays).
 
@@ -181,7 +182,9 @@ class TestDivergence:
 
         monkeypatch.setattr(trained, "train_batches", batches)
 
-    @pytest.mark.parametrize("position", [3, 5], ids=["amid an epoch", "at its end"])
+    @pytest.mark.parametrize(
+        "position", [3, pytest.param(5, marks=pytest.mark.slow)], ids=["amid an epoch", "at its end"]
+    )
     def test_stops_where_it_happens_and_keeps_what_was_good(
         self, position: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -98,19 +98,22 @@ def gramian_factor(
     its subtractions: the error is of the size of rounding relative to L, where that of a factor of the computed Gramian
     is its square root. For one input every entry of L has nearly full relative accuracy. Costs n^2 m.
 
-    Finite horizon: from the eigenvalues of the Gramian, negative ones set to zero. Singular values of L below 1e-8 of
-    the largest are noise.
+    Finite horizon: from the eigenvalues of the Gramian scaled to a unit diagonal, negative ones set to zero. What is
+    below 1e-8 of its row is noise; the row of an empty slot is exactly zero.
 
     Args and Raises as in `gramian`.
 
     Returns:
-        Real factor, columns in the order of the pivots (infinite) or of rising eigenvalues (finite horizon).
+        Real factor, columns in the order of the pivots (infinite) or of those eigenvalues, rising (finite horizon).
     """
     if horizon is None:
         s, b = _generator(system, side)
         return _malmquist(s, _compressed(b), time=check_time(time))
-    values, vectors = jnp.linalg.eigh(gramian(system, side, horizon=horizon, time=time))
-    return vectors * jnp.sqrt(jnp.maximum(values, 0))
+    P = gramian(system, side, horizon=horizon, time=time)
+    size = jnp.sqrt(jnp.maximum(jnp.diag(P), 0))
+    unit = jnp.where(size == 0, 1, size)
+    values, vectors = jnp.linalg.eigh(P / unit[:, None] / unit)
+    return size[:, None] * vectors * jnp.sqrt(jnp.maximum(values, 0))
 
 
 def gramian_factors(

@@ -36,7 +36,7 @@ class Method:
         min over poles and B of  J = ||G - G_r||^2 / ||G||^2 at the best C    (`s5c.reduction.projection`)
 
     with a_r = exp(-decay + i angle), decay > 0: stable by construction, |a_r| <= 1 - 1e-6. Where there is one input
-    B = 1. The search starts from the modes that the greedy elimination of `aire` keeps, or from balanced truncation,
+    B = 1 and D is solved along; a matrix D keeps its values until the search is over. The search starts from the modes that the greedy elimination of `aire` keeps, or from balanced truncation,
     whichever is better with C and D solved anew; where its end is not better still, the start is the result. The
     budget is shared out by the costs of that elimination.
 
@@ -45,7 +45,7 @@ class Method:
         optimiser: `lbfgs` or `adam`.
         steps: at most; L-BFGS stops by itself.
         learning_rate: Adam's first, it decays to 0; L-BFGS has a line search.
-        feedthrough: solve D together with C; else D stays.
+        feedthrough: solve the diagonal D together with C; else D stays.
         unstable: `refuse` raises at a pole with |a| >= 1; `keep` splits it off and puts it back.
 
     Source: Sakamoto and Sato (arXiv 2507.10078), of which parametrisation, start and optimiser are not known; variable
@@ -98,7 +98,9 @@ class Search:
             wide = stack([padded(dataclasses.replace(layer.system, bias=None), self._p) for layer in layers])
             self._batch = wide.Lambda.shape[:-1]
             self._full = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(self._batch) :]), wide)
-            self._modal, self._targets, elimination = _prepared(self._full, horizon=self._horizon)
+            # One input, one output: D takes up lag 0 whatever the poles are, so that the search must not count it.
+            free = method.feedthrough and self._full.D.shape[-1] == 1
+            self._modal, self._targets, elimination = _prepared(self._full, horizon=self._horizon, lag_0=not free)
             modal = ModalSystem(*(np.asarray(x).reshape(*self._batch, *x.shape[1:]) for x in self._modal))
             self._realisation = realise(modal, unstable=method.unstable, axes=("layer", "channel"))
         self._elimination = np.asarray(elimination)
@@ -162,13 +164,20 @@ class Search:
         )
 
 
-@partial(jax.jit, static_argnames="horizon")
-def _prepared(full: DiagonalSSM, *, horizon: int | None) -> tuple[ModalSystem, Target, Float[Array, "systems p"]]:
-    """Returns what a search needs of every system: modal form, target and elimination scores."""
+@partial(jax.jit, static_argnames=("horizon", "lag_0"))
+def _prepared(
+    full: DiagonalSSM, *, horizon: int | None, lag_0: bool
+) -> tuple[ModalSystem, Target, Float[Array, "systems p"]]:
+    """Returns what a search needs of every system: modal form, target (with or without lag 0) and elimination scores."""
+
+    def target(system: DiagonalSSM) -> Target:
+        parts = parts_of(system)
+        return target_of(parts if lag_0 else parts._replace(weight=0 * parts.weight), horizon=horizon)
+
     return (
         jax.vmap(from_ssm)(full),
         # Not `jax.vmap`: several batched LAPACK calls in one program can block each other for ever (jaxlib 0.10, CPU).
-        jax.lax.map(lambda system: target_of(parts_of(system), horizon=horizon), full),
+        jax.lax.map(target, full),
         jax.vmap(partial(elimination_scores, horizon=horizon))(full),
     )
 
