@@ -61,3 +61,23 @@ def predict(model: Classifier, weights: Params, batches: Iterable[Any], *, step_
             rows.append(np.asarray(jax.device_get(said))[valid])
             labels.append(batch.labels[valid])
     return Predictions(np.concatenate(rows).astype(np.float64), np.concatenate(labels))
+
+
+def rank_correlation(x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]) -> float:
+    """Returns Spearman's coefficient: the correlation of the ranks, equal values sharing the mean of theirs.
+
+    Args:
+        x: numbers.
+        y: as many.
+
+    Returns:
+        In [-1, 1]; NaN where all values of one are the same.
+    """
+
+    def ranks(values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+        _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+        return (np.cumsum(counts) - (counts - 1) / 2)[place]
+
+    a, b = (r - r.mean() for r in (ranks(x), ranks(y)))
+    size = float(np.sqrt(np.sum(a**2) * np.sum(b**2)))
+    return float(np.sum(a * b)) / size if size else float("nan")

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.stats import spearmanr
 
 from s5c.evaluation.arms import Row, by_arm, target
 from s5c.evaluation.collect import Study
 from s5c.evaluation.looks import MUTED, NOTE, look_of, panels
+from s5c.evaluation.metrics import rank_correlation
 from s5c.evaluation.spectra import Drawing
 
 FEWEST = 4
@@ -72,4 +72,4 @@ def _points(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
 def _correlation(x: np.ndarray, y: np.ndarray) -> str:
     if len(x) < FEWEST or np.ptp(x) == 0 or np.ptp(y) == 0:
         return ""
-    return f", rank correlation {spearmanr(x, y).statistic:.2f}"
+    return f", rank correlation {rank_correlation(x, y):.2f}"

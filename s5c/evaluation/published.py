@@ -31,6 +31,7 @@ FIGURES = {
     "latency_vs_ratio": "Latency against the ratio of states removed",
     "hankel_singular_values": "Hankel singular values of every layer",
     "poles_moved": "Poles before and after",
+    "originals": "Reduced models against their originals",
 }
 """Those shown on the page, in this order; the others are in the folders."""
 

@@ -171,7 +171,7 @@ def silent(params: Params, config: ModelConfig) -> Params:
     axes = load_family(config.family).STATE_AXIS
 
     def mark(layer: Params) -> Params:
-        marks: Params = {}
+        marks: dict[str, Array] = {}
         for name, value in layer.items():
             slot = {0, axes[name]} if name in axes and config.per_channel else {axes.get(name)}
             others = tuple(axis for axis in range(value.ndim) if axis not in slot)

@@ -36,9 +36,10 @@ class Method:
         min over poles and B of  J = ||G - G_r||^2 / ||G||^2 at the best C    (`s5c.reduction.projection`)
 
     with a_r = exp(-decay + i angle), decay > 0: stable by construction, |a_r| <= 1 - 1e-6. Where there is one input
-    B = 1 and D is solved along; a matrix D keeps its values until the search is over. The search starts from the modes that the greedy elimination of `aire` keeps, or from balanced truncation,
-    whichever is better with C and D solved anew; where its end is not better still, the start is the result. The
-    budget is shared out by the costs of that elimination.
+    B = 1 and D is solved along; a matrix D keeps its values until the search is over. The search starts from the modes
+    that the greedy elimination of `aire` keeps, or from balanced truncation, whichever is better with C and D solved
+    anew; where its end is not better still, the start is the result. The budget is shared out by the costs of that
+    elimination.
 
     Attributes:
         horizon: `infinite`, or `sequence`: the lags up to the length of the sequences count.
@@ -168,7 +169,7 @@ class Search:
 def _prepared(
     full: DiagonalSSM, *, horizon: int | None, lag_0: bool
 ) -> tuple[ModalSystem, Target, Float[Array, "systems p"]]:
-    """Returns what a search needs of every system: modal form, target (with or without lag 0) and elimination scores."""
+    """Returns what a search needs of every system: modal form, target (lag 0 counts or not) and elimination scores."""
 
     def target(system: DiagonalSSM) -> Target:
         parts = parts_of(system)
