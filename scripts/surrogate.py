@@ -13,6 +13,7 @@ layers.csv, surrogate.md and surrogate.png to results/published/surrogate.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ import jax
 import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
+from matplotlib.ticker import NullFormatter
 
 from s5c.data.batching import eval_batches
+from s5c.errors import UserError
 from s5c.evaluation.cells import table
 from s5c.evaluation.collect import write_csv
 from s5c.evaluation.looks import STYLE, entitle, panels
@@ -161,6 +164,8 @@ def picture(rows: list[Row], path: Path) -> None:
                 title = {"linear": "linear part alone", "statistical": "LQO form"}[name]
                 ax.plot(x, y, marker, color=color, ms=3.2, mew=0.9, alpha=0.8, ls="", label=title)
             ax.set(xscale="log", yscale="log")
+            for axis in (ax.xaxis, ax.yaxis):
+                axis.set_minor_formatter(NullFormatter())
             ax.set_title(f"{key[0].removeprefix('zoo:')}, layer {key[1]}", loc="left", fontsize=8)
         entitle(figure, "Error of a block's output, reduced in many ways", "predicted", "measured")
         figure.savefig(path, dpi=150)
@@ -193,4 +198,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"Error: {error}")
