@@ -2,7 +2,7 @@
 
 Nothing below the entry points sees a config object. Every group is checked against the dataclass of the code that it
 configures: a task's against its `Task`, a method's against its `Method`, and so on; the keys that all tasks, all
-reductions etc. share are the dataclasses of this file.
+reductions etc. share are the dataclasses of `s5c.keys`.
 """
 
 from __future__ import annotations
@@ -19,176 +19,13 @@ from omegaconf.errors import OmegaConfBaseException
 from s5c.data.base import Task, task_class
 from s5c.data.origin import PLACE_KEYS
 from s5c.errors import UserError, nearest_first, unknown
+from s5c.keys import CalibrationKeys, FinetuneKeys, ReductionKeys, TaskKeys
 from s5c.model.config import ModelConfig, load_family
 from s5c.reduction.contract import Method, Refit, load_allocation, load_refit, method_class
 from s5c.reduction.target import Target
-from s5c.tracking.mirror import MODES
 from s5c.training.loop import Recipe
 
 T = TypeVar("T")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TaskKeys:
-    """Keys of every conf/task yaml; the others belong to the task's own dataclass.
-
-    Attributes:
-        name: file name in s5c/data/task.
-        validation_fraction: share of the training split carved for validation where the task publishes none.
-        validation_seed: of that carving.
-    """
-
-    name: str
-    validation_fraction: float = 0.1
-    validation_seed: int = 0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CalibrationKeys:
-    """Keys of reduction.calibration: the unlabelled training sequences that some choices look at.
-
-    Attributes:
-        sequences: how many.
-        split: train | validation.
-        seed: which ones.
-        batch_size: sequences at a time.
-    """
-
-    sequences: int = 256
-    split: str = "train"
-    seed: int = 0
-    batch_size: int = 32
-
-    def __post_init__(self) -> None:
-        if self.split not in ("train", "validation"):
-            raise UserError(
-                f"reduction.calibration.split={self.split}: calibration looks at `train` or `validation` sequences. "
-                "The test split is what the result is measured on and must not decide it."
-            )
-        if self.sequences < 1 or self.batch_size < 1:
-            raise UserError(
-                f"reduction.calibration: sequences={self.sequences}, batch_size={self.batch_size}; at least 1 each."
-            )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FinetuneKeys:
-    """Keys of reduction.finetune: training after the reduction, with the recipe of the model that was reduced.
-
-    Attributes:
-        epochs: 0 for none.
-        init_epochs: what the presets `*_init` set epochs to, so that an experiment can set it for all of its arms.
-        lr_scale: multiplies both learning rates.
-        rest: keep | reinitialise all weights but those of the sequence layers.
-        distill: learn the full model's predictions instead of the labels.
-    """
-
-    epochs: int = 0
-    init_epochs: int = 5
-    lr_scale: float = 1.0
-    rest: str = "keep"
-    distill: bool = False
-
-    def __post_init__(self) -> None:
-        if self.rest not in ("keep", "reinitialise"):
-            raise unknown("value for reduction.finetune.rest", self.rest, ("keep", "reinitialise"))
-        if self.epochs < 0 or self.lr_scale <= 0:
-            raise UserError(
-                f"reduction.finetune.epochs={self.epochs}, reduction.finetune.lr_scale={self.lr_scale:g}: epochs must "
-                "not be negative, and the scale must be positive."
-            )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ReductionKeys:
-    """Keys of every conf/reduction yaml; the others belong to the method's own dataclass.
-
-    Attributes:
-        name: the preset, printed in tables.
-        method: file name in s5c/reduction/method.
-        allocation: file name in s5c/reduction/allocation.
-        ratio: fraction of stored states to remove, network-wide; a number or a list of numbers.
-        order: instead of a ratio: stored states to keep in every layer (every channel); a number, a list of numbers, or
-            a list of lists with one number per layer.
-        tolerance: instead of a ratio: share of a layer's summed scores that may be lost; a number or a list.
-        max_drop: instead of a ratio: points of validation accuracy that may be lost; the largest ratio is searched.
-        refit: file name in s5c/reduction/refit.
-        refit_options: keys of the refit's own dataclass.
-        sequential: with a calibrated refit, reselect | refit | off: whether layers behind reduced ones see them.
-        norm: keep | recalibrate the statistics of batch normalisation on the calibration sequences.
-        rounds: reduce in so many steps of equal ratio, training in between.
-        seed: of methods that draw random numbers, and of training after the reduction.
-        weights: best | latest checkpoint of the training.
-        save: keep the reduced models as checkpoints.
-    """
-
-    name: str
-    method: str
-    allocation: str
-    ratio: Any = 0.5
-    order: Any = None
-    tolerance: Any = None
-    max_drop: float | None = None
-    refit: str = "none"
-    refit_options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    sequential: str = "off"
-    norm: str = "keep"
-    rounds: int = 1
-    seed: int = 0
-    weights: str = "best"
-    save: bool = True
-
-    def __post_init__(self) -> None:
-        for key, allowed in (
-            ("weights", ("best", "latest")),
-            ("norm", ("keep", "recalibrate")),
-            ("sequential", ("reselect", "refit", "off")),
-        ):
-            if getattr(self, key) not in allowed:
-                raise unknown(f"value for reduction.{key}", getattr(self, key), allowed)
-        if self.rounds < 1:
-            raise UserError(f"reduction.rounds={self.rounds}: at least one round is needed.")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluationKeys:
-    """Keys of conf/evaluation.
-
-    Attributes:
-        batch_size: examples per batch of evaluation and of the latency measurement.
-        latency: measure latency and memory; costs one compilation of the whole network per ratio.
-        rounds: interleaved rounds of the latency measurement.
-        test_examples: score a fixed, seeded part of the test split only, the same for every model; all of it if None.
-    """
-
-    batch_size: int = 64
-    latency: bool = True
-    rounds: int = 9
-    test_examples: int | None = None
-
-    def __post_init__(self) -> None:
-        for key in ("batch_size", "rounds", "test_examples"):
-            if (value := getattr(self, key)) is not None and value < 1:
-                raise UserError(f"evaluation.{key}={value}: it must be at least 1.")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class WandbKeys:
-    """Keys of conf/wandb.
-
-    Attributes:
-        mode: auto (online if a key is configured, else offline) | online | offline | disabled.
-        project: W&B project.
-        tags: added to the automatic ones.
-    """
-
-    mode: str = "auto"
-    project: str = "s5c"
-    tags: list[str] = dataclasses.field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise unknown("value for wandb.mode", self.mode, MODES)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ from omegaconf import DictConfig
 
 from s5c import config as settings
 from s5c.cli import run
+from s5c.keys import EvaluationKeys, WandbKeys
 from s5c.pipeline.job import finish, start
 from s5c.pipeline.restored import restore
 
@@ -14,8 +15,8 @@ def main(config: DictConfig) -> float:
     """Runs one job; returns the selection accuracy."""
     values = settings.plain(config)
     settings.check_keys(values, ("checkpoint", "task", "weights", "evaluation", "wandb"))
-    evaluation = settings.build(settings.EvaluationKeys, values["evaluation"], "evaluation")
-    wandb = settings.build(settings.WandbKeys, values["wandb"], "wandb")
+    evaluation = settings.build(EvaluationKeys, values["evaluation"], "evaluation")
+    wandb = settings.build(WandbKeys, values["wandb"], "wandb")
     trained = restore(values, which=str(values["weights"]))
     return finish(trained, None, evaluation, wandb, folder=start(config, values), values=values)
 

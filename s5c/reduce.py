@@ -6,6 +6,7 @@ from omegaconf import DictConfig
 
 from s5c import config as settings
 from s5c.cli import run
+from s5c.keys import EvaluationKeys, WandbKeys
 from s5c.pipeline.job import finish, start
 from s5c.pipeline.restored import restore
 
@@ -15,8 +16,8 @@ def main(config: DictConfig) -> float:
     values = settings.plain(config)
     settings.check_keys(values, ("checkpoint", "task", "reduction", "evaluation", "wandb"))
     reduction = settings.reduction_job(values["reduction"])
-    evaluation = settings.build(settings.EvaluationKeys, values["evaluation"], "evaluation")
-    wandb = settings.build(settings.WandbKeys, values["wandb"], "wandb")
+    evaluation = settings.build(EvaluationKeys, values["evaluation"], "evaluation")
+    wandb = settings.build(WandbKeys, values["wandb"], "wandb")
     trained = restore(values, which=reduction.keys.weights)
     return finish(trained, reduction, evaluation, wandb, folder=start(config, values), values=values)
 

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from s5c import config as settings
 from s5c.cli import run
+from s5c.keys import EvaluationKeys, WandbKeys
 from s5c.pipeline.job import finish, start
 from s5c.pipeline.trained import TrainJob, obtain
 
@@ -24,12 +25,12 @@ def main(config: DictConfig) -> float:
 
 def resolve(
     values: dict[str, Any],
-) -> tuple[TrainJob, settings.ReductionJob, settings.EvaluationKeys, settings.WandbKeys]:
+) -> tuple[TrainJob, settings.ReductionJob, EvaluationKeys, WandbKeys]:
     """Checks the whole configuration before anything is done."""
     groups = ("task", "model", "train", "reduction", "evaluation", "wandb")
     settings.check_keys(values, (*groups, "seed", "protocol"))
     recipe, minutes = settings.recipe(values["train"])
-    wandb = settings.build(settings.WandbKeys, values["wandb"], "wandb")
+    wandb = settings.build(WandbKeys, values["wandb"], "wandb")
     job = TrainJob(
         task=settings.task_job(values["task"]),
         model=settings.model_config(values["model"]),
@@ -41,7 +42,7 @@ def resolve(
         group=str(values["name"]),
         folder=settings.results_folder(values) / "trained",
     )
-    evaluation = settings.build(settings.EvaluationKeys, values["evaluation"], "evaluation")
+    evaluation = settings.build(EvaluationKeys, values["evaluation"], "evaluation")
     return job, settings.reduction_job(values["reduction"]), evaluation, wandb
 
 

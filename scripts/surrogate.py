@@ -30,8 +30,10 @@ from s5c.evaluation.cells import table
 from s5c.evaluation.collect import write_csv
 from s5c.evaluation.looks import STYLE, entitle, panels
 from s5c.evaluation.metrics import rank_correlation
-from s5c.model import layerwise, surgery
+from s5c.model import surgery
 from s5c.model.classifier import Classifier
+from s5c.model.layerwise import encoded
+from s5c.model.signals import blocks
 from s5c.pipeline.finetune import drawn
 from s5c.pipeline.restored import restore
 from s5c.reduction.contract import load_method, load_refit
@@ -86,9 +88,9 @@ def measure(
     model: Classifier, weights: Any, inputs: jax.Array, *, length: int, facts: Row
 ) -> Iterator[tuple[Row, Row]]:
     """Yields, layer by layer, the rows of its reductions and one that sums them up."""
-    layers, x = surgery.layers(weights, model.config, horizon=length), layerwise.encoded(model, weights, inputs)
+    layers, x = surgery.layers(weights, model.config, horizon=length), encoded(model, weights, inputs)
     for i, layer in enumerate(layers):
-        full = np.asarray(layerwise.block(model, weights, i, x), np.float64)
+        full = np.asarray(blocks(model, weights)[i](x).out, np.float64)
         deviation = np.linalg.norm(full - x - (full - x).mean((0, 1)))
         rows = []
         with jax.enable_x64(True):
@@ -100,11 +102,11 @@ def measure(
             params, config = surgery.with_systems(
                 weights["params"], [*systems[:i], system, *systems[i + 1 :]], model.config
             )
-            with_system = layerwise.block(model.clone(config=config), {**weights, "params": params}, i, x)
+            with_system = blocks(model.clone(config=config), {**weights, "params": params})[i](x).out
             error = float(np.linalg.norm(np.asarray(with_system, np.float64) - full) / deviation)
             rows.append({**facts, "layer": i, "reduction": name, "measured": error, **predicted})
         yield rows, {**facts, "layer": i, **correlations(rows), **differing(layer)}
-        x = layerwise.block(model, weights, i, x)
+        x = blocks(model, weights)[i](x).out
 
 
 def correlations(rows: list[Row]) -> Row:

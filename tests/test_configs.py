@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from s5c import config as settings
 from s5c.data.base import task_class
 from s5c.errors import UserError
+from s5c.keys import EvaluationKeys, ReductionKeys, TaskKeys, WandbKeys
 from s5c.locations import conf_dir
 from s5c.model.config import load_family
 from s5c.reduction.contract import method_class
@@ -87,14 +88,14 @@ def test_keys_are_those_of_the_dataclasses(group: str, option: str) -> None:
         return
     values = jobs.compose("train", f"{group}={option}")[group]
     expected = {
-        "task": lambda: fields(settings.TaskKeys) | fields(task_class(values["name"])),
+        "task": lambda: fields(TaskKeys) | fields(task_class(values["name"])),
         "model": lambda: {"name"} | fields(load_family(values["name"]).Config),
         "train": lambda: {"checkpoint_minutes"} | fields(Recipe),
         "reduction": lambda: (
-            fields(settings.ReductionKeys) | {"calibration", "finetune"} | fields(method_class(values["method"]))
+            fields(ReductionKeys) | {"calibration", "finetune"} | fields(method_class(values["method"]))
         ),
-        "evaluation": lambda: fields(settings.EvaluationKeys),
-        "wandb": lambda: fields(settings.WandbKeys),
+        "evaluation": lambda: fields(EvaluationKeys),
+        "wandb": lambda: fields(WandbKeys),
     }
     assert set(values) == expected[group]()
 

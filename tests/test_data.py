@@ -13,12 +13,13 @@ import layouts
 import numpy as np
 import pytest
 
-from s5c.config import TaskKeys, task_job
+from s5c.config import task_job
 from s5c.data import task as tasks
 from s5c.data.base import Dataset, Split, assign_splits, names, task_class
 from s5c.data.batching import Batch, eval_batches, steps_per_epoch, train_batches
 from s5c.data.ragged import Ragged
 from s5c.errors import UserError
+from s5c.keys import TaskKeys
 
 TASKS = Path(__file__).resolve().parents[1] / "conf" / "task"
 

@@ -111,6 +111,21 @@ class TestRefitsAndNorms:
         ]
         assert not np.allclose(stats[0]["norm"]["var"], stats[1]["norm"]["var"], rtol=1e-3)
 
+    @pytest.mark.parametrize("kind", ["gradient", "measured"])
+    def test_layers_are_weighed(self, kind: str, checkpoint: Path, tmp_path: Path) -> None:
+        weighed = ("reduction=calibrated", f"reduction.layer_sensitivity={kind}", "reduction.ratio=0.5", *CALIBRATION)
+        done = outcome(checkpoint, tmp_path, *weighed)
+        assert done.code == 0 and "sensitivity of the layers" in done.err, done.err
+        row = jobs.rows(jobs.only(tmp_path, "results/reduce/*") / "rows.jsonl")[1]
+        assert sum(row["orders"]) == 4 and row["layer_sensitivity"] == kind
+
+    def test_calibrated_on_another_task(self, checkpoint: Path, tmp_path: Path) -> None:
+        other = ("reduction=calibrated", "reduction.ratio=0.5", *CALIBRATION)
+        same = rows(checkpoint, tmp_path, *other, "reduction.calibration.task={name:digits}")[1]
+        (tmp_path / "own").mkdir()
+        own = rows(checkpoint, tmp_path / "own", *other)[1]
+        assert same["calibration"]["task"] == {"name": "digits"} and same["test_loss"] == own["test_loss"]
+
 
 @pytest.mark.slow
 class TestTraining:

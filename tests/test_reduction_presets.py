@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from reductions import PRESET_FILES, VARIANTS, composed, make_network
 
-from s5c.config import ReductionJob, ReductionKeys, reduction_job
+from s5c.config import ReductionJob, reduction_job
 from s5c.errors import UserError
+from s5c.keys import ReductionKeys
 from s5c.reduction import allocation as allocations
 from s5c.reduction import contract, stage
 from s5c.reduction import method as methods

@@ -24,8 +24,8 @@ FULL = "full"
 FIRST = ("last", "uniform_hinf", "global_hinf", "uniform_magnitude", "global_magnitude", "lamp")
 FLOORS = ("random", "unstructured_random")
 
-AXES = ("refit", "sequential", "norm", "rounds", "max_drop")
-NESTED = {"calibration": ("sequences", "split", "seed"), "finetune": ("epochs", "lr_scale", "rest", "distill")}
+AXES = ("refit", "sequential", "norm", "layer_sensitivity", "rounds", "max_drop")
+NESTED = {"calibration": ("sequences", "split", "seed", "task"), "finetune": ("epochs", "lr_scale", "rest", "distill")}
 SHORT = {
     ("norm", "recalibrate"): "+bn",
     ("refit", "h2"): "+refit(h2)",
@@ -39,6 +39,7 @@ def differences(row: Row) -> dict[str, Any]:
     preset = _preset(row["reduction"])
     found = {key: row[key] for key in (*(("method", "allocation") if preset else ()), *AXES) if key in row}
     found |= row.get("options") or {}
+    found |= {f"refit_options.{key}": value for key, value in (row.get("refit_options") or {}).items()}
     for group, keys in NESTED.items():
         found |= {f"{group}.{key}": row[group][key] for key in keys if key in (row.get(group) or {})}
     usual = {**_preset("_base"), **preset}
@@ -64,6 +65,10 @@ def label(row: Row) -> str:
             words.append(SHORT[key, value])
         elif key == "calibration.sequences":
             others.append(f"{value} sequences")
+        elif key == "calibration.task":
+            others.append(f"sequences of {value['name']}")
+        elif key.startswith("refit_options."):
+            others.append(f"refit {key.removeprefix('refit_options.')}={value}")
         else:
             others.append(f"by {value}" if key == "by" else f"{key}={value}")
     return " ".join(words) + (f" ({', '.join(others)})" if others else "")

@@ -36,30 +36,16 @@ def log_probs(
         step_rescale: as for `Classifier`.
     """
     x = encoded(model, weights, inputs)
-    for layer in range(model.config.n_layers):
-        x = block(model, weights, layer, x, step_rescale)
+    stats = weights.get("batch_stats", {}).get("encoder", {})
+    for name, p in zip(layer_names(model.config), model.state_dims, strict=True):
+        variables = {"params": weights["params"]["encoder"][name], "batch_stats": stats.get(name, {})}
+        x = _block(model.config, p, step_rescale, variables, x)
     return _classify(model.config, model.spec, weights["params"]["decoder"], x, lengths)
 
 
 def encoded(model: Classifier, weights: Params, inputs: Num[Array, "rows l *features"]) -> Features:
     """Returns the input of the first block."""
     return _encode(model.config, model.spec, weights["params"]["encoder"]["encoder"], inputs)
-
-
-def block(model: Classifier, weights: Params, layer: int, x: Features, step_rescale: float = 1.0) -> Features:
-    """Returns the output of one block.
-
-    Args:
-        model: the network.
-        weights: as for `log_probs`.
-        layer: which block.
-        x: its input.
-        step_rescale: as for `Classifier`.
-    """
-    name = layer_names(model.config)[layer]
-    stats = weights.get("batch_stats", {}).get("encoder", {})
-    variables = {"params": weights["params"]["encoder"][name], "batch_stats": stats.get(name, {})}
-    return _block(model.config, model.state_dims[layer], step_rescale, variables, x)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from s5c.data.base import Split, Splits
+from s5c.data.base import Dataset, Split, Splits
 from s5c.data.batching import eval_batches
 from s5c.errors import UserError, unknown
 from s5c.model import surgery
@@ -86,6 +86,19 @@ def calibration_split(splits: Splits, *, sequences: int, split: str = "train", s
             f"1 to {len(source)}."
         )
     return source.take(np.random.default_rng(seed).permutation(len(source))[:sequences])
+
+
+def check_alike(other: Dataset, own: Dataset) -> None:
+    """Raises UserError unless sequences of another task can be given to a network of this one."""
+
+    def kind(d: Dataset) -> tuple[Any, ...]:
+        return d.tokens, d.pairs, d.features
+
+    if kind(other) != kind(own):
+        raise UserError(
+            f"reduction.calibration.task={other.name}: its inputs are not of the kind of those of {own.name}; take a "
+            "task of as many features (or ids) a step."
+        )
 
 
 def calibration_batches(split: Split, length: int, *, batch_size: int | None = None) -> Batches:

@@ -19,6 +19,7 @@ from rich.progress import track
 from s5c import config as settings
 from s5c.evaluation import cost
 from s5c.evaluation.metrics import Predictions, predict
+from s5c.keys import EvaluationKeys
 from s5c.model.classifier import Classifier
 from s5c.pipeline.provenance import environment, shown
 from s5c.pipeline.reduction import Reduced, reductions
@@ -44,7 +45,7 @@ NOT_MEASURED = dict.fromkeys(
 def compress(
     trained: TrainedModel,
     reduction: settings.ReductionJob | None,
-    evaluation: settings.EvaluationKeys,
+    evaluation: EvaluationKeys,
     *,
     run: Run,
     experiment: str,
@@ -105,7 +106,7 @@ def _on_part(trained: TrainedModel, examples: int | None) -> TrainedModel:
 
 
 def _validation_accuracy(
-    trained: TrainedModel, evaluation: settings.EvaluationKeys, model: Classifier, weights: Mapping[str, Any]
+    trained: TrainedModel, evaluation: EvaluationKeys, model: Classifier, weights: Mapping[str, Any]
 ) -> float:
     split = batches(trained.splits.selection, evaluation.batch_size)()
     return predict(model, weights, split, step_rescale=trained.step_rescale).accuracy
@@ -116,7 +117,7 @@ def _finished(
     trained: TrainedModel,
     reduced: Sequence[Reduced],
     ranking: stage.Ranking | None,
-    evaluation: settings.EvaluationKeys,
+    evaluation: EvaluationKeys,
     run: Run,
 ) -> list[Row]:
     if evaluation.latency:
@@ -131,9 +132,7 @@ def _finished(
 # ---- rows
 
 
-def _common(
-    trained: TrainedModel, evaluation: settings.EvaluationKeys, experiment: str, facts: Mapping[str, Any]
-) -> Row:
+def _common(trained: TrainedModel, evaluation: EvaluationKeys, experiment: str, facts: Mapping[str, Any]) -> Row:
     size = cost.size(trained.model, trained.weights["params"], trained.dataset.length)
     return {
         "task": trained.dataset.name,
@@ -198,6 +197,8 @@ def _as_reduced(trained: TrainedModel, reduction: settings.ReductionJob, network
         "ratio_achieved": network.ratio_achieved,
         "masked_only": network.selected is None,
         "refit": reduction.keys.refit,
+        "refit_options": reduction.keys.refit_options,
+        "layer_sensitivity": reduction.keys.layer_sensitivity,
         "sequential": reduction.keys.sequential,
         "norm": reduction.keys.norm,
         "calibration": dataclasses.asdict(reduction.calibration),
@@ -231,9 +232,7 @@ def _accuracies(selection: Predictions, test: Predictions, reference: Prediction
     }
 
 
-def _measure(
-    rows: list[Row], trained: TrainedModel, reduced: Sequence[Reduced], evaluation: settings.EvaluationKeys
-) -> None:
+def _measure(rows: list[Row], trained: TrainedModel, reduced: Sequence[Reduced], evaluation: EvaluationKeys) -> None:
     """Adds latency and memory: all networks interleaved in one run, each on the full model's backend and on its own."""
     batch = to_device(next(batches(trained.splits.test, evaluation.batch_size)()))
     backend = cost.backend_of(trained.model, batch)

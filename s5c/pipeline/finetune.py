@@ -15,6 +15,7 @@ from rich.console import Console
 
 from s5c import config as settings
 from s5c.data.batching import steps_per_epoch, train_batches
+from s5c.keys import FinetuneKeys
 from s5c.model import surgery
 from s5c.model.classifier import Classifier
 from s5c.pipeline.provenance import write_json
@@ -33,7 +34,7 @@ def finetune(
     trained: TrainedModel,
     model: Classifier,
     weights: dict[str, Any],
-    keys: settings.FinetuneKeys,
+    keys: FinetuneKeys,
     *,
     seed: int,
     folder: Path,
@@ -122,7 +123,7 @@ class _Rows:
             truncate_after(self.path, step)
 
 
-def tuned(recipe: Recipe, keys: settings.FinetuneKeys) -> Recipe:
+def tuned(recipe: Recipe, keys: FinetuneKeys) -> Recipe:
     """Returns the recipe of the training after a reduction."""
     return dataclasses.replace(
         recipe,

@@ -16,6 +16,7 @@ from rich.tree import Tree
 from s5c import config as settings
 from s5c.evaluation import plots, tables
 from s5c.evaluation.collect import read_spectra
+from s5c.keys import EvaluationKeys, WandbKeys
 from s5c.pipeline.compress import Row, compress
 from s5c.pipeline.provenance import environment, write_json
 from s5c.pipeline.trained import TrainedModel
@@ -43,8 +44,8 @@ def start(config: DictConfig, values: Mapping[str, Any]) -> Path:
 def finish(
     trained: TrainedModel,
     reduction: settings.ReductionJob | None,
-    evaluation: settings.EvaluationKeys,
-    wandb: settings.WandbKeys,
+    evaluation: EvaluationKeys,
+    wandb: WandbKeys,
     *,
     folder: Path,
     values: Mapping[str, Any],

@@ -23,13 +23,15 @@ from s5c.pipeline.calibration import (
     Batches,
     calibration_batches,
     calibration_split,
+    check_alike,
     full_moments,
     refit_selected,
     refit_systems,
     shortage,
 )
 from s5c.pipeline.finetune import drawn, finetune
-from s5c.pipeline.trained import TrainedModel
+from s5c.pipeline.sensitivity import gradient_weights, measured_weights
+from s5c.pipeline.trained import TrainedModel, load_task
 from s5c.reduction import stage
 from s5c.reduction.contract import Fitted, Fresh, Masking, Projection, Selection, load_allocation
 from s5c.reduction.error import LayerError, layer_errors
@@ -110,8 +112,11 @@ class Reduction:
     @functools.cached_property
     def batches(self) -> Batches:
         """Starts the calibration sequences."""
-        keys, dataset = self.job.calibration, self.trained.dataset
-        split = calibration_split(self.trained.splits, sequences=keys.sequences, split=keys.split, seed=keys.seed)
+        keys, dataset, splits = self.job.calibration, self.trained.dataset, self.trained.splits
+        if keys.task:
+            dataset, splits = load_task(settings.task_job(keys.task), "validation")
+            check_alike(dataset, self.trained.dataset)
+        split = calibration_split(splits, sequences=keys.sequences, split=keys.split, seed=keys.seed)
         return calibration_batches(split, dataset.length, batch_size=keys.batch_size)
 
     def _rank(self) -> stage.Ranking:
@@ -120,7 +125,30 @@ class Reduction:
             method = method.ranking
         assert isinstance(method, Selection | Projection)
         allocation = load_allocation(keys.allocation)
-        return stage.rank(method, allocation, self.layers, seed=keys.seed, fitted=self.fitted)
+        rank = functools.partial(
+            stage.rank, method, allocation, self.layers, seed=keys.seed, fitted=self.fitted
+        )  # fmt: skip
+        ranking = rank()
+        if keys.layer_sensitivity == "none":
+            return ranking
+        network, rescale = (self.trained.model, self.trained.weights), self.trained.step_rescale
+        if keys.layer_sensitivity == "gradient":
+            weights = gradient_weights(*network, self.batches, step_rescale=rescale)
+        else:
+            weights = measured_weights(
+                *network, self.batches, ranking.scores, self._of_kept, step_rescale=rescale
+            )  # fmt: skip
+        log.info("%s: sensitivity of the layers %s", keys.name, ", ".join(f"{w:.3g}" for w in weights))
+        return rank(weights=weights.tolist())
+
+    def _of_kept(self, keep: list[np.ndarray]) -> tuple[Classifier, dict[str, Any]]:
+        """Returns the network of these states, each layer refitted on its own."""
+        selected = stage.Selected(keep)
+        systems = None if self.fitted is None else [r.system for r in self.fitted.reduce(selected.counts)]
+        if self.job.keys.refit != "none":
+            selected, systems = self._refitted(selected, systems, sequential="off")
+        params, config = self._written(selected, systems)
+        return _sized(self.trained.model, params, config), {**self.trained.weights, "params": params}
 
     def apply(self, target: Target) -> Reduced:
         """Returns the network at one target.
@@ -168,10 +196,10 @@ class Reduction:
         return self._trained(reduced)
 
     def _refitted(
-        self, selected: stage.Selected, systems: list[DiagonalSSM] | None
+        self, selected: stage.Selected, systems: list[DiagonalSSM] | None, sequential: str | None = None
     ) -> tuple[stage.Selected, list[DiagonalSSM]]:
         """Returns the layers with outputs solved anew, and what stays: it may be chosen again on the way."""
-        trained, refit, mode = self.trained, self.job.refit, self.job.keys.sequential
+        trained, refit, mode = self.trained, self.job.refit, sequential or self.job.keys.sequential
         if not refit.needs_moments:
             made = systems or [kept(l.system, k) for l, k in zip(self.layers, selected.keep, strict=True)]
             return selected, [refit(l, s) for l, s in zip(self.layers, made, strict=True)]

@@ -25,6 +25,7 @@ from s5c.data.base import Dataset, Split, Splits, assign_splits
 from s5c.data.batching import eval_batches, steps_per_epoch, train_batches
 from s5c.errors import UserError
 from s5c.evaluation.metrics import Predictions, predict
+from s5c.keys import WandbKeys
 from s5c.model.classifier import Classifier, InputSpec
 from s5c.model.config import ModelConfig, from_dict
 from s5c.pipeline.provenance import environment, write_json
@@ -88,7 +89,7 @@ class TrainJob:
     seed: int
     protocol: str
     checkpoint_minutes: float
-    wandb: settings.WandbKeys
+    wandb: WandbKeys
     group: str
     folder: Path
 

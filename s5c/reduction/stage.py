@@ -92,6 +92,7 @@ def rank(
     *,
     seed: int,
     fitted: Fitted | None = None,
+    weights: Sequence[float] | None = None,
 ) -> Ranking:
     """Scores and orders all slots of a network.
 
@@ -101,6 +102,8 @@ def rank(
         layers: double precision.
         seed: of the random stream; layer l draws from `fold_in(key, l)`.
         fitted: of a projection that has been fitted already.
+        weights: one positive number per layer, which its scores are multiplied by. An allocation that does not see a
+            layer's scale (`normalised`, `tolerance`, `uniform`) is not changed by them.
 
     Returns:
         The ranking. Ties are broken by (layer, index), lower first. The best slot of every layer (of every competition,
@@ -111,6 +114,8 @@ def rank(
             scores = [np.asarray(s) for s in _scores(method, list(layers), jax.random.key(seed))]
         else:
             scores = [np.asarray(s) for s in (fitted or method.fit(layers, seed)).scores]
+        if weights is not None:
+            scores = [weight * s for weight, s in zip(weights, scores, strict=True)]
         priorities = [np.asarray(p) for p in _allocate(allocation, scores)]
     return Ranking(scores, priorities, np.argsort(-np.concatenate([p.ravel() for p in priorities]), kind="stable"))
 
