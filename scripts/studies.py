@@ -38,6 +38,24 @@ ARMS: tuple[Command, ...] = (
 """What a comparison compares: every method bare, with refits, with new norm statistics."""
 
 
+CALIBRATED = "reduction=calibrated"
+ABLATION: tuple[Command, ...] = (
+    (CALIBRATED, "reduction.refit=none", "reduction.sequential=off"),
+    (
+        *(CALIBRATED, "reduction.sequential=off"),
+        *("+reduction.refit_options.feedthrough=false", "+reduction.refit_options.constant=false"),
+    ),
+    (CALIBRATED, "reduction.sequential=off,refit,reselect"),
+    (CALIBRATED, "reduction.norm=recalibrate"),
+    (CALIBRATED, "reduction.allocation=uniform,normalised,greedy"),
+    (CALIBRATED, "reduction.layer_sensitivity=gradient,measured"),
+    (CALIBRATED, "reduction.calibration.sequences=8,16,64,1024"),
+)
+"""What the calibrated method is made of, step by step, and other ways of sharing out and of calibrating."""
+STRANGERS = {"smnist_small": "image"}
+"""Tasks whose sequences another task's model can be calibrated on."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Study:
     """One entry of the queue.
@@ -81,12 +99,12 @@ class Study:
 
 
 def studies(recipes: set[str]) -> list[Study]:
-    """Returns every study of the given recipes, by name: comparisons of S5, balanced truncation of S4D."""
+    """Returns every study of the given recipes, by name: methods and ablations on S5, balanced truncation of S4D."""
     found = []
     for recipe in sorted(recipes):
         task, _, family = recipe.rpartition("_")
         if family == "s5":
-            found.append(comparison(task, recipe))
+            found += [comparison(task, recipe), ablation(task, recipe)]
         if (conf_dir() / "experiment" / f"{task}_bt.yaml").is_file() and family == "s4d":
             found.append(initialisation(task, recipe))
     return sorted(found, key=lambda study: study.name)
@@ -95,16 +113,32 @@ def studies(recipes: set[str]) -> list[Study]:
 def comparison(task: str, recipe: str) -> Study:
     """Returns the comparison of all methods: three seeds of a task small enough for a CPU, else one."""
     name = f"{task}_comparison"
-    common = (
-        *(f"name={name}", f"reduction.ratio={RATIOS}", "reduction.save=false", "evaluation.latency=false"),
-        *("evaluation.batch_size=250", f"evaluation.test_examples={EXAMPLES}"),
-    )
+    common = _common(name)
     shipped = recipe in zoo.names()
     first: Command = ("s5c.reduce", "-m", f"checkpoint=zoo:{recipe}") if shipped else ()
     seeds = [seed for seed in (0, 1, 2) if (seed and _small(task)) or not (seed or shipped)]
     others = ("s5c.train", "-m", f"+experiment={recipe}", f"seed={','.join(map(str, seeds))}", "reduction.seed=${seed}")
     starts = [*([first] if shipped else []), *([others] if seeds else [])]
     return Study(name, recipe, tuple((*start, *arm, *common) for start in starts for arm in ARMS), 0)
+
+
+def ablation(task: str, recipe: str) -> Study:
+    """Returns the study of what the calibrated method is made of, on one model."""
+    name = f"{task}_ablation"
+    arms = list(ABLATION)
+    if task in STRANGERS:
+        arms.append((CALIBRATED, f"+reduction.calibration.task.name={STRANGERS[task]}"))
+    start: Command = ("s5c.train", "-m", f"+experiment={recipe}")
+    if recipe in zoo.names():
+        start = ("s5c.reduce", "-m", f"checkpoint=zoo:{recipe}")
+    return Study(name, recipe, tuple((*start, *arm, *_common(name)) for arm in arms), 0)
+
+
+def _common(name: str) -> Command:
+    return (
+        *(f"name={name}", f"reduction.ratio={RATIOS}", "reduction.save=false", "evaluation.latency=false"),
+        *("evaluation.batch_size=250", f"evaluation.test_examples={EXAMPLES}"),
+    )
 
 
 def initialisation(task: str, recipe: str) -> Study:
