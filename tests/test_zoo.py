@@ -18,7 +18,7 @@ from s5c.data.base import names as task_names
 from s5c.data.base import task_class
 from s5c.data.batching import eval_batches
 from s5c.errors import UserError
-from s5c.pipeline import zoo
+from s5c.pipeline import answers, zoo
 from s5c.pipeline.restored import restore
 from s5c.pipeline.trained import TrainedModel, predictions
 from s5c.training.loop import to_device
@@ -64,6 +64,29 @@ def test_the_same_model_comes_out(home: Home) -> None:
     assert all(inside[path].dtype == outside[path].dtype == np.float32 for path in inside)
     assert all(inside[path].tobytes() == outside[path].tobytes() for path in inside)
     np.testing.assert_array_equal(said(restored), said(home.trained))
+
+
+SHIPPED = sorted(path.parent.name for path in (Path(__file__).parents[1] / "results/zoo").glob("*/card.json"))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_models_answer_as_where_they_were_trained(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To random inputs, and to the first test examples where the data is there or can be generated at once."""
+    monkeypatch.delenv("S5C_ZOO")
+    folder, checkpoint = zoo.zoo_dir() / name, zoo.load(name)
+    assert answers.deviation(checkpoint, folder) < 1e-4
+    if checkpoint.metadata["task"]["name"] in ("digits", "listops_small"):
+        stored = np.load(folder / answers.FILE)["test"]
+        restored = restore({"checkpoint": f"zoo:{name}", "task": None}, which="best")
+        assert stored.shape == (256, restored.dataset.classes)
+        np.testing.assert_allclose(answers.to_test(restored), stored, atol=1e-4)
+
+
+def test_other_weights_answer_otherwise(home: Home) -> None:
+    checkpoint = zoo.load("tiny")
+    assert answers.deviation(checkpoint, home.zoo / "tiny") < 1e-6
+    weights = jax.tree.map(lambda w: w * 1.01, checkpoint.weights)
+    assert answers.deviation(dataclasses.replace(checkpoint, weights=weights), home.zoo / "tiny") > 1e-3
 
 
 def test_the_card_says_what_the_training_said(home: Home) -> None:

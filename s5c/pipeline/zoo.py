@@ -1,7 +1,8 @@
-"""Trained models to start from, one folder each: `weights.safetensors`, `card.json` and a README made from the card.
+"""Trained models to start from, one folder each: `weights.safetensors`, `card.json`, `answers.npz` and a README.
 
 `checkpoint=zoo:NAME` names one wherever a checkpoint is read. A card holds all that a checkpoint's metadata holds, so
-nothing else is needed to rebuild the network; the checksums in it cover the card itself and every array.
+nothing else is needed to rebuild the network; the checksums in it cover the card itself and every array. The README
+is made from the card; `s5c.pipeline.answers` says what the answers are.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from safetensors.numpy import load_file, save
 
 from s5c.data.base import task_class
 from s5c.errors import UserError, nearest_first
+from s5c.pipeline import answers
 from s5c.pipeline.provenance import write_json
 from s5c.pipeline.trained import FINISHED, WEIGHTS_FILE, TrainedModel, predictions
 from s5c.training.checkpoint import Checkpoint
@@ -106,6 +108,7 @@ def export(trained: TrainedModel, name: str, *, batch_size: int = 64) -> Path:
     (unfinished / WEIGHTS_FILE).write_bytes(save(contiguous))  # `save_file` would make it readable to its owner only
     write_json(unfinished / CARD, card)
     (unfinished / "README.md").write_text(_readme(card), "utf-8")
+    np.savez_compressed(unfinished / answers.FILE, **answers.answers(trained))  # type: ignore[arg-type]
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.replace(folder)
     return folder

@@ -1,0 +1,75 @@
+"""What a trained model answers to fixed inputs, stored beside it: whoever loads it can see that it is the same network.
+
+256 random inputs need no data; the first 256 test examples need the model's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from s5c.data.batching import Batch
+from s5c.evaluation.metrics import predict
+from s5c.model.classifier import Classifier, InputSpec
+from s5c.model.config import from_dict
+from s5c.pipeline.trained import TrainedModel, batches
+from s5c.training.checkpoint import Checkpoint
+from s5c.types import Float
+
+FILE = "answers.npz"
+EXAMPLES, BATCH = 256, 32
+
+
+def random_batches(spec: InputSpec, length: int) -> Iterator[Batch]:
+    """Yields the random inputs, in batches: ids drawn evenly and lengths of at least half, or normal numbers.
+
+    Args:
+        spec: of the network.
+        length: steps per sequence.
+    """
+    rng, rows = np.random.default_rng(0), BATCH * (2 if spec.pairs else 1)
+    for _ in range(EXAMPLES // BATCH):
+        labels, ones = np.zeros(BATCH, np.int32), np.ones(BATCH, np.float32)
+        if spec.tokens:
+            ids = rng.integers(0, spec.features, (rows, length)).astype(np.int32)
+            yield Batch(ids, labels, rng.integers(-(-length // 2), length + 1, rows).astype(np.int32), ones)
+        else:
+            yield Batch(rng.standard_normal((rows, length, spec.features)).astype(np.float32), labels, None, ones)
+
+
+def answers(trained: TrainedModel) -> dict[str, Float[np.ndarray, "..."]]:
+    """Returns the log-probabilities of the classes for both sets of inputs, and the length of the sequences."""
+    return {
+        "length": np.array(float(trained.dataset.length)),
+        "random": to_random(trained.model, trained.weights, trained.dataset.length, trained.step_rescale),
+        "test": to_test(trained),
+    }
+
+
+def to_random(
+    model: Classifier, weights: dict[str, object], length: int, step_rescale: float
+) -> Float[np.ndarray, "n c"]:
+    """Returns the answers to the random inputs."""
+    return predict(model, weights, random_batches(model.spec, length), step_rescale=step_rescale).log_probs
+
+
+def to_test(trained: TrainedModel) -> Float[np.ndarray, "n c"]:
+    """Returns the answers to the first test examples."""
+    first = trained.splits.test.take(np.arange(min(EXAMPLES, len(trained.splits.test))))
+    return predict(trained.model, trained.weights, batches(first, BATCH)(), step_rescale=trained.step_rescale).log_probs
+
+
+def deviation(checkpoint: Checkpoint, folder: Path) -> float:
+    """Returns the largest difference of a zoo model's answers to the random inputs from those stored; needs no data.
+
+    Args:
+        checkpoint: as `zoo.load` returns it.
+        folder: of the model.
+    """
+    stored, facts = np.load(folder / FILE), checkpoint.metadata
+    config = from_dict(facts["model"])
+    model = Classifier(config, InputSpec(*facts["input_spec"]), config.check_state_dims(facts["state_dims"]))
+    found = to_random(model, checkpoint.weights, int(stored["length"]), 1.0)
+    return float(np.abs(found - stored["random"]).max())
