@@ -71,12 +71,20 @@ def test_publishing_writes_all_and_a_check_finds_every_change(checkout: Path) ->
         ("speed demo", "Unknown table"),
         ("accuracy dem", "Did you mean 'demo'"),
         ("largest demo x", "Unknown experiment"),
+        ("largest demo arms=last,lats", "Unknown arm(.|\n)*nearest first: last"),
     ],
 )
 def test_a_marker_that_asks_for_what_is_not_there_is_refused(checkout: Path, words: str, message: str) -> None:
     (checkout / "README.md").write_text(f"<!-- table: {words} -->\n<!-- /table -->\n")
     with pytest.raises(UserError, match=message):
         published.publish(checkout, {}, formats=())
+
+
+def test_a_marker_shows_the_arms_it_names(checkout: Path) -> None:
+    (checkout / "README.md").write_text("<!-- table: accuracy demo 0.5 arms=last,random -->\n<!-- /table -->\n")
+    published.publish(checkout, {}, formats=())
+    lines = (checkout / "README.md").read_text().splitlines()
+    assert sorted(line.split("|")[1].strip(" *") for line in lines[3:5]) == ["last", "random"] and lines[5] == ""
 
 
 def test_without_stored_runs_nothing_is_published(tmp_path: Path) -> None:

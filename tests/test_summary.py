@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from s5c.evaluation.arms import Row
 from s5c.evaluation.average import aggregate
 from s5c.evaluation.claims import claims_table
 from s5c.evaluation.collect import collect, read_spectra, studies, write_csv
+from s5c.evaluation.metrics import rank_correlation
+from s5c.evaluation.originals import originals_figure
 from s5c.evaluation.page import page
 from s5c.evaluation.paired import difference
 from s5c.evaluation.plots import save_figures
@@ -177,3 +180,33 @@ def test_claims_are_judged_by_our_rows_and_stand_ins_are_none(runs: Path, tmp_pa
     assert judged[3][:3] == ["+7.2 points, mean of 3 ratios", "–", "yes"]
     assert judged[4][0] == "70.0 (−10.0)", "at 0.9 of the states 0.72 of the parameters are gone, at 0.6 only 0.48"
     assert judged[5] == ["–", "–", "not run", "listops_small: 78.0 (−2.0), yes"]
+
+
+def test_reduced_models_are_drawn_against_their_originals(tmp_path: Path) -> None:
+    """Once there are four of different quality; three seeds of one recipe are none."""
+    rows = []
+    for i, full in enumerate((0.5, 0.7, 0.8, 0.9, 0.95)):
+        base = {"trained_id": str(i), "seed": i, "test_accuracy_full": full}
+        rows += [
+            row("full", 0.0, 0.0, **base),
+            row("bt", 0.6, 0.0, **base, test_accuracy=full - 0.1, target="ratio 0.6"),
+        ]
+        rows.append(row("random", 0.6, 0.0, **base, test_accuracy=1 - full, target="ratio 0.6"))
+    (study,) = studies(rows)
+    drawing = originals_figure(study)
+    assert drawing is not None
+    draw, data = drawing
+    assert {(point["arm"], point["test_accuracy"]) for point in data} >= {("bt", 0.6), ("random", 0.5)} and len(
+        data
+    ) == 10
+    legend = [text.get_text() for text in draw().axes[0].get_legend().get_texts()]
+    assert legend == ["bt, rank correlation 1.00", "random, rank correlation -1.00"]
+    alike = [one for one in rows if one["trained_id"] in ("3", "4")]
+    assert originals_figure(studies(alike)[0]) is None
+
+
+def test_rank_correlation_is_scipys(rng: np.random.Generator) -> None:
+    for _ in range(20):
+        x, y = rng.integers(0, 8, (2, 12)).astype(float)  # with ties
+        assert rank_correlation(x, y) == pytest.approx(spearmanr(x, y).statistic, abs=1e-12)
+    assert np.isnan(rank_correlation(np.ones(3), np.arange(3.0)))

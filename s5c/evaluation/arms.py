@@ -28,6 +28,7 @@ AXES = ("refit", "sequential", "norm", "layer_sensitivity", "rounds", "max_drop"
 NESTED = {"calibration": ("sequences", "split", "seed", "task"), "finetune": ("epochs", "lr_scale", "rest", "distill")}
 SHORT = {
     ("norm", "recalibrate"): "+bn",
+    ("sequential", "refit"): "+sequential",
     ("refit", "h2"): "+refit(h2)",
     ("refit", "calibrated"): "+refit(calibrated)",
     ("finetune.distill", True): "+distil",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from s5c.errors import UserError, unknown
 from s5c.evaluation import claims, summary, tables
-from s5c.evaluation.arms import FULL, Row
+from s5c.evaluation.arms import FULL, Row, label
 from s5c.evaluation.cells import table
 from s5c.evaluation.collect import TABLE_FILE, Study, restore, studies
 from s5c.evaluation.plots import save_figures
@@ -175,7 +175,10 @@ def _filled(root: Path, models: Mapping[str, str]) -> str:
 
 
 def _marked(words: str, root: Path, models: Mapping[str, str]) -> str:
-    """Returns a table by the words of its marker: `zoo`, `papers`, `accuracy|largest FOLDER [EXPERIMENT] [RATIOS]`."""
+    """Returns a table by the words of its marker: `zoo`, `papers`, `accuracy|largest FOLDER [EXPERIMENT] [RATIOS]`.
+
+    `arms=NAME,NAME` shows those arms only, by their names without spaces and parentheses at the end.
+    """
     kind, *where = words.split()
     if kind == "zoo":
         return _models(models)
@@ -187,8 +190,9 @@ def _marked(words: str, root: Path, models: Mapping[str, str]) -> str:
     if not where or where[0] not in known:
         raise unknown(f"folder of table {kind} in README.md", "".join(where[:1]), known)
     ratios = [float(part) for word in where[1:] if word[0].isdigit() for part in word.split(",")]
-    wanted = [word for word in where[1:] if not word[0].isdigit()]
-    found = studies(restore(root / FOLDER / where[0])[0])
+    arms = [arm for word in where[1:] if word.startswith("arms=") for arm in word.removeprefix("arms=").split(",")]
+    wanted = [word for word in where[1:] if not word[0].isdigit() and not word.startswith("arms=")]
+    found = studies(_of_arms(restore(root / FOLDER / where[0])[0], arms))
     chosen = [study for study in found if not wanted or study.rows[0].get("experiment") in wanted]
     if not chosen:
         raise unknown(
@@ -196,6 +200,15 @@ def _marked(words: str, root: Path, models: Mapping[str, str]) -> str:
         )
     make = (lambda study: summary.accuracies(study, ratios)) if kind == "accuracy" else summary.largest_ratios
     return "\n\n".join(make(study) for study in chosen)
+
+
+def _of_arms(rows: Sequence[Row], arms: Sequence[str]) -> list[Row]:
+    """Returns the rows of the unpruned model and of these arms; all if none is named."""
+    names = [re.sub(r" \(.*\)$", "", label(row)).replace(" ", "_") for row in rows]
+    for arm in arms:
+        if arm not in names:
+            raise unknown("arm of a table in README.md", arm, sorted(set(names)))
+    return [row for row, name in zip(rows, names, strict=True) if not arms or name in arms or row["reduction"] == FULL]
 
 
 def _write(path: Path, text: str) -> Path:
