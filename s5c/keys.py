@@ -99,6 +99,7 @@ class ReductionKeys:
         refit_options: keys of the refit's own dataclass.
         sequential: with a calibrated refit, reselect | refit | off: whether layers behind reduced ones see them.
         norm: keep | recalibrate the statistics of batch normalisation on the calibration sequences.
+        readout: keep | refit the last linear map to the full network's answers on the calibration sequences.
         layer_sensitivity: none | gradient | measured: multiplies the scores of every layer by what its output counts.
         rounds: reduce in so many steps of equal ratio, training in between.
         seed: of methods that draw random numbers, and of training after the reduction.
@@ -117,6 +118,7 @@ class ReductionKeys:
     refit_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     sequential: str = "off"
     norm: str = "keep"
+    readout: str = "keep"
     layer_sensitivity: str = "none"
     rounds: int = 1
     seed: int = 0
@@ -127,6 +129,7 @@ class ReductionKeys:
         for key, allowed in (
             ("weights", ("best", "latest")),
             ("norm", ("keep", "recalibrate")),
+            ("readout", ("keep", "refit")),
             ("layer_sensitivity", ("none", "gradient", "measured")),
             ("sequential", ("reselect", "refit", "off")),
         ):

@@ -34,22 +34,29 @@ ARMS: tuple[Command, ...] = (
         *("reduction=last,aire", "reduction.refit=calibrated", "reduction.sequential=refit"),
         "reduction.norm=recalibrate",
     ),
+    ("reduction=last,aire,bt_tolerance,h2,lqo", "reduction.readout=refit"),
+    (
+        *("reduction=last,aire,bt_tolerance,h2,lqo", "reduction.refit=calibrated", "reduction.sequential=refit"),
+        "reduction.readout=refit",
+    ),
+    ("reduction=calibrated", "reduction.readout=keep"),
 )
-"""What a comparison compares: every method bare, with refits, with new norm statistics."""
+"""What a comparison compares: every method bare, with refits, with new norm statistics, with a new readout."""
 
 
 CALIBRATED = "reduction=calibrated"
+KEPT = "reduction.readout=keep"
 ABLATION: tuple[Command, ...] = (
-    (CALIBRATED, "reduction.refit=none", "reduction.sequential=off"),
+    (CALIBRATED, "reduction.refit=none", "reduction.sequential=off", KEPT),
     (
-        *(CALIBRATED, "reduction.sequential=off"),
+        *(CALIBRATED, "reduction.sequential=off", KEPT),
         *("+reduction.refit_options.feedthrough=false", "+reduction.refit_options.constant=false"),
     ),
-    (CALIBRATED, "reduction.sequential=off,refit,reselect"),
-    (CALIBRATED, "reduction.norm=recalibrate"),
-    (CALIBRATED, "reduction.allocation=uniform,normalised,greedy"),
-    (CALIBRATED, "reduction.layer_sensitivity=gradient,measured"),
-    (CALIBRATED, "reduction.calibration.sequences=8,16,64,1024"),
+    (CALIBRATED, "reduction.sequential=off,refit,reselect", KEPT),
+    (CALIBRATED, "reduction.norm=recalibrate", KEPT),
+    (CALIBRATED, "reduction.allocation=uniform,normalised,greedy", KEPT),
+    (CALIBRATED, "reduction.layer_sensitivity=gradient,measured", KEPT),
+    (CALIBRATED, "reduction.calibration.sequences=8,16,64,256,1024"),
 )
 """What the calibrated method is made of, step by step, and other ways of sharing out and of calibrating."""
 STRANGERS = {"smnist_small": "image"}

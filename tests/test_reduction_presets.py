@@ -132,6 +132,7 @@ def test_a_preset_repeats_the_defaults(path: Path) -> None:
         ("aire_greedy", "variant"): "gram",
         ("calibrated", "refit"): "calibrated",
         ("calibrated", "sequential"): "reselect",
+        ("calibrated", "readout"): "refit",
     }
     values = composed(path)
     for schema in (ReductionKeys, contract.method_class(values["method"])):

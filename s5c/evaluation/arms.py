@@ -24,11 +24,13 @@ FULL = "full"
 FIRST = ("last", "uniform_hinf", "global_hinf", "uniform_magnitude", "global_magnitude", "lamp")
 FLOORS = ("random", "unstructured_random")
 
-AXES = ("refit", "sequential", "norm", "layer_sensitivity", "rounds", "max_drop")
+AXES = ("refit", "sequential", "norm", "readout", "layer_sensitivity", "rounds", "max_drop")
 NESTED = {"calibration": ("sequences", "split", "seed", "task"), "finetune": ("epochs", "lr_scale", "rest", "distill")}
 SHORT = {
     ("norm", "recalibrate"): "+bn",
     ("sequential", "refit"): "+sequential",
+    ("readout", "refit"): "+readout",
+    ("readout", "keep"): "-readout",
     ("refit", "h2"): "+refit(h2)",
     ("refit", "calibrated"): "+refit(calibrated)",
     ("finetune.distill", True): "+distil",

@@ -35,12 +35,30 @@ def log_probs(
         lengths: as for `Classifier`.
         step_rescale: as for `Classifier`.
     """
+    x = _through(model, weights, inputs, step_rescale)
+    return _classify(model.config, model.spec, weights["params"]["decoder"], x, lengths)
+
+
+def pooled(
+    model: Classifier,
+    weights: Params,
+    inputs: Num[Array, "rows l *features"],
+    lengths: Int[Array, "rows"] | None,
+    step_rescale: float = 1.0,
+) -> Float[Array, "rows h"]:
+    """Returns what the readout gets; arguments as for `log_probs`."""
+    return _pool(_through(model, weights, inputs, step_rescale), lengths, model.config.pooling)
+
+
+def _through(
+    model: Classifier, weights: Params, inputs: Num[Array, "rows l *features"], step_rescale: float
+) -> Features:
     x = encoded(model, weights, inputs)
     stats = weights.get("batch_stats", {}).get("encoder", {})
     for name, p in zip(layer_names(model.config), model.state_dims, strict=True):
         variables = {"params": weights["params"]["encoder"][name], "batch_stats": stats.get(name, {})}
         x = _block(model.config, p, step_rescale, variables, x)
-    return _classify(model.config, model.spec, weights["params"]["decoder"], x, lengths)
+    return x
 
 
 def encoded(model: Classifier, weights: Params, inputs: Num[Array, "rows l *features"]) -> Features:
@@ -64,3 +82,8 @@ def _classify(
 ) -> Float[Array, "b c"]:
     logits = output_head(config, spec).apply({"params": params}, pool(x, lengths, config.pooling))
     return jax.nn.log_softmax(logits)
+
+
+@partial(jax.jit, static_argnums=2)
+def _pool(x: Float[Array, "rows l h"], lengths: Int[Array, "rows"] | None, how: str) -> Float[Array, "rows h"]:
+    return pool(x, lengths, how)

@@ -201,6 +201,7 @@ def _as_reduced(trained: TrainedModel, reduction: settings.ReductionJob, network
         "layer_sensitivity": reduction.keys.layer_sensitivity,
         "sequential": reduction.keys.sequential,
         "norm": reduction.keys.norm,
+        "readout": reduction.keys.readout,
         "calibration": dataclasses.asdict(reduction.calibration),
         "finetune": dataclasses.asdict(reduction.finetune),
         "rounds": reduction.keys.rounds,

@@ -19,6 +19,7 @@ from s5c.model import surgery
 from s5c.model.classifier import Classifier
 from s5c.model.config import ModelConfig
 from s5c.model.normalisation import recalibrated
+from s5c.model.readout import refitted
 from s5c.pipeline.calibration import (
     Batches,
     calibration_batches,
@@ -186,6 +187,11 @@ class Reduction:
         if self.job.keys.norm == "recalibrate":
             began = time.perf_counter()
             weights = recalibrated(model, weights, self.batches(), step_rescale=self.trained.step_rescale)
+            calibration += time.perf_counter() - began
+        if self.job.keys.readout == "refit":
+            began = time.perf_counter()
+            full = self.trained.model, self.trained.weights
+            weights = refitted(full, model, weights, self.batches(), step_rescale=self.trained.step_rescale)
             calibration += time.perf_counter() - began
         known = [bound is not None for bound in bounds]
         errors = layer_errors(self.layers, surgery.systems(params, config), hinf=known)

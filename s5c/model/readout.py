@@ -1,0 +1,86 @@
+"""The readout solved anew: the last linear map of a reduced network, fitted to what the full network answers.
+
+In a head that compares two documents that is its second layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from s5c.model.classifier import Classifier, output_head
+from s5c.model.layerwise import pooled
+from s5c.types import Float, Params
+
+RIDGE = 1e-2
+"""Pull towards the present readout, relative to the energy of each feature; chosen on validation data."""
+CONSTANT = 1e-3
+"""The pull on the constants, relative to that on the features: a shifted mean is what a reduction changes first."""
+
+LAST = "layer2"
+"""The last linear map of a head with two layers."""
+
+
+def refitted(
+    full: tuple[Classifier, Params],
+    model: Classifier,
+    weights: Params,
+    batches: Iterable[Any],
+    *,
+    ridge: float = RIDGE,
+    step_rescale: float = 1.0,
+) -> dict[str, Any]:
+    """Returns the weights with the readout nearest to the full network's logits on some sequences.
+
+        min over W of  sum |z - W^T [f, 1]|^2 + ridge sum_j S_jj |W_j - W0_j|^2,      S = sum [f, 1] [f, 1]^T
+
+    with f what the reduced network's readout gets and z the logits of the full one, less their mean over the
+    classes, which the answers do not depend on. Labels are not looked at.
+
+    Args:
+        full: the full network and its weights.
+        model: the reduced one.
+        weights: its weights.
+        batches: with `inputs`, `lengths` and `weights` (`s5c.data.batching.Batch`).
+        ridge: pull towards the present readout.
+        step_rescale: multiplies every Delta.
+    """
+    original, present = _matrix(full[1]), _matrix(weights)
+    energy, cross = np.zeros((len(present), len(present))), np.zeros_like(present)
+    for batch in batches:
+        rows = np.asarray(batch.weights) > 0
+        theirs, ours = (_features(*network, batch, step_rescale)[rows] for network in (full, (model, weights)))
+        energy, cross = energy + ours.T @ ours, cross + ours.T @ (theirs @ original)
+    pull = ridge * np.diag(energy) * np.where(np.arange(len(energy)) == len(energy) - 1, CONSTANT, 1)
+    pull += np.finfo(float).tiny  # features that are never there
+    found = np.linalg.solve(energy + np.diag(pull), cross + pull[:, None] * present)
+    solved = {"kernel": jnp.asarray(found[:-1], jnp.float32), "bias": jnp.asarray(found[-1], jnp.float32)}
+    decoder = weights["params"]["decoder"]
+    decoder = {**decoder, LAST: solved} if LAST in decoder else solved
+    return {**weights, "params": {**weights["params"], "decoder": decoder}}
+
+
+def _matrix(weights: Params) -> Float[np.ndarray, "rows c"]:
+    """Returns the readout without what is common to all classes, the constants last."""
+    decoder = weights["params"]["decoder"]
+    last = decoder.get(LAST, decoder)
+    found = np.concatenate([np.asarray(last["kernel"], np.float64), np.asarray(last["bias"], np.float64)[None]])
+    return found - found.mean(axis=1, keepdims=True)
+
+
+def _features(model: Classifier, weights: Params, batch: Any, step_rescale: float) -> Float[np.ndarray, "b rows"]:
+    """Returns what the readout gets, and a one."""
+    lengths = None if batch.lengths is None else jnp.asarray(batch.lengths)
+    found = pooled(model, weights, jnp.asarray(batch.inputs), lengths, step_rescale)
+    if model.spec.pairs:
+        head = output_head(model.config, model.spec)
+        params = {"params": weights["params"]["decoder"]}
+        _, seen = head.apply(
+            params, found, capture_intermediates=lambda module, _: module.name == "layer1", mutable=["intermediates"]
+        )
+        found = nn.gelu(seen["intermediates"]["layer1"]["__call__"][0])
+    return np.concatenate([np.asarray(found, np.float64), np.ones((len(found), 1))], axis=1)
