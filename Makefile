@@ -20,7 +20,7 @@ TEST_ENV := JAX_PLATFORMS="$${JAX_PLATFORMS:-cpu}" WANDB_MODE=offline OPENBLAS_N
 RUNTIME_TYPES := --jaxtyping-packages='s5c,beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))'
 PYTEST := $(TEST_ENV) $(PY) -m pytest -n $(WORKERS) $(RUNTIME_TYPES)
 
-.PHONY: help setup demo test test-slow check bench faults clean
+.PHONY: help setup demo test test-slow check bench reproduce faults clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -52,6 +52,9 @@ check: $(READY) ## Check style (ruff) and types (mypy)
 
 bench: $(READY) ## Time s5c against S5 as published, half an hour: make bench ARGS="step --rounds 3"
 	$(PY) -m s5c.bench $(ARGS)
+
+reproduce: $(READY) ## Train and compare what this machine can, hours to days: make reproduce ARGS="imdb_s5 --hours 40"
+	$(PY) scripts/reproduce.py run $(ARGS)
 
 faults: $(READY) ## Inject faults and check that each is survived or noticed, scripts/faults*.py
 	@found=; for script in scripts/faults*.py; do \
