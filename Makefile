@@ -33,7 +33,7 @@ $(READY): pyproject.toml .ci/constraints.txt
 	@$(PY) -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(READY) ## Train on real digits, prune with LAST and every baseline at nine ratios, write tables and figures
+demo: $(READY) ## Train on real digits, prune with LAST and ten other methods at nine ratios, write tables and figures
 	$(PY) -m s5c.train +experiment=digits_last 'reduction.ratio=[0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9]'
 	$(PY) -m s5c.train -m +experiment=digits_baselines
 	$(PY) -m s5c.report runs=results/digits_last
