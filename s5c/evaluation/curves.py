@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from s5c.evaluation.arms import Row, best_first, by_arm
 from s5c.evaluation.average import aggregate
-from s5c.evaluation.looks import INK, MUTED, NOTE, Look, look_of
+from s5c.evaluation.looks import INK, MUTED, NOTE, Look, looks_of
 
 FEW = 8
 """Curves up to which names stand at their ends; more get a legend, best first, and a panel of the small losses."""
@@ -120,10 +120,10 @@ def plot_states(rows: Sequence[Row], ax: Axes) -> None:
 def _draw_arms(rows: Sequence[Row], ax: Axes, measure: str, start: str, factor: float, extra: str = "") -> list[End]:
     """Draws one line per arm, from the unpruned model at ratio 0, and returns where the lines end."""
     arms = by_arm(row for row in aggregate(rows) if row.get(measure) is not None)
-    ends = []
+    ends, looks = [], looks_of(arms)
     for depth, (name, unsorted) in enumerate(arms.items()):
         means = sorted(unsorted, key=lambda row: row["ratio"])
-        look = look_of(means[0])
+        look = looks[name]
         origin = [(0.0, means[0][start], 0.0)] if means[0].get(start) is not None else []
         points = [(row["ratio"], row[measure], row.get(f"{measure}_sd") or 0.0) for row in means]
         x, y, spread = np.array([*origin, *points], float).T

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,7 @@ LOOKS = {
     "random": Look("#777777", "s", "--"),
     "unstructured_random": Look("#9A9A9A", "x", ":"),
 }
+VARIANTS = (OURS, "#0072B2", "#007A5A", "#7B3FA0", "#B8860B", "#3A9FDB", "#A32E4A", "#555555")
 OTHERS = ("#A32E4A", "#5B7A1F", "#00838F", "#6D4C41")
 LINES: tuple[tuple[tuple[str, ...], Any], ...] = (
     (("+refit(calibrated)", "+bn"), (0, (4, 1, 1, 1))),
@@ -89,6 +91,21 @@ def look_of(row: Row) -> Look:
         return look
     line = next(line for words, line in LINES if all(word in name for word in words))
     return dataclasses.replace(look, linestyle=line, width=1.3, marker="*" if "epoch" in name else look.marker)
+
+
+def looks_of(arms: Mapping[str, Sequence[Row]]) -> dict[str, Look]:
+    """Returns the looks of the arms of one figure: where all are variants of one preset, colours tell them apart.
+
+    Args:
+        arms: rows by name, as `by_arm` groups them.
+    """
+    if len({rows[0]["reduction"] for rows in arms.values()}) > 1 or len(arms) < 3:
+        return {name: look_of(rows[0]) for name, rows in arms.items()}
+    lines: tuple[Any, ...] = ("-", (0, (4, 1.2)), (0, (1, 1)))
+    return {
+        name: Look(VARIANTS[i % len(VARIANTS)], "osD^vPX*"[i % 8], lines[i // len(VARIANTS) % len(lines)])
+        for i, name in enumerate(arms)
+    }
 
 
 def entitle(figure: Figure, title: str, xlabel: str = "", ylabel: str = "") -> None:
