@@ -90,3 +90,10 @@ def test_arms_that_were_tested_at_different_ratios_are_ordered_by_what_they_shar
         for name, curve in curves.items()
     }
     assert best_first(arms) == ["good", "only late", "bad", "failed"]
+
+
+def test_what_only_some_of_the_averaged_rows_say_makes_no_difference() -> None:
+    """Seeds stored before a key was added lack it, and their mean with later ones has None."""
+    old = {"reduction": "last", "norm": "keep", "refit": "none"}
+    assert label({**old, "readout": None, "layer_sensitivity": None}) == label(old) == "last"
+    assert label({**old, "readout": "refit"}) == "last +readout"

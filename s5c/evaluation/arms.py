@@ -46,6 +46,8 @@ def differences(row: Row) -> dict[str, Any]:
     for group, keys in NESTED.items():
         found |= {f"{group}.{key}": row[group][key] for key in keys if key in (row.get(group) or {})}
     usual = {**_preset("_base"), **preset}
+    # None: averaged over rows of which some were stored before the key was added.
+    found = {key: value for key, value in found.items() if value is not None or usual.get(key) is None}
     found = {key: value for key, value in found.items() if key not in usual or usual[key] != value}
     kind = target(row)[0]
     return {**found, "by": kind} if kind in ("order", "tolerance") else found

@@ -192,6 +192,11 @@ class Reduction:
             began = time.perf_counter()
             full = self.trained.model, self.trained.weights
             weights = refitted(full, model, weights, self.batches(), step_rescale=self.trained.step_rescale)
+            if self.job.calibration.sequences <= self.config.d_model:
+                notes.append(
+                    f"readout: {self.job.calibration.sequences} sequences for {self.config.d_model + 1} unknowns a "
+                    "class; raise reduction.calibration.sequences, or set reduction.readout=keep."
+                )
             calibration += time.perf_counter() - began
         known = [bound is not None for bound in bounds]
         errors = layer_errors(self.layers, surgery.systems(params, config), hinf=known)
