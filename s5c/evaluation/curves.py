@@ -65,7 +65,8 @@ def plot_accuracy(rows: Sequence[Row], ax: Axes, named: bool = True) -> None:
     ax.set_ylim(max(low - 0.03 * (high - low), -2.0), min(high + 0.04 * (high - low), 104.0))
     seeds = max(row["n"] for row in aggregate(rows))
     if seeds > 1:
-        ax.set_title(f"Mean ± standard deviation, {seeds} seeds", **NOTE)
+        few = len(by_arm(rows)) <= FEW
+        ax.set_title(f"Mean{' ± standard deviation' if few else ''}, {seeds} seeds", **NOTE)
     ax.set(xlabel="Ratio of states removed", ylabel="Test accuracy (%)")
     if named:
         _label_ends(ax, ends)
@@ -133,7 +134,7 @@ def _draw_arms(rows: Sequence[Row], ax: Axes, measure: str, start: str, factor: 
             zorder=20 - min(depth, 16) + 20 * (look.width > 2),
             marker=look.marker, ms=4, mew=0.8, markevery=slice(len(origin), None),
         )  # fmt: skip
-        if spread.any():
+        if spread.any() and len(arms) <= FEW:  # dozens of bands hide the curves
             band = factor * (y - spread), factor * (y + spread)
             ax.fill_between(x, *band, color=look.color, alpha=0.10, lw=0, zorder=2)
         if means[-1].get(extra) is not None:
