@@ -120,6 +120,7 @@ class TestReuse:
         ours, theirs = (load(main.folder / r["checkpoint"]).weights for r in (row, found))
         assert jax.tree.all(jax.tree.map(np.array_equal, ours, theirs))
 
+    @pytest.mark.slow
     def test_a_reduced_network_is_reduced_again(self, main: Main) -> None:
         row = main.rows[1]
         done = jobs.run("reduce", f"checkpoint={row['checkpoint']}", "name=again", folder=main.folder)

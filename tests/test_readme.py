@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("readme")
 
 
-COMPILING = ("reduction=calibrated", "refit=", "readout=", "norm=", "finetune.", "tolerance=")
+COMPILING = ("+experiment=imdb_last", "reduction=calibrated", "refit=", "readout=", "norm=", "finetune.", "tolerance=")
 
 
 def cases() -> list[object]:

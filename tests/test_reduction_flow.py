@@ -35,11 +35,13 @@ def rows(checkpoint: Path, folder: Path, *overrides: str) -> list[dict[str, Any]
 
 
 class TestTargets:
+    @pytest.mark.slow
     def test_orders(self, checkpoint: Path, tmp_path: Path) -> None:
         found = rows(checkpoint, tmp_path, "reduction=last", "reduction.order=[3,[2,1]]")
         assert [row["orders"] for row in found] == [[4, 4], [3, 3], [2, 1]]
         assert [row["ratio"] for row in found[1:]] == [0.25, 0.625]
 
+    @pytest.mark.slow
     def test_tolerance(self, checkpoint: Path, tmp_path: Path) -> None:
         found = rows(checkpoint, tmp_path, "reduction=bt", "reduction.tolerance=[0.0,0.3]")
         assert found[1]["orders"] == [4, 4] and sum(found[2]["orders"]) < 8

@@ -110,6 +110,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> recipes.Recipe:
     return recipes.Recipe("imdb_small_s5", recipes.resolve(values)[0])
 
 
+@pytest.mark.slow
 def test_a_step_is_run_unless_the_memory_is_too_small(small: recipes.Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     data = small.data._replace(length=8)
     monkeypatch.setattr(step_cost, "STEPS", 2)

@@ -79,6 +79,7 @@ def test_taking_gathers_and_leaves_the_rest_alone(rng: np.random.Generator) -> N
     assert_identical(taken["decoder"], params["decoder"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["s4d", "dss"])
 def test_a_training_leaves_the_slots_that_fill_channels_up_at_zero(family: str, rng: np.random.Generator) -> None:
     """Their inputs are not zero, so that their outputs have gradients: the removed states would come back."""

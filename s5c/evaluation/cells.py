@@ -92,8 +92,10 @@ def milliseconds(value: Any) -> str:
 
 
 def seconds(value: Any) -> str:
-    """Returns a time given in seconds."""
-    return NOTHING if value is None else f"{value:.2g} s" if value < 100 else f"{value:,.0f} s"
+    """Returns a time given in seconds; nothing for what was not done."""
+    if value is None or value < 1e-4:  # reading the clock
+        return NOTHING
+    return f"{value:.2g} s" if value < 100 else f"{value:,.0f} s"
 
 
 def size(value: Any) -> str:
