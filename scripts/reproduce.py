@@ -269,13 +269,14 @@ def main() -> int:
     if asked.command == "device":
         print(device_name())
         return 0
+    if asked.command in ("measure", "export"):
+        (recipe,) = queue(asked.names)
+        if asked.command == "measure":
+            print(json.dumps(measure(recipe.job, recipe.data)))
+        else:
+            export(recipe)
+        return 0
     recipes, of_models = _asked(asked.names)
-    if asked.command == "measure":
-        print(json.dumps(measure(recipes[0].job, recipes[0].data)))
-        return 0
-    if asked.command == "export":
-        export(recipes[0])
-        return 0
     device = "" if asked.no_measure else _device()
     if asked.command == "list":
         show(recipes, of_models, costs(recipes, device) if device else {}, device)

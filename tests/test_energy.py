@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from impulse import impulse_response
 from systems import random_system
 
 from s5c.reduction.contract import load_method, load_refit
@@ -24,20 +25,7 @@ def layer(seed: int = 0, *, bidirectional: bool = False, radius: float = 0.95) -
 
 
 def taps(system: DiagonalSSM, lags: int = LAGS) -> np.ndarray:
-    """Returns the kernel from lag -lags to lag lags, (lags, outputs, inputs): both directions share lag 0."""
-    with jax.enable_x64(True):
-        a, B = (np.asarray(x) for x in system.discretise())
-    powers = a ** np.arange(lags)[:, None]
-
-    def one(C: object) -> np.ndarray:
-        return 2 * np.einsum("hp,kp,pm->khm", np.asarray(C), powers, B).real
-
-    kernel = np.zeros((2 * lags - 1, H, H))
-    kernel[lags - 1 :] += one(system.C)
-    if system.C_backward is not None:
-        kernel[:lags][::-1] += one(system.C_backward)
-    kernel[lags - 1] += np.diag(np.asarray(system.D))
-    return kernel
+    return impulse_response(system, lags)
 
 
 def scores(method: str, layer: Layer, **options: object) -> np.ndarray:

@@ -14,7 +14,7 @@ from s5c.data.batching import Batch
 from s5c.model import surgery
 from s5c.model.classifier import Classifier, InputSpec
 from s5c.model.layerwise import log_probs, pooled
-from s5c.model.readout import CONSTANT, refitted
+from s5c.model.readout import CONSTANT, logits, refitted
 
 KEEP = [np.array([True, False, False, True]), np.array([False, True, False, False])]
 
@@ -55,7 +55,7 @@ def test_it_is_least_squares_with_rows_for_the_pull(spec: InputSpec, rng: np.ran
     model = network(spec)
     weights, batches = weights_of(model, rng), given(spec, rng)
     reduced, ridge = masked(model, weights), 0.05
-    found = refitted((model, weights), model, reduced, batches, ridge=ridge)
+    found = refitted(logits(model, weights, batches), model, reduced, batches, ridge=ridge)
     ours, theirs = signals(model, reduced, batches), signals(model, weights, batches)
     pull = np.sqrt(ridge * np.sum(ours**2, axis=0) * np.where(np.arange(7) == 6, CONSTANT, 1))
     expected = np.linalg.lstsq(
@@ -72,7 +72,7 @@ def test_it_is_least_squares_with_rows_for_the_pull(spec: InputSpec, rng: np.ran
 def test_a_network_that_lost_nothing_answers_as_before(rng: np.random.Generator) -> None:
     model = network()
     weights, batches = weights_of(model, rng), given(PIXELS, rng)
-    found = refitted((model, weights), model, weights, batches)
+    found = refitted(logits(model, weights, batches), model, weights, batches)
     x = jnp.asarray(batches[0].inputs[:3])
     np.testing.assert_allclose(log_probs(model, found, x, None), log_probs(model, weights, x, None), atol=1e-5)
 
@@ -84,7 +84,7 @@ def test_answers_come_nearer(rng: np.random.Generator) -> None:
     wanted = signals(model, weights, batches) @ matrix(weights)
     errors = [
         np.sum((signals(model, w, batches) @ matrix(w) - wanted) ** 2)
-        for w in (reduced, refitted((model, weights), model, reduced, batches))
+        for w in (reduced, refitted(logits(model, weights, batches), model, reduced, batches))
     ]
     assert errors[1] < 0.9 * errors[0]
 
@@ -98,7 +98,7 @@ def test_a_head_of_pairs_gets_another_second_layer(rng: np.random.Generator) -> 
         return Batch(inputs, np.zeros(2, np.int32), lengths, np.ones(2, np.float32))
 
     batches, reduced = [batch() for _ in range(20)], masked(model, weights)
-    found = refitted((model, weights), model, reduced, batches)
+    found = refitted(logits(model, weights, batches), model, reduced, batches)
     kept, new = (w["params"]["decoder"] for w in (reduced, found))
     assert new["layer1"] is kept["layer1"] and not np.allclose(new["layer2"]["kernel"], kept["layer2"]["kernel"])
 
@@ -108,5 +108,5 @@ def test_a_head_of_pairs_gets_another_second_layer(rng: np.random.Generator) -> 
 
     errors = [np.sum((odds(w) - odds(weights)) ** 2) for w in (reduced, found)]
     assert errors[1] < 0.9 * errors[0]
-    whole = refitted((model, weights), model, weights, batches)
+    whole = refitted(logits(model, weights, batches), model, weights, batches)
     np.testing.assert_allclose(odds(whole), odds(weights), atol=1e-4)

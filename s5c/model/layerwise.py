@@ -35,8 +35,8 @@ def log_probs(
         lengths: as for `Classifier`.
         step_rescale: as for `Classifier`.
     """
-    x = _through(model, weights, inputs, step_rescale)
-    return _classify(model.config, model.spec, weights["params"]["decoder"], x, lengths)
+    features = pooled(model, weights, inputs, lengths, step_rescale)
+    return _classify(model.config, model.spec, weights["params"]["decoder"], features)
 
 
 def pooled(
@@ -47,18 +47,12 @@ def pooled(
     step_rescale: float = 1.0,
 ) -> Float[Array, "rows h"]:
     """Returns what the readout gets; arguments as for `log_probs`."""
-    return _pool(_through(model, weights, inputs, step_rescale), lengths, model.config.pooling)
-
-
-def _through(
-    model: Classifier, weights: Params, inputs: Num[Array, "rows l *features"], step_rescale: float
-) -> Features:
     x = encoded(model, weights, inputs)
     stats = weights.get("batch_stats", {}).get("encoder", {})
     for name, p in zip(layer_names(model.config), model.state_dims, strict=True):
         variables = {"params": weights["params"]["encoder"][name], "batch_stats": stats.get(name, {})}
         x = _block(model.config, p, step_rescale, variables, x)
-    return x
+    return _pool(x, lengths, model.config.pooling)
 
 
 def encoded(model: Classifier, weights: Params, inputs: Num[Array, "rows l *features"]) -> Features:
@@ -76,14 +70,13 @@ def _block(config: ModelConfig, state_dim: int, step_rescale: float, variables: 
     return Block(config, state_dim).apply(variables, x, step_rescale=step_rescale)
 
 
+@partial(jax.jit, static_argnums=2)
+def _pool(x: Features, lengths: Int[Array, "rows"] | None, how: str) -> Float[Array, "rows h"]:
+    return pool(x, lengths, how)
+
+
 @partial(jax.jit, static_argnums=(0, 1))
 def _classify(
-    config: ModelConfig, spec: InputSpec, params: Any, x: Float[Array, "rows l h"], lengths: Int[Array, "rows"] | None
+    config: ModelConfig, spec: InputSpec, params: Any, features: Float[Array, "rows h"]
 ) -> Float[Array, "b c"]:
-    logits = output_head(config, spec).apply({"params": params}, pool(x, lengths, config.pooling))
-    return jax.nn.log_softmax(logits)
-
-
-@partial(jax.jit, static_argnums=2)
-def _pool(x: Float[Array, "rows l h"], lengths: Int[Array, "rows"] | None, how: str) -> Float[Array, "rows h"]:
-    return pool(x, lengths, how)
+    return jax.nn.log_softmax(output_head(config, spec).apply({"params": params}, features))

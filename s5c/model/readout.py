@@ -5,7 +5,7 @@ In a head that compares two documents that is its second layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -25,8 +25,22 @@ LAST = "layer2"
 """The last linear map of a head with two layers."""
 
 
+def logits(
+    model: Classifier, weights: Params, batches: Iterable[Any], *, step_rescale: float = 1.0
+) -> list[Float[np.ndarray, "_ c"]]:
+    """Returns a network's logits less their mean over the classes, which the answers do not depend on, batch by batch.
+
+    Args:
+        model: the network.
+        weights: its weights.
+        batches: with `inputs`, `lengths` and `weights` (`s5c.data.batching.Batch`).
+        step_rescale: multiplies every Delta.
+    """
+    return [_features(model, weights, batch, step_rescale) @ _matrix(weights) for batch in batches]
+
+
 def refitted(
-    full: tuple[Classifier, Params],
+    wanted: Sequence[Float[np.ndarray, "_ c"]],
     model: Classifier,
     weights: Params,
     batches: Iterable[Any],
@@ -38,23 +52,21 @@ def refitted(
 
         min over W of  sum |z - W^T [f, 1]|^2 + ridge sum_j S_jj |W_j - W0_j|^2,      S = sum [f, 1] [f, 1]^T
 
-    with f what the reduced network's readout gets and z the logits of the full one, less their mean over the
-    classes, which the answers do not depend on. Labels are not looked at.
+    with f what the reduced network's readout gets and z the logits of the full one. Labels are not looked at.
 
     Args:
-        full: the full network and its weights.
+        wanted: `logits` of the full network on the same batches.
         model: the reduced one.
         weights: its weights.
-        batches: with `inputs`, `lengths` and `weights` (`s5c.data.batching.Batch`).
+        batches: as for `logits`.
         ridge: pull towards the present readout.
         step_rescale: multiplies every Delta.
     """
-    original, present = _matrix(full[1]), _matrix(weights)
+    present = _matrix(weights)
     energy, cross = np.zeros((len(present), len(present))), np.zeros_like(present)
-    for batch in batches:
-        rows = np.asarray(batch.weights) > 0
-        theirs, ours = (_features(*network, batch, step_rescale)[rows] for network in (full, (model, weights)))
-        energy, cross = energy + ours.T @ ours, cross + ours.T @ (theirs @ original)
+    for z, batch in zip(wanted, batches, strict=True):
+        f = _features(model, weights, batch, step_rescale)
+        energy, cross = energy + f.T @ f, cross + f.T @ z
     pull = ridge * np.diag(energy) * np.where(np.arange(len(energy)) == len(energy) - 1, CONSTANT, 1)
     pull += np.finfo(float).tiny  # features that are never there
     found = np.linalg.solve(energy + np.diag(pull), cross + pull[:, None] * present)
@@ -73,7 +85,7 @@ def _matrix(weights: Params) -> Float[np.ndarray, "rows c"]:
 
 
 def _features(model: Classifier, weights: Params, batch: Any, step_rescale: float) -> Float[np.ndarray, "b rows"]:
-    """Returns what the readout gets, and a one."""
+    """Returns what the readout gets from the examples of a batch, and a one."""
     lengths = None if batch.lengths is None else jnp.asarray(batch.lengths)
     found = pooled(model, weights, jnp.asarray(batch.inputs), lengths, step_rescale)
     if model.spec.pairs:
@@ -83,4 +95,5 @@ def _features(model: Classifier, weights: Params, batch: Any, step_rescale: floa
             params, found, capture_intermediates=lambda module, _: module.name == "layer1", mutable=["intermediates"]
         )
         found = nn.gelu(seen["intermediates"]["layer1"]["__call__"][0])
-    return np.concatenate([np.asarray(found, np.float64), np.ones((len(found), 1))], axis=1)
+    examples = np.asarray(found, np.float64)[np.asarray(batch.weights) > 0]
+    return np.concatenate([examples, np.ones((len(examples), 1))], axis=1)

@@ -96,6 +96,23 @@ def _layer_input(config: ModelConfig, state_dim: int, step_rescale: float, varia
     return _signals(config, state_dim, step_rescale, variables, x).u  # XLA drops the rest
 
 
+# ---- what of a batch counts
+
+
+def valid_steps(batch: Any) -> Bool[np.ndarray, "b l"]:
+    """Returns which steps of a batch are data: of an example, and not padding."""
+    return _valid(batch.lengths, _rows(batch), batch.inputs.shape[1])
+
+
+def _rows(batch: Any) -> Bool[np.ndarray, "b"]:
+    return np.tile(batch.weights > 0, len(batch.inputs) // len(batch.weights))  # pairs have two rows each
+
+
+def _valid(lengths: np.ndarray | None, rows: Bool[np.ndarray, "b"], length: int) -> Bool[np.ndarray, "b l"]:
+    ends = np.full(len(rows), length) if lengths is None else lengths
+    return rows[:, None] & (np.arange(length) < ends[:, None])
+
+
 # ---- activations between blocks
 
 
@@ -116,8 +133,7 @@ class Stream:
         params = weights["params"]["encoder"]["encoder"]
         for number, batch in enumerate(batches):
             self[number] = _encode(model.config, model.spec, params, jnp.asarray(batch.inputs))
-            rows = np.tile(batch.weights > 0, len(batch.inputs) // len(batch.weights))  # pairs have two rows each
-            self._masks.append((batch.lengths, rows))
+            self._masks.append((batch.lengths, _rows(batch)))
 
     def __len__(self) -> int:
         return len(self._masks)
@@ -137,9 +153,7 @@ class Stream:
 
     def valid(self, number: int, length: int) -> Bool[np.ndarray, "b l"]:
         """Returns which steps of a batch are data: of an example, and not padding."""
-        lengths, rows = self._masks[number]
-        ends = np.full(len(rows), length) if lengths is None else lengths
-        return rows[:, None] & (np.arange(length) < ends[:, None])
+        return _valid(*self._masks[number], length)
 
     def advance(self, block: BlockAt) -> Iterator[tuple[int, Signals]]:
         """Runs a block on all batches and keeps its output for the next; yields what passed, batch by batch."""

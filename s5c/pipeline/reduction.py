@@ -19,7 +19,7 @@ from s5c.model import surgery
 from s5c.model.classifier import Classifier
 from s5c.model.config import ModelConfig
 from s5c.model.normalisation import recalibrated
-from s5c.model.readout import refitted
+from s5c.model.readout import logits, refitted
 from s5c.pipeline.calibration import (
     Batches,
     calibration_batches,
@@ -120,27 +120,28 @@ class Reduction:
         split = calibration_split(splits, sequences=keys.sequences, split=keys.split, seed=keys.seed)
         return calibration_batches(split, dataset.length, batch_size=keys.batch_size)
 
+    @functools.cached_property
+    def _logits(self) -> list[np.ndarray]:
+        """The full network's, on the calibration sequences."""
+        trained = self.trained
+        return logits(trained.model, trained.weights, self.batches(), step_rescale=trained.step_rescale)
+
     def _rank(self) -> stage.Ranking:
         method, keys = self.job.method, self.job.keys
         if isinstance(method, Fresh):
             method = method.ranking
         assert isinstance(method, Selection | Projection)
         allocation = load_allocation(keys.allocation)
-        rank = functools.partial(
-            stage.rank, method, allocation, self.layers, seed=keys.seed, fitted=self.fitted
-        )  # fmt: skip
-        ranking = rank()
+        ranking = stage.rank(method, allocation, self.layers, seed=keys.seed, fitted=self.fitted)
         if keys.layer_sensitivity == "none":
             return ranking
         network, rescale = (self.trained.model, self.trained.weights), self.trained.step_rescale
         if keys.layer_sensitivity == "gradient":
             weights = gradient_weights(*network, self.batches, step_rescale=rescale)
         else:
-            weights = measured_weights(
-                *network, self.batches, ranking.scores, self._of_kept, step_rescale=rescale
-            )  # fmt: skip
+            weights = measured_weights(*network, self.batches, ranking.scores, self._of_kept, step_rescale=rescale)
         log.info("%s: sensitivity of the layers %s", keys.name, ", ".join(f"{w:.3g}" for w in weights))
-        return rank(weights=weights.tolist())
+        return stage.weighed(ranking, allocation, weights.tolist())
 
     def _of_kept(self, keep: list[np.ndarray]) -> tuple[Classifier, dict[str, Any]]:
         """Returns the network of these states, each layer refitted on its own."""
@@ -190,8 +191,7 @@ class Reduction:
             calibration += time.perf_counter() - began
         if self.job.keys.readout == "refit":
             began = time.perf_counter()
-            full = self.trained.model, self.trained.weights
-            weights = refitted(full, model, weights, self.batches(), step_rescale=self.trained.step_rescale)
+            weights = refitted(self._logits, model, weights, self.batches(), step_rescale=self.trained.step_rescale)
             if self.job.calibration.sequences <= self.config.d_model:
                 notes.append(
                     f"readout: {self.job.calibration.sequences} sequences for {self.config.d_model + 1} unknowns a "

@@ -18,6 +18,7 @@ import numpy as np
 from s5c.evaluation.metrics import predict
 from s5c.model.classifier import Classifier
 from s5c.model.sensitivity import squared_gradients
+from s5c.model.signals import valid_steps
 from s5c.pipeline.calibration import Batches
 from s5c.training.loop import to_device
 from s5c.types import Bool, Float
@@ -38,10 +39,7 @@ def gradient_weights(
     """
     gradients, energies = np.zeros((2, model.config.n_layers))
     for number, batch in enumerate(batches()):
-        given = to_device(batch)
-        rows = np.tile(batch.weights > 0, len(batch.inputs) // len(batch.weights))
-        ends = np.full(len(rows), batch.inputs.shape[1]) if batch.lengths is None else np.asarray(batch.lengths)
-        valid = rows[:, None] & (np.arange(batch.inputs.shape[1]) < ends[:, None])
+        given, valid = to_device(batch), valid_steps(batch)
         key = jax.random.fold_in(jax.random.key(0), number)
         found = squared_gradients(model, weights, given.inputs, given.lengths, valid, key, step_rescale=step_rescale)
         gradients, energies = gradients + np.asarray(found[0]), energies + np.asarray(found[1])

@@ -92,7 +92,6 @@ def rank(
     *,
     seed: int,
     fitted: Fitted | None = None,
-    weights: Sequence[float] | None = None,
 ) -> Ranking:
     """Scores and orders all slots of a network.
 
@@ -102,8 +101,6 @@ def rank(
         layers: double precision.
         seed: of the random stream; layer l draws from `fold_in(key, l)`.
         fitted: of a projection that has been fitted already.
-        weights: one positive number per layer, which its scores are multiplied by. An allocation that does not see a
-            layer's scale (`normalised`, `tolerance`, `uniform`) is not changed by them.
 
     Returns:
         The ranking. Ties are broken by (layer, index), lower first. The best slot of every layer (of every competition,
@@ -114,8 +111,24 @@ def rank(
             scores = [np.asarray(s) for s in _scores(method, list(layers), jax.random.key(seed))]
         else:
             scores = [np.asarray(s) for s in (fitted or method.fit(layers, seed)).scores]
-        if weights is not None:
-            scores = [weight * s for weight, s in zip(weights, scores, strict=True)]
+    return _ranked(scores, allocation)
+
+
+def weighed(ranking: Ranking, allocation: Allocation, weights: Sequence[float]) -> Ranking:
+    """Returns the ranking of scores multiplied by one positive number per layer.
+
+    An allocation that does not see a layer's scale (`normalised`, `tolerance`, `uniform`) is not changed by them.
+
+    Args:
+        ranking: of `rank`.
+        allocation: the same as then.
+        weights: one per layer.
+    """
+    return _ranked([weight * scores for weight, scores in zip(weights, ranking.scores, strict=True)], allocation)
+
+
+def _ranked(scores: list[Float[np.ndarray, "..."]], allocation: Allocation) -> Ranking:
+    with jax.enable_x64(True):
         priorities = [np.asarray(p) for p in _allocate(allocation, scores)]
     return Ranking(scores, priorities, np.argsort(-np.concatenate([p.ravel() for p in priorities]), kind="stable"))
 
