@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from s5c import config as settings
 from s5c.cli import run
 from s5c.errors import UserError
-from s5c.evaluation import published, spectra
+from s5c.evaluation import published, readme, spectra
 from s5c.evaluation.arms import Row
 from s5c.evaluation.collect import collect, read_spectra, store, studies
 from s5c.evaluation.page import page
@@ -61,11 +61,9 @@ def _publish(values: Mapping[str, Any]) -> None:
     written = published.publish(root, zoo.summaries())
     for path in published.strays(root, written):
         path.unlink()
-    results_console().print(
-        f"{len(written)} files from {root / published.FOLDER}; the page is {root / published.PAGE}."
-    )
+    results_console().print(f"{len(written)} files from {root / readme.FOLDER}; the page is {root / published.PAGE}.")
     if values["html"]:
-        _write_page(published.stored_rows(root), Path(values["output"] or "results") / "report.html")
+        _write_page(readme.stored_rows(root), Path(values["output"] or "results") / "report.html")
 
 
 def _check() -> None:
@@ -86,7 +84,7 @@ def _checkout() -> Path:
 
 
 def _is_published(output: Path) -> bool:
-    return output.resolve().is_relative_to(_checkout() / published.FOLDER)
+    return output.resolve().is_relative_to(_checkout() / readme.FOLDER)
 
 
 if __name__ == "__main__":

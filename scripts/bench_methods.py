@@ -120,14 +120,16 @@ def measure(method: str, sequences: int) -> dict[str, Any]:
         **row,
         "cpu_s": time.process_time(),
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+        "sequences": sequences,
+        "device": device_name(),
     }
 
 
-def page(rows: list[dict[str, Any]], sequences: int) -> str:
+def page(rows: list[dict[str, Any]]) -> str:
     """Returns the page that goes with the figures."""
 
     def cell(row: dict[str, Any], key: str, form: str) -> str:
-        return format(row[key], form) if key in row else "–"
+        return "–" if row.get(key) is None else format(row[key], form)
 
     body = [
         [row["method"], *(cell(row, key, ".3g") + " s" for key in ("seconds_first", "seconds")),
@@ -136,8 +138,8 @@ def page(rows: list[dict[str, Any]], sequences: int) -> str:
     ]  # fmt: skip
     head = ["Method", "First run", "Second run", "Each ratio, front to back", "CPU time, all of it", "Peak memory"]
     note = (
-        f"{device_name()}; S5 of the published IMDb recipe, half of the states removed. `calibrated`: {sequences} "
-        "sequences of 4,096 tokens, one run, compilation included: moments and elimination for all orders, and then "
+        f"{rows[0]['device']}; S5 of the published IMDb recipe, half of the states removed. `calibrated`: "
+        f"{rows[0]['sequences']} sequences of 4,096 tokens, one run, compilation included: moments and elimination for all orders, and then "
         "the refit of all layers at one ratio."
     )
     return "\n\n".join(
@@ -164,7 +166,7 @@ def main() -> None:
         print(rows[-1])
     options.output.mkdir(parents=True, exist_ok=True)
     write_csv(rows, options.output / "methods.csv")
-    (options.output / "methods.md").write_text(page(rows, options.sequences))
+    (options.output / "methods.md").write_text(page(rows))
 
 
 if __name__ == "__main__":

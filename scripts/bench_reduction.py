@@ -1,6 +1,6 @@
 """Times balanced truncation against a loop of pyMOR calls on a sample of the same systems.
 
-    python scripts/bench_reduction.py [--rounds 3] [--sample 8] [--layers 6] [--output results/published/reduction]
+    python scripts/bench_reduction.py [--rounds 3] [--sample 8] [--layers 6] [--output FOLDER]
 
 Two networks: S4D, 6 layers of 256 channels, each a system of 64 pairs of poles; and S5 of the size used for IMDb, 6
 bidirectional layers of 96 pairs, 256 inputs and 2 x 256 outputs. pyMOR gets the real form of every system and is not
@@ -15,7 +15,6 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # for both sides; on matrices this small its threads only wait
 
 import argparse
-import csv
 import platform
 import statistics
 import time
@@ -31,6 +30,7 @@ from pymor.core.logger import set_log_levels
 from pymor.models.iosys import LTIModel
 from pymor.reductors.bt import BTReductor
 
+from s5c.evaluation.collect import write_csv
 from s5c.evaluation.cost import device_name
 from s5c.reduction.truncation import realise, truncate
 from s5c.ssm.hippo import block_diagonal_hippo
@@ -121,6 +121,10 @@ def measure(case: Case, rounds: int, sample: int) -> dict[str, Any]:
         theirs.append(Seconds(*(count / len(chosen) * s for s in seconds)))
     ours = [ModalSystem(*(jnp.asarray(x[i]) for x in reduced.system)) for i in chosen]
     balance, cut, pymor = median(balancing), median(cutting), median(theirs)
+    machine = (
+        f"{device_name()}, {platform.machine()}; jax {version('jax')}, NumPy {version('numpy')}, pyMOR "
+        f"{version('pymor')}; OPENBLAS_NUM_THREADS={os.environ['OPENBLAS_NUM_THREADS']}"
+    )
     return {
         "case": case.name,
         "slots": case.slots,
@@ -135,16 +139,16 @@ def measure(case: Case, rounds: int, sample: int) -> dict[str, Any]:
         "speedup_cpu": pymor.cpu / (balance.cpu + cut.cpu),
         "compile_s": max(first.wall - balance.wall, 0),
         "deviation": max(deviation(*pair) for pair in zip(ours, roms, strict=True)),
+        "machine": machine,
     }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def page(rows: list[dict[str, Any]]) -> str:
     """Returns the page that goes with the figures."""
     lines = [
         "# Speed of balanced truncation",
         "",
-        f"{device_name()}, {platform.machine()}; jax {version('jax')}, NumPy {version('numpy')}, pyMOR "
-        f"{version('pymor')}; OPENBLAS_NUM_THREADS={os.environ['OPENBLAS_NUM_THREADS']}. Medians. pyMOR: a loop over a "
+        f"{rows[0]['machine']}. Medians. pyMOR: a loop over a "
         "sample, scaled to all systems. Compile: the first call less a later one; it is paid once, whatever orders are "
         "asked for. Deviation: of the reduced transfer functions from pyMOR's, relative to the largest gain.",
         "",
@@ -166,19 +170,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sample", type=int, default=8)
     parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--output", type=Path, default=Path("results/published/reduction"))
+    parser.add_argument("--output", type=Path, default=Path("results/published/reduction_speed"))
     options = parser.parse_args()
     set_log_levels({"pymor": "ERROR"})
     with jax.enable_x64(True):
         rows = [measure(make(options.layers), options.rounds, options.sample) for make in (s4d, s5)]
-    page = table(rows)
-    print(page)
+    print(page(rows))
     options.output.mkdir(parents=True, exist_ok=True)
-    with (options.output / "speed.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    (options.output / "speed.md").write_text(page)
+    write_csv(rows, options.output / "speed.csv")
+    (options.output / "speed.md").write_text(page(rows))
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ def ablation(task: str, recipe: str) -> Study:
 def _common(name: str) -> Command:
     return (
         *(f"name={name}", f"reduction.ratio={RATIOS}", "reduction.save=false", "evaluation.latency=false"),
-        *("evaluation.batch_size=50", f"evaluation.test_examples={EXAMPLES}"),
+        f"evaluation.test_examples={EXAMPLES}",
     )
 
 
@@ -156,7 +156,7 @@ def initialisation(task: str, recipe: str) -> Study:
         reduction = hydra.compose("train", [f"+experiment={name}"]).reduction
     seeds = "0,1,2" if task in ("digits", "listops_small") else "0"
     arms = 4 * len(reduction.order) * len(seeds.split(",")) * reduction.finetune.init_epochs
-    extra = ("reduction.save=false", f"evaluation.test_examples={EXAMPLES}", "evaluation.batch_size=50")
+    extra = ("reduction.save=false", f"evaluation.test_examples={EXAMPLES}")
     return Study(name, recipe, (("s5c.train", "-m", f"+experiment={name}", f"seed={seeds}", *extra),), arms)
 
 

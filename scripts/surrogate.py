@@ -131,7 +131,7 @@ def differing(layer: Layer) -> Row:
     return found
 
 
-def page(layers: list[Row], sequences: int) -> str:
+def page(layers: list[Row]) -> str:
     """Returns the page that goes with the figures."""
     shown = [
         [row["model"], row["weights"], str(row["layer"])]
@@ -144,8 +144,8 @@ def page(layers: list[Row], sequences: int) -> str:
         [
             "# The LQO form of a layer against its block",
             f"Rank correlation of predicted and measured output error over {2 * len(SHARES) * (DRAWS + 2)} reductions "
-            f"of each layer, measured on {sequences} training sequences; and the share of the states kept by LQO's "
-            "elimination that AIRE would not have kept, at 50, 70 and 90 % removed.",
+            f"of each layer, measured on {layers[0]['sequences']} training sequences; and the share of the states kept by "
+            "LQO's elimination that AIRE would not have kept, at 50, 70 and 90 % removed.",
             table([*head, *(f"not AIRE's, {ratio} %" for ratio in (50, 70, 90))], shown),
             "Made by `python scripts/surrogate.py`.",
             "",
@@ -187,7 +187,7 @@ def main() -> None:
         inputs = jnp.asarray(next(iter(eval_batches(trained.splits.train, options.sequences))).inputs)
         networks = {"trained": trained.weights, "fresh": drawn(trained, trained.model, seed=0)}
         for name, weights in networks.items():
-            facts = {"model": checkpoint, "weights": name}
+            facts = {"model": checkpoint, "weights": name, "sequences": options.sequences}
             for found, summed in measure(trained.model, weights, inputs, length=trained.dataset.length, facts=facts):
                 rows += found
                 layers.append(summed)
@@ -195,7 +195,7 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     write_csv(rows, options.output / "surrogate.csv")
     write_csv(layers, options.output / "layers.csv")
-    (options.output / "surrogate.md").write_text(page(layers, options.sequences))
+    (options.output / "surrogate.md").write_text(page(layers))
     picture(rows, options.output / "surrogate.png")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jobs
@@ -11,14 +12,19 @@ import pytest
 import yaml
 
 from s5c import config as settings
+from s5c.bench import report
 from s5c.errors import UserError
-from s5c.evaluation import published
-from s5c.evaluation.collect import restore, store
+from s5c.evaluation import published, readme
+from s5c.evaluation.arms import Row
+from s5c.evaluation.collect import read_csv, restore, store
 from s5c.pipeline import zoo
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.append(str(REPOSITORY / "scripts"))
 
+import bench_methods  # noqa: E402
+import bench_reduction  # noqa: E402
+import surrogate  # noqa: E402
 import wandb_dashboard  # noqa: E402
 
 README = "# x\n\n<!-- table: accuracy demo 0.5 -->\nold\n<!-- /table -->\n\n<!-- table: zoo -->\n<!-- /table -->\n"
@@ -30,8 +36,8 @@ def test_what_is_published_is_what_the_stored_runs_give() -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    rows, arrays = restore(REPOSITORY / published.FOLDER / "smnist_small")
-    store(rows, arrays, tmp_path / published.FOLDER / "demo")
+    rows, arrays = restore(REPOSITORY / readme.FOLDER / "smnist_small")
+    store(rows, arrays, tmp_path / readme.FOLDER / "demo")
     (tmp_path / "README.md").write_text(README)
     return tmp_path
 
@@ -39,7 +45,7 @@ def checkout(tmp_path: Path) -> Path:
 def test_publishing_writes_all_and_a_check_finds_every_change(checkout: Path) -> None:
     models = {"tiny": "a model"}
     made = published.publish(checkout, models, formats=())
-    folder = checkout / published.FOLDER / "demo"
+    folder = checkout / readme.FOLDER / "demo"
     for path in made:
         if path.suffix == ".csv":
             (checkout / path).with_suffix(".png").touch()
@@ -85,6 +91,75 @@ def test_a_marker_shows_the_arms_it_names(checkout: Path) -> None:
     published.publish(checkout, {}, formats=())
     lines = (checkout / "README.md").read_text().splitlines()
     assert sorted(line.split("|")[1].strip(" *") for line in lines[3:5]) == ["last", "random"] and lines[5] == ""
+
+
+TEMPLATE = """<!-- text:
+| LAST | {demo; last; 0.3, 0.5} | {demo; unpruned; 0} |
+{demo; last; 0.5; points_lost} points, {demo; last; 0.5; states; .0f} states
+{x.csv; size=2, on=true; ms; ms} {x.csv; name=a, b; ms; .1f} {x.csv; on=true; size ~ ms; .0f} {untouched}
+-->
+old
+<!-- /text -->
+"""
+
+
+def test_a_template_is_filled_with_figures_of_rows_and_of_files(checkout: Path) -> None:
+    (checkout / readme.FOLDER / "x.csv").write_text(
+        'name,size,on,ms\n"a, b",1.0,true,1500\n"a, b",2,true,1.25\nc,2,false,9\n'
+    )
+    (checkout / "README.md").write_text(TEMPLATE)
+    published.publish(checkout, {}, formats=())
+    lines = (checkout / "README.md").read_text().splitlines()[5:]
+    rows = [row for row in restore(checkout / readme.FOLDER / "demo")[0] if row["reduction"] == "last"]
+    at = {row["ratio"]: row for row in rows}
+    percent = [f"{100 * value:.1f}" for value in (at[0.3]["test_accuracy"], at[0.5]["test_accuracy"])]
+    full = at[0.5]["test_accuracy_full"]
+    lost = f"−{100 * (full - at[0.5]['test_accuracy']):.1f}"
+    assert lines[0] == f"| LAST | {' | '.join(percent)} | {100 * full:.1f} |"
+    assert lines[1] == f"{lost} points, {at[0.5]['states']:.0f} states"
+    assert lines[2:] == ["1.25 ms 1.2 to 1500.0 -1 {untouched}", "<!-- /text -->"]
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("dem; last; 0.5", "Did you mean 'demo'"),
+        ("demo/x; last; 0.5", "Unknown experiment"),
+        ("demo; lats; 0.5", "Did you mean 'last'"),
+        ("demo; last; 0.55", "Unknown target of last"),
+        ("demo; last; 0.5; sped", "no such figure"),
+        ("y.csv; a=1; b", "Did you mean 'x.csv'"),
+        ("x.csv; naem=a; b", "Did you mean 'name'"),
+        ("x.csv; name=a; sizes", "no such figure"),
+        ("x.csv; name=b; size", "no such figure"),
+    ],
+)
+def test_a_field_that_asks_for_what_is_not_there_is_refused(checkout: Path, field: str, message: str) -> None:
+    (checkout / readme.FOLDER / "x.csv").write_text("name,size\na,1\n")
+    (checkout / "README.md").write_text(f"<!-- text:\n{{{field}}}\n-->\n<!-- /text -->\n")
+    with pytest.raises(UserError, match=message):
+        published.publish(checkout, {}, formats=())
+
+
+@pytest.mark.parametrize("name", ["operator", "convolution", "step", "inference"])
+def test_pages_of_benchmarks_are_what_their_figures_give(name: str) -> None:
+    folder = REPOSITORY / readme.FOLDER / "bench"
+    page = (folder / f"{name}.md").read_text()
+    assert page.endswith("\n\n".join(report.sections(read_csv(folder / f"{name}.csv"))) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("made", "where"),
+    [
+        (bench_methods.page, "reduction_speed/methods"),
+        (bench_reduction.page, "reduction_speed/speed"),
+        (surrogate.page, "surrogate/layers"),
+    ],
+)
+def test_pages_of_scripts_are_what_their_figures_give(made: Callable[[list[Row]], str], where: str) -> None:
+    file = REPOSITORY / readme.FOLDER / f"{where}.csv"
+    page = file.with_name("surrogate.md") if "surrogate" in where else file.with_suffix(".md")
+    assert page.read_text() == made(read_csv(file))
 
 
 def test_without_stored_runs_nothing_is_published(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def write(
     figures = save_figures(found, output)
     description = _description(found, compared, command, rounds, precision)
     images = [f"![{path.stem}]({path.name})" for path in figures]
-    page.write_text("\n\n".join([f"# {title}", description, *images, *_sections(found)]) + "\n", encoding="utf-8")
+    page.write_text("\n\n".join([f"# {title}", description, *images, *sections(found)]) + "\n", encoding="utf-8")
     return [table, page, *figures]
 
 
@@ -61,7 +61,8 @@ def _description(found: Sequence[Row], compared: str | None, command: str, round
 # ------------------------------------------------------------------------------------------------------------- sections
 
 
-def _sections(found: Sequence[Row]) -> list[str]:
+def sections(found: Sequence[Row]) -> list[str]:
+    """Returns what a page says of the rows of one benchmark, part by part, wherever it is made."""
     columns: dict[str, Cell] = {
         "CPU time": lambda row: f"{_milliseconds(row['cpu_ms'])} ({row['cpu_ratio']:.2f})",
         "Wall time": lambda row: f"{_milliseconds(row['wall_ms'])} ({row['wall_ratio']:.2f})",

@@ -116,5 +116,5 @@ def short(value: Any, space: str = "") -> str:
 
 
 def digits(value: float) -> str:
-    """Returns three significant digits."""
-    return f"{value:#.3g}".rstrip(".")
+    """Returns three significant digits, all of them before the point."""
+    return f"{value:#.3g}".rstrip(".") if value < 999.5 else f"{value:,.0f}"

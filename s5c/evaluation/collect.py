@@ -29,9 +29,9 @@ TABLE_FILE = "table.csv"
 SPECTRA_FILE = "spectra.npz"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Study:
-    """The rows that may be compared with each other: same task, data, model, size and protocol.
+    """The rows that may be compared with each other: same task, data, model, size and protocol; equal to itself alone.
 
     Attributes:
         title: What a reader calls it.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from s5c.evaluation.arms import Row, best_first, by_arm
-from s5c.evaluation.average import aggregate
+from s5c.evaluation.average import means
 from s5c.evaluation.cells import HIGHLIGHTED
 from s5c.evaluation.collect import Study, studies
 from s5c.evaluation.looks import LOOKS, Look, look_of
@@ -31,15 +31,15 @@ def page(rows: Sequence[Row]) -> str:
 
 
 def _study(study: Study) -> dict[str, Any]:
-    means = aggregate(study.rows)
-    arms = by_arm(means)
+    averaged = means(study)
+    arms = by_arm(averaged)
     return {
         "title": study.title,
         "about": " · ".join(
             line.removeprefix("- ").replace("`", "") for line in description(study).splitlines() if line
         ),
-        "accuracy": _percent(means[-1].get("test_accuracy_full")),
-        "latency": _finite(means[-1].get("latency_full_ms")),
+        "accuracy": _percent(averaged[-1].get("test_accuracy_full")),
+        "latency": _finite(averaged[-1].get("latency_full_ms")),
         "arms": [_arm(name, arms[name]) for name in best_first(arms)],
     }
 

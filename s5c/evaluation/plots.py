@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from s5c.evaluation import curves, spectra
 from s5c.evaluation.arms import Row, by_arm
-from s5c.evaluation.average import aggregate
+from s5c.evaluation.average import aggregate, means
 from s5c.evaluation.collect import Spectra, Study, studies, write_csv
 from s5c.evaluation.looks import STYLE, entitle, look_of, panels
 from s5c.evaluation.originals import originals_figure
@@ -70,7 +70,7 @@ def _save(drawing: Drawing, stem: Path, formats: Sequence[str]) -> list[Path]:
 
 
 def _line_figure(study: Study, draw: Callable[[Sequence[Row]], Figure], measure: str) -> Drawing | None:
-    arms = by_arm(row for row in aggregate(study.rows) if row.get(measure) is not None)
+    arms = by_arm(row for row in means(study) if row.get(measure) is not None)
     if not arms:
         return None
 

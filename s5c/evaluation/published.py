@@ -2,27 +2,23 @@
 
 `results/published/FOLDER/table.csv` holds every row of the runs, `spectra.npz` the arrays that figures need, and
 `papers.csv` what papers report. All the rest there is written by `publish`: report.md and figures in every folder,
-results/README.md, and the tables between `<!-- table: ... -->` and `<!-- /table -->` in README.md.
+results/README.md, and what stands between the markers of README.md (`s5c.evaluation.readme`).
 """
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from s5c.errors import UserError, unknown
+from s5c.errors import UserError
 from s5c.evaluation import claims, summary, tables
-from s5c.evaluation.arms import FULL, Row, label
-from s5c.evaluation.cells import table
+from s5c.evaluation.arms import FULL, Row
 from s5c.evaluation.collect import TABLE_FILE, Study, restore, studies
 from s5c.evaluation.plots import save_figures
+from s5c.evaluation.readme import FOLDER, PAPERS, README, filled, folders, models_table
 
-FOLDER = Path("results/published")
 PAGE = Path("results/README.md")
-README = Path("README.md")
-PAPERS = FOLDER / "papers.csv"
 COMMAND = "python -m s5c.report published=true"
 
 FIGURES = {
@@ -37,18 +33,6 @@ FIGURES = {
 
 MADE = (".md", ".csv", ".png", ".pdf")
 """Endings of what is made; other files that someone puts beside the stored runs are left alone."""
-
-MARKED = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- /table -->)", re.DOTALL)
-
-
-def folders(root: Path) -> list[Path]:
-    """Returns the folders of stored runs in a checkout."""
-    return sorted(path.parent for path in (root / FOLDER).glob(f"*/{TABLE_FILE}"))
-
-
-def stored_rows(root: Path) -> list[Row]:
-    """Returns every stored row of a checkout."""
-    return [row for folder in folders(root) for row in restore(folder)[0]]
 
 
 def publish(
@@ -82,7 +66,7 @@ def publish(
     parts = [_head(root, every, models), *(_section(name, rows, to) for name, (rows, _) in stored.items())]
     written.append(_write(to / PAGE, "\n\n".join(parts) + "\n"))
     if (root / README).is_file():
-        written.append(_write(to / README, _filled(root, models)))
+        written.append(_write(to / README, filled(root, models)))
     return sorted(path.relative_to(to) for path in written)
 
 
@@ -133,16 +117,12 @@ def _head(root: Path, rows: Sequence[Row], models: Mapping[str, str]) -> str:
         f"Made by `{COMMAND}` from the run files stored in [published](published); never edited by hand, and checked "
         "by `make test`. Ratios count stored states removed over the whole network. “one seed” means just that.",
         "## Trained models",
-        _models(models),
+        models_table(models),
     ]
     if (root / PAPERS).is_file():
         parts += ["## What the papers report", claims.reproduced(root / PAPERS, rows)]
         parts.append(claims.claims_table(root / PAPERS, rows))
     return "\n\n".join(parts)
-
-
-def _models(models: Mapping[str, str]) -> str:
-    return table(["checkpoint=", "Model"], [[f"`zoo:{name}`", line] for name, line in models.items()])
 
 
 def _section(name: str, rows: Sequence[Row], root: Path) -> str:
@@ -164,51 +144,6 @@ def _study(place: str, name: str, study: Study, root: Path) -> str:
     ]
     every = f"[all rows](published/{name}/{TABLE_FILE}), [sizes, layers, errors](published/{name}/report.md)"
     return "\n\n".join([*parts, f"{every}; commands:", tables.commands(study.rows)])
-
-
-# ---- README.md
-
-
-def _filled(root: Path, models: Mapping[str, str]) -> str:
-    text = (root / README).read_text("utf-8")
-    return MARKED.sub(lambda match: f"{match[1]}{_marked(match[2], root, models)}\n{match[3]}", text)
-
-
-def _marked(words: str, root: Path, models: Mapping[str, str]) -> str:
-    """Returns a table by the words of its marker: `zoo`, `papers`, `accuracy|largest FOLDER [EXPERIMENT] [RATIOS]`.
-
-    `arms=NAME,NAME` shows those arms only, by their names without spaces and parentheses at the end.
-    """
-    kind, *where = words.split()
-    if kind == "zoo":
-        return _models(models)
-    if kind == "papers":
-        return claims.claims_table(root / PAPERS, stored_rows(root))
-    if kind not in ("accuracy", "largest"):
-        raise unknown("table in README.md", kind, ("accuracy", "largest", "papers", "zoo"))
-    known = [folder.name for folder in folders(root)]
-    if not where or where[0] not in known:
-        raise unknown(f"folder of table {kind} in README.md", "".join(where[:1]), known)
-    ratios = [float(part) for word in where[1:] if word[0].isdigit() for part in word.split(",")]
-    arms = [arm for word in where[1:] if word.startswith("arms=") for arm in word.removeprefix("arms=").split(",")]
-    wanted = [word for word in where[1:] if not word[0].isdigit() and not word.startswith("arms=")]
-    found = studies(_of_arms(restore(root / FOLDER / where[0])[0], arms))
-    chosen = [study for study in found if not wanted or study.rows[0].get("experiment") in wanted]
-    if not chosen:
-        raise unknown(
-            "experiment of a table in README.md", wanted[0], [str(s.rows[0].get("experiment")) for s in found]
-        )
-    make = (lambda study: summary.accuracies(study, ratios)) if kind == "accuracy" else summary.largest_ratios
-    return "\n\n".join(make(study) for study in chosen)
-
-
-def _of_arms(rows: Sequence[Row], arms: Sequence[str]) -> list[Row]:
-    """Returns the rows of the unpruned model and of these arms; all if none is named."""
-    names = [re.sub(r" \(.*\)$", "", label(row)).replace(" ", "_") for row in rows]
-    for arm in arms:
-        if arm not in names:
-            raise unknown("arm of a table in README.md", arm, sorted(set(names)))
-    return [row for row, name in zip(rows, names, strict=True) if not arms or name in arms or row["reduction"] == FULL]
 
 
 def _write(path: Path, text: str) -> Path:

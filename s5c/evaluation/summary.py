@@ -9,7 +9,7 @@ from typing import Any
 
 from s5c.evaluation import cells
 from s5c.evaluation.arms import FULL, Row, best_first, by_arm, target
-from s5c.evaluation.average import aggregate
+from s5c.evaluation.average import means
 from s5c.evaluation.cells import NOTHING, flagged, number, table
 from s5c.evaluation.collect import Study
 
@@ -19,7 +19,7 @@ ALLOWED = (0.5, 1.0)
 
 def grid(study: Study) -> tuple[list[float], dict[str, dict[float, Row]]]:
     """Returns the ratios asked for in a study and, for every arm, best first, the averaged row at each of them."""
-    arms = by_arm(aggregate(study.rows))
+    arms = by_arm(means(study))
     found = {}
     for name in best_first(arms):
         rows = {row["ratio"]: row for row in arms[name] if _asked_a_ratio(row)}
@@ -54,7 +54,7 @@ def accuracies(study: Study, ratios: Sequence[float] = ()) -> str:
 def other_targets(study: Study) -> str | None:
     """Returns the table of reductions that were asked for something else than a ratio, or None without any."""
     body = []
-    for name, rows in by_arm(aggregate(study.rows)).items():
+    for name, rows in by_arm(means(study)).items():
         for row in rows:
             if not _asked_a_ratio(row):
                 asked = (
@@ -128,7 +128,7 @@ def above_last(study: Study) -> str | None:
 
 def layer_errors(study: Study) -> str | None:
     """Returns the table of the layers' errors at the ratio that most arms were tested at, or None without any."""
-    rows = [row for row in aggregate(study.rows) if row["reduction"] != FULL and row.get("error_h2")]
+    rows = [row for row in means(study) if row["reduction"] != FULL and row.get("error_h2")]
     if not rows:
         return None
     counted = Counter(row["ratio"] for row in rows)

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from s5c.evaluation import summary
 from s5c.evaluation.arms import FULL, Row, label
-from s5c.evaluation.average import aggregate
+from s5c.evaluation.average import means
 from s5c.evaluation.cells import (
     HIGHLIGHTED,
     MASKED,
@@ -85,7 +85,7 @@ def description(study: Study) -> str:
     """Returns data, size, accuracy and protocol of a study's unpruned model as a list."""
     first = study.rows[0]
     orders = first.get("orders_full") or first.get("orders") or []
-    mean = aggregate(study.rows)[0]
+    mean = means(study)[0]
     key = "test_accuracy" if mean["reduction"] == FULL else "test_accuracy_full"
     sizes = [integer(before(first, key)) for key in ("states", "params", "state_params")]
     over = f" over {mean['n']} seeds" if mean["n"] > 1 else ", one seed"
@@ -133,7 +133,7 @@ def _model_table(study: Study) -> str:
         "Data": lambda row: str(row.get("source", NOTHING)),
         "Protocol": lambda row: str(row.get("protocol", NOTHING)),
     }
-    body = [[cell(row) for cell in columns.values()] for row in aggregate(study.rows)]
+    body = [[cell(row) for cell in columns.values()] for row in means(study)]
     devices = sorted({str(row["device"]) for row in study.rows if row.get("device")})
     notes = ["Agreement: share of test predictions equal to the unpruned model's."]
     if any(row.get("latency_ms") is not None for row in study.rows):
@@ -144,7 +144,7 @@ def _model_table(study: Study) -> str:
 
 
 def _layer_table(study: Study) -> str:
-    rows = [row for row in aggregate(study.rows) if row["reduction"] != FULL and row.get("orders")]
+    rows = [row for row in means(study) if row["reduction"] != FULL and row.get("orders")]
     depth = max((len(row["orders"]) for row in rows), default=0)
     head = ["Arm", "Seeds", "Ratio", *(f"Layer {layer}" for layer in range(depth))]
     body = []
@@ -192,7 +192,7 @@ def _sizes(study: Study) -> Table:
     printed.add_column("arm", width=METHOD_WIDTH, overflow="fold")
     for name in ("ratio", "states", "params", "MACs", "disk", "speed-up", "accuracy", "diff", "agree"):
         printed.add_column(name, justify="right", no_wrap=True)
-    for name, group in groupby(aggregate(study.rows), key=label):
+    for name, group in groupby(means(study), key=label):
         rows = list(group)
         heads = _console_name(name, rows[0]).wrap(Console(), METHOD_WIDTH)
         for index, row in enumerate(rows):
