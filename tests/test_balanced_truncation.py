@@ -29,6 +29,7 @@ from scipy.linalg import cholesky, solve_discrete_lyapunov
 from s5c.errors import UserError
 from s5c.reduction.balanced import error_bounds
 from s5c.reduction.truncation import Realisation, realise, truncate, truncate_to_energy
+from s5c.ssm.gramian import gramian
 from s5c.ssm.modal import ModalSystem, difference
 from s5c.ssm.norms import hinf_norm
 
@@ -194,6 +195,36 @@ def test_the_order_and_the_scale_of_the_states_do_not_matter(shape: tuple[int, i
     for result in results[1:]:
         np.testing.assert_allclose(response(one(result.system), ANGLES), first, atol=1e-10 * np.abs(first).max())
         np.testing.assert_allclose(result.bound, results[0].bound, rtol=1e-8)
+
+
+def covariances(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Returns covariances of states under inputs of all kinds: any positive semi-definite matrix of any rank."""
+    factors = [
+        rng.normal(size=(2 * P, rank)) * np.exp(rng.normal(size=(2 * P, 1))) for rank in rng.integers(1, 9, count)
+    ]
+    return np.stack([factor @ factor.T for factor in factors])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_white_input_measured_is_white_input(shape: tuple[int, int], rng: np.random.Generator) -> None:
+    system = batched(modal_system(rng, shape=shape, slowest=1e-2))
+    with jax.enable_x64(True):
+        P_white = np.asarray(gramian(ModalSystem(*(jnp.asarray(x[0]) for x in system)), "controllability"))
+    measured, white = realise(system, P_white[None]), realise(system)
+    np.testing.assert_allclose(measured.hsv, white.hsv, atol=1e-7 * white.hsv[0, 0])
+    ours, theirs = (response(one(truncate(r, 3).system), ANGLES) for r in (measured, white))
+    np.testing.assert_allclose(ours, theirs, atol=1e-6 * np.abs(theirs).max())
+    assert np.isinf(measured.bounds).all() and np.isfinite(white.bounds).all()
+
+
+def test_whatever_the_covariance_every_order_is_stable(rng: np.random.Generator) -> None:
+    """Stability is a theorem, no repair: no order is passed over."""
+    systems = [modal_system(rng, shape=(2, 3), slowest=1e-2) for _ in range(40)]
+    many = ModalSystem(*(np.stack(parts) for parts in zip(*systems, strict=True)))
+    realisation = realise(many, covariances(rng, 40))
+    for slots in range(1, P + 1):
+        reduced = truncate(realisation, slots, limit=np.inf)
+        assert (reduced.defective == 0).all() and (reduced.system.log_a.real < 0).all()
 
 
 def test_real_poles_stay_single(rng: np.random.Generator) -> None:

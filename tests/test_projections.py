@@ -8,13 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reductions
 from reductions import PROJECTIONS
 from systems import random_system
+from white import white_moments
 
+from s5c.errors import UserError
 from s5c.reduction import stage
 from s5c.reduction.contract import Fitted, load_allocation
 from s5c.reduction.gate import Gate
 from s5c.reduction.layer import Layer, stack
+from s5c.reduction.method import bt
 from s5c.ssm.system import DiagonalSSM
 
 P, H, STEPS = 6, 3, 60
@@ -39,14 +43,23 @@ def network(seed: int = 0, *, bidirectional: bool = True) -> list[Layer]:
     """Returns two whole layers of different size."""
     rng = np.random.default_rng(seed)
     with jax.enable_x64(True):
-        return [Layer(random_system(rng, p, H, bidirectional=bidirectional, radius=0.9), 32, gate(rng)) for p in (P, 4)]
+        layers = [
+            Layer(random_system(rng, p, H, bidirectional=bidirectional, radius=0.9), 32, gate(rng)) for p in (P, 4)
+        ]
+    return [measured(layer) for layer in layers]
 
 
 def channels(seed: int = 0) -> list[Layer]:
     """Returns a layer with one single-input system per channel."""
     rng = np.random.default_rng(seed)
     with jax.enable_x64(True):
-        return [stack([Layer(random_system(rng, P, 1, radius=0.9), 32) for _ in range(H)])]
+        layers = [Layer(random_system(rng, P, 1, radius=0.9), 32) for _ in range(H)]
+        return [stack([measured(layer) for layer in layers])]
+
+
+def measured(layer: Layer) -> Layer:
+    """Returns the layer with the moments that white input would give, for methods that ask for them."""
+    return dataclasses.replace(layer, moments=white_moments(layer.system))
 
 
 def taps_of(system: DiagonalSSM) -> np.ndarray:
@@ -135,7 +148,7 @@ def test_permuting_states_changes_nothing(name: str, fits: Fits) -> None:
     permutations = np.random.default_rng(3).permutation(P), np.random.default_rng(4).permutation(4)
     with jax.enable_x64(True):
         permuted = [
-            dataclasses.replace(layer, system=layer.system.take(p))
+            measured(dataclasses.replace(layer, system=layer.system.take(p)))
             for layer, p in zip(network(), permutations, strict=True)
         ]
     other = PROJECTIONS[name].fit(permuted, 0)
@@ -173,3 +186,30 @@ def test_channels_get_orders_of_their_own(name: str) -> None:
         expected.reshape(H, -1), axis=1
     )
     assert relative[0] < relative[2]
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_bt_on_the_covariance_that_white_input_gives_is_bt(bidirectional: bool, per_channel: bool) -> None:
+    """The moments come from a Lyapunov equation of their own (`white`)."""
+    systems = [
+        random_system(np.random.default_rng(i), 6, 1 if per_channel else 4, bidirectional=bidirectional)
+        for i in range(2)
+    ]
+    layers = [reductions.layer(system, moments=True) for system in systems]
+    if per_channel:
+        layers = [stack(layers)]
+    orders = [np.array([3, 2])] if per_channel else [np.array(3), np.array(2)]
+    measured, white = (bt.Method(gramian=name).fit(layers, 0) for name in ("empirical", "white"))
+    for ours, theirs in zip(measured.scores, white.scores, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-7 * theirs.max())
+    for ours, theirs in zip(measured.reduce(orders), white.reduce(orders), strict=True):
+        expected = response(theirs.system)
+        np.testing.assert_allclose(response(ours.system), expected, atol=1e-6 * np.abs(expected).max())
+        assert ours.bound is None and theirs.bound is not None
+
+
+@pytest.mark.parametrize("other", [{"balance": "continuous"}, {"variant": "perturbation"}])
+def test_measured_states_go_with_truncation_of_what_runs(other: dict[str, str]) -> None:
+    with pytest.raises(UserError, match="gramian=empirical"):
+        bt.Method(gramian="empirical", **other)

@@ -130,6 +130,7 @@ def test_a_preset_repeats_the_defaults(path: Path) -> None:
     deliberate = {
         ("lamp", "power"): 2,  # squared magnitudes are what LAMP means
         ("aire_greedy", "variant"): "gram",
+        ("bt_empirical", "gramian"): "empirical",
         ("calibrated", "refit"): "calibrated",
         ("calibrated", "sequential"): "reselect",
         ("calibrated", "readout"): "refit",

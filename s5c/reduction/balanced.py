@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from s5c.ssm.gramian import gramian_factors
+from s5c.ssm.gramian import factor, gramian_factor, gramian_factors
 from s5c.ssm.modal import ModalSystem, expm1, real_outputs, real_rows, turned
 from s5c.types import Float
 
@@ -37,7 +37,13 @@ class Balanced(NamedTuple):
     hsv: Float[Any, "*batch n"]
 
 
-def balance(system: ModalSystem, *, horizon: int | None = None, time: str = "discrete") -> Balanced:
+def balance(
+    system: ModalSystem,
+    covariance: Float[Any, "n n"] | None = None,
+    *,
+    horizon: int | None = None,
+    time: str = "discrete",
+) -> Balanced:
     """Returns the balanced realisation of one system by the square-root method.
 
         P = L_P L_P^T,  Q = L_Q L_Q^T,  L_Q^T L_P = U S V^T,    T = L_P V S^{-1/2},  W = L_Q U S^{-1/2},  W^T T = I
@@ -49,6 +55,8 @@ def balance(system: ModalSystem, *, horizon: int | None = None, time: str = "dis
 
     Args:
         system: p slots, complex128. Assumes |a| < 1 on an infinite horizon.
+        covariance: of the states where the input is not white, in the coordinates of `s5c.ssm.modal.real_form`; takes
+            the place of P. Any leading block is stable still: W = Q T S^{-1}, and Q decays along every trajectory.
         horizon: number of steps the Gramians count, or None for infinitely many.
         time: "discrete", or "continuous" where `log_a` is the generator, per step.
 
@@ -59,9 +67,13 @@ def balance(system: ModalSystem, *, horizon: int | None = None, time: str = "dis
         UserError: unknown time.
         ValueError: the system is not in double precision.
 
-    Source: Antoulas, Approximation of Large-Scale Dynamical Systems (2005), section 7.3.
+    Source: Antoulas, Approximation of Large-Scale Dynamical Systems (2005), section 7.3; measured covariances: Lall,
+    Marsden and Glavaski, Empirical model reduction of controlled nonlinear systems (1999).
     """
-    P, Q = gramian_factors(system, horizon=horizon, time=time)
+    if covariance is None:
+        P, Q = gramian_factors(system, horizon=horizon, time=time)
+    else:
+        P, Q = factor(covariance), gramian_factor(system, "observability", horizon=horizon, time=time)
     U, hsv, Vt = jnp.linalg.svd(Q.T @ P)
     above = hsv > len(hsv) * np.finfo(float).eps * hsv[0]
     scale = jnp.where(above, 1 / jnp.sqrt(jnp.where(above, hsv, 1)), 0)
@@ -77,14 +89,23 @@ def balance(system: ModalSystem, *, horizon: int | None = None, time: str = "dis
 
 
 @partial(jax.jit, static_argnames=("horizon", "time"))
-def balance_all(systems: ModalSystem, *, horizon: int | None = None, time: str = "discrete") -> Balanced:
+def balance_all(
+    systems: ModalSystem,
+    covariances: Float[Any, "count n n"] | None = None,
+    *,
+    horizon: int | None = None,
+    time: str = "discrete",
+) -> Balanced:
     """Balances many systems of equal shape, along one leading axis, in one compiled call.
 
     Args and Raises as in `balance`; call inside `jax.enable_x64(True)`.
     """
-    one = partial(balance, horizon=horizon, time=time)
-    count = systems.log_a.shape[0]
-    return jax.vmap(one)(systems) if count <= CHUNK else jax.lax.map(one, systems, batch_size=CHUNK)
+
+    def one(given: tuple[ModalSystem, Float[Any, "n n"] | None]) -> Balanced:
+        return balance(*given, horizon=horizon, time=time)
+
+    count, every = systems.log_a.shape[0], (systems, covariances)
+    return jax.vmap(one)(every) if count <= CHUNK else jax.lax.map(one, every, batch_size=CHUNK)
 
 
 def error_bounds(hsv: Float[np.ndarray, "*batch n"]) -> Float[np.ndarray, "*batch orders"]:

@@ -39,7 +39,7 @@ class Selection(Protocol):
 
     `scores` is pure, traceable and called in float64 on one system at a time (a layer, or one of its channels, with the
     layer's other facts): the larger, the more worth keeping; `jnp.inf` means "never remove". `key` is a random key,
-    different for every system. A method that needs calibration data has the class attribute `needs_moments = True`.
+    different for every system. A method that needs calibration data has an attribute `needs_moments` that is true.
     """
 
     def scores(self, layer: Layer, key: Array) -> Float[Array, "p"]:

@@ -63,6 +63,16 @@ class Moments:
         """Number n of real state features."""
         return self.zz.shape[-1] - self.yz.shape[-2] - 1
 
+    def covariance(self, directions: int) -> Float[Array, "*channels n _n"]:
+        """Returns the mean of x x^T over steps and directions, on the states sqrt(2) [Re x, Im x] of one of them.
+
+        Args:
+            directions: 2 where x holds the states of a backward direction too, which has the same poles; else 1.
+        """
+        n = self.states // directions
+        blocks = [self.zz[..., i * n : (i + 1) * n, i * n : (i + 1) * n] for i in range(directions)]
+        return 2 * sum(blocks) / (directions * jnp.maximum(self.count, 1)[..., None, None])
+
     def of_states(self, keep: Bool[Array, "*channels p"]) -> Moments:
         """Returns what would be measured if the other states were always zero (`s5c.reduction.slots.silenced`)."""
         silent = jnp.concatenate([~keep] * (self.states // keep.shape[-1]), axis=-1)

@@ -37,6 +37,7 @@ class Realisation:
         horizon: as in `realise`.
         time: as in `realise`.
         variant: as in `realise`.
+        measured: whether `realise` was given covariances.
     """
 
     balanced: Balanced
@@ -46,6 +47,7 @@ class Realisation:
     horizon: int | None
     time: str
     variant: str
+    measured: bool = False
 
     @property
     def hsv(self) -> Float[np.ndarray, "*batch n"]:
@@ -56,10 +58,12 @@ class Realisation:
     def bounds(self) -> Float[np.ndarray, "*batch orders"]:
         """Upper bound of the H-infinity error for every order from 0 to n; infinite where none is known.
 
-        None is known for a finite horizon, nor for the discretisation of what was balanced in continuous time.
+        None is known for a finite horizon or measured covariances, nor for the discretisation of what was balanced in
+        continuous time.
         """
         bounds = error_bounds(self.hsv)
-        return bounds if self.horizon is None and self.time == "discrete" else np.full_like(bounds, np.inf)
+        known = self.horizon is None and self.time == "discrete" and not self.measured
+        return bounds if known else np.full_like(bounds, np.inf)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +90,7 @@ class Truncated:
 
 def realise(
     system: ModalSystem,
+    covariance: Float[np.ndarray, "*batch n n"] | None = None,
     *,
     horizon: int | None = None,
     time: str = "discrete",
@@ -97,6 +102,7 @@ def realise(
 
     Args:
         system: complex128; any leading batch axes.
+        covariance: of the states on data, in place of the controllability Gramian (`s5c.reduction.balanced.balance`).
         horizon: number of steps the Gramians count (the sequence length), or None for infinitely many. With one,
             neither stability nor a bound is guaranteed; unstable results are lowered in order by `truncate`.
         time: "discrete", or "continuous" where `log_a` is the generator per step; what comes out is of the same kind.
@@ -136,9 +142,13 @@ def realise(
         balancing = ModalSystem(*map(jnp.asarray, stable))
         if variant == "perturbation" and time == "discrete":
             balancing = advanced(balancing)
-        balanced = balance_all(balancing, horizon=horizon, time=time)
+        if covariance is not None:
+            away = np.tile(split, 2)
+            covariance = np.asarray(covariance).reshape(len(split), *np.shape(covariance)[-2:])
+            covariance = np.where(away[:, :, None] | away[:, None, :], 0, covariance)
+        balanced = balance_all(balancing, covariance, horizon=horizon, time=time)
         balanced = Balanced(*(np.asarray(x) for x in balanced))
-    return Realisation(balanced, flat, split, batch, horizon, time, variant)
+    return Realisation(balanced, flat, split, batch, horizon, time, variant, covariance is not None)
 
 
 def truncate(realisation: Realisation, slots: int | Int[np.ndarray, "*batch"], *, limit: float = 1e6) -> Truncated:

@@ -98,8 +98,7 @@ def gramian_factor(
     its subtractions: the error is of the size of rounding relative to L, where that of a factor of the computed Gramian
     is its square root. For one input every entry of L has nearly full relative accuracy. Costs n^2 m.
 
-    Finite horizon: from the eigenvalues of the Gramian scaled to a unit diagonal, negative ones set to zero. What is
-    below 1e-8 of its row is noise; the row of an empty slot is exactly zero.
+    Finite horizon: by `factor`.
 
     Args and Raises as in `gramian`.
 
@@ -109,7 +108,15 @@ def gramian_factor(
     if horizon is None:
         s, b = _generator(system, side)
         return _malmquist(s, _compressed(b), time=check_time(time))
-    P = gramian(system, side, horizon=horizon, time=time)
+    return factor(gramian(system, side, horizon=horizon, time=time))
+
+
+def factor(P: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """Returns L with L L^T = P of a positive semi-definite matrix that was computed or measured.
+
+    From the eigenvalues of P scaled to a unit diagonal, negative ones set to zero: what is below 1e-8 of its row is
+    noise; the row of a state that is always zero is exactly zero.
+    """
     size = jnp.sqrt(jnp.maximum(jnp.diag(P), 0))
     unit = jnp.where(size == 0, 1, size)
     values, vectors = jnp.linalg.eigh(P / unit[:, None] / unit)

@@ -33,6 +33,7 @@ class Method:
     Attributes:
         balance: `discrete` balances the system that runs; `continuous` the one before discretisation.
         horizon: `infinite`, or `sequence`: the Gramians count the length of the sequences only.
+        gramian: of the states: `white` input, or `empirical`: their covariance on calibration sequences.
         variant: `truncation` drops the weak states, `perturbation` lets them settle at once (the answer to a constant
             stays; of a layer of many inputs only the diagonal of the changed D fits into the model).
         unstable: `keep` splits poles with |a| >= 1 off and puts them back, as every method keeps them; `refuse` raises.
@@ -46,6 +47,7 @@ class Method:
 
     balance: str = "discrete"
     horizon: str = "infinite"
+    gramian: str = "white"
     variant: str = "truncation"
     unstable: str = "keep"
     limit: float = 1e6
@@ -57,6 +59,18 @@ class Method:
             raise unknown("value for reduction.balance", self.balance, ("discrete", "continuous"))
         if self.variant not in ("truncation", "perturbation"):
             raise unknown("value for reduction.variant", self.variant, ("truncation", "perturbation"))
+        if self.gramian not in ("white", "empirical"):
+            raise unknown("value for reduction.gramian", self.gramian, ("white", "empirical"))
+        if self.needs_moments and (self.balance, self.variant) != ("discrete", "truncation"):
+            raise UserError(
+                f"reduction.gramian=empirical measures the states of the system that runs and truncates: it does not "
+                f"go with reduction.balance={self.balance} reduction.variant={self.variant}."
+            )
+
+    @property
+    def needs_moments(self) -> bool:
+        """Whether the layers must come with moments."""
+        return self.gramian == "empirical"
 
     def fit(self, layers: Sequence[Layer], seed: int) -> Fitted:
         """Balances all layers."""
@@ -85,6 +99,7 @@ class Balancing:
                 realisations.append(
                     realise(
                         modal,
+                        _covariance(layer) if method.needs_moments else None,
                         horizon=layer.horizon if method.horizon == "sequence" else None,
                         time=self._time,
                         variant=method.variant,
@@ -122,6 +137,12 @@ class Balancing:
 def _modal(system: DiagonalSSM, time: str) -> ModalSystem:
     convert: Any = lambda one: from_ssm(one, time=time)  # noqa: E731
     return jax.vmap(convert)(system) if system.Lambda.ndim == 2 else convert(system)
+
+
+def _covariance(layer: Layer) -> Float[np.ndarray, "*channels n n"]:
+    assert layer.moments is not None, "reduction.gramian=empirical needs moments"
+    with jax.enable_x64(True):
+        return np.asarray(layer.moments.covariance(1 if layer.system.C_backward is None else 2))
 
 
 def _written(original: DiagonalSSM, modal: ModalSystem, time: str, *, silent: Any) -> DiagonalSSM:
