@@ -139,8 +139,8 @@ def page(rows: list[dict[str, Any]]) -> str:
     head = ["Method", "First run", "Second run", "Each ratio, front to back", "CPU time, all of it", "Peak memory"]
     note = (
         f"{rows[0]['device']}; S5 of the published IMDb recipe, half of the states removed. `calibrated`: "
-        f"{rows[0]['sequences']} sequences of 4,096 tokens, one run, compilation included: moments and elimination for all orders, and then "
-        "the refit of all layers at one ratio."
+        f"{rows[0]['sequences']} sequences of 4,096 tokens, one run, compilation included: moments and elimination "
+        "for all orders, and then the refit of all layers at one ratio."
     )
     return "\n\n".join(
         ["# Time of reduction methods", note, table(head, body), "Made by `python scripts/bench_methods.py`.", ""]

@@ -23,10 +23,13 @@ Command = tuple[str, ...]
 RATIOS = "[0.3,0.5,0.6,0.7,0.8,0.9,0.95]"
 EXAMPLES = 5000
 """Test examples that comparisons score, always the same ones; all where there are no more."""
+FEW = ("digits", "listops", "listops_small")
+"""Tasks that have no more: their comparisons are on the whole test split."""
 
 ARMS: tuple[Command, ...] = (
     ("reduction=last,uniform_hinf,global_hinf,global_magnitude,lamp,random,aire,aire_greedy,bt,bt_tolerance,h2,lqo",),
     ("reduction=calibrated",),
+    ("reduction=bt_empirical",),
     ("reduction=last,aire", "reduction.norm=recalibrate"),
     ("reduction=last,aire,bt_tolerance,h2,lqo", "reduction.refit=h2"),
     ("reduction=last,aire,bt_tolerance,h2,lqo", "reduction.refit=calibrated", "reduction.sequential=refit"),
@@ -39,10 +42,14 @@ ARMS: tuple[Command, ...] = (
         *("reduction=last,aire,bt_tolerance,h2,lqo", "reduction.refit=calibrated", "reduction.sequential=refit"),
         "reduction.readout=refit",
     ),
+    ("reduction=bt_empirical", "reduction.refit=calibrated", "reduction.sequential=refit", "reduction.readout=refit"),
     ("reduction=calibrated", "reduction.readout=keep"),
 )
 """What a comparison compares: every method bare, with refits, with new norm statistics, with a new readout."""
 
+
+HEADLINE: tuple[Command, ...] = (("reduction=last,aire,bt_tolerance,h2,lqo,calibrated",),)
+"""What is scored on all test examples of a task that has more than a comparison scores."""
 
 CALIBRATED = "reduction=calibrated"
 KEPT = "reduction.readout=keep"
@@ -112,6 +119,7 @@ def studies(recipes: set[str]) -> list[Study]:
         task, _, family = recipe.rpartition("_")
         if family == "s5":
             found += [comparison(task, recipe), ablation(task, recipe)]
+            found += [] if task in FEW else [headline(task, recipe)]
         if (conf_dir() / "experiment" / f"{task}_bt.yaml").is_file() and family == "s4d":
             found.append(initialisation(task, recipe))
     return sorted(found, key=lambda study: study.name)
@@ -119,14 +127,22 @@ def studies(recipes: set[str]) -> list[Study]:
 
 def comparison(task: str, recipe: str) -> Study:
     """Returns the comparison of all methods: three seeds of a task small enough for a CPU, else one."""
-    name = f"{task}_comparison"
-    common = _common(name)
+    return _of_seeds(task, recipe, ARMS, _common(f"{task}_comparison", RATIOS, EXAMPLES))
+
+
+def headline(task: str, recipe: str) -> Study:
+    """Returns the methods of most interest, bare, at two ratios, on the whole test split."""
+    return _of_seeds(task, recipe, HEADLINE, _common(f"{task}_headline", "[0.6,0.8]"))
+
+
+def _of_seeds(task: str, recipe: str, arms: tuple[Command, ...], common: Command) -> Study:
     shipped = recipe in zoo.names()
     first: Command = ("s5c.reduce", "-m", f"checkpoint=zoo:{recipe}") if shipped else ()
     seeds = [seed for seed in (0, 1, 2) if (seed and _small(task)) or not (seed or shipped)]
     others = ("s5c.train", "-m", f"+experiment={recipe}", f"seed={','.join(map(str, seeds))}", "reduction.seed=${seed}")
     starts = [*([first] if shipped else []), *([others] if seeds else [])]
-    return Study(name, recipe, tuple((*start, *arm, *common) for start in starts for arm in ARMS), 0)
+    name = common[0].removeprefix("name=")
+    return Study(name, recipe, tuple((*start, *arm, *common) for start in starts for arm in arms), 0)
 
 
 def ablation(task: str, recipe: str) -> Study:
@@ -138,14 +154,13 @@ def ablation(task: str, recipe: str) -> Study:
     start: Command = ("s5c.train", "-m", f"+experiment={recipe}")
     if recipe in zoo.names():
         start = ("s5c.reduce", "-m", f"checkpoint=zoo:{recipe}")
-    return Study(name, recipe, tuple((*start, *arm, *_common(name)) for arm in arms), 0)
+    common = _common(name, RATIOS, EXAMPLES)
+    return Study(name, recipe, tuple((*start, *arm, *common) for arm in arms), 0)
 
 
-def _common(name: str) -> Command:
-    return (
-        *(f"name={name}", f"reduction.ratio={RATIOS}", "reduction.save=false", "evaluation.latency=false"),
-        f"evaluation.test_examples={EXAMPLES}",
-    )
+def _common(name: str, ratios: str, examples: int | None = None) -> Command:
+    scored = () if examples is None else (f"evaluation.test_examples={examples}",)
+    return f"name={name}", f"reduction.ratio={ratios}", "reduction.save=false", "evaluation.latency=false", *scored
 
 
 def initialisation(task: str, recipe: str) -> Study:

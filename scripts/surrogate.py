@@ -144,8 +144,8 @@ def page(layers: list[Row]) -> str:
         [
             "# The LQO form of a layer against its block",
             f"Rank correlation of predicted and measured output error over {2 * len(SHARES) * (DRAWS + 2)} reductions "
-            f"of each layer, measured on {layers[0]['sequences']} training sequences; and the share of the states kept by "
-            "LQO's elimination that AIRE would not have kept, at 50, 70 and 90 % removed.",
+            f"of each layer, measured on {layers[0]['sequences']} training sequences; and the share of the states kept "
+            "by LQO's elimination that AIRE would not have kept, at 50, 70 and 90 % removed.",
             table([*head, *(f"not AIRE's, {ratio} %" for ratio in (50, 70, 90))], shown),
             "Made by `python scripts/surrogate.py`.",
             "",
