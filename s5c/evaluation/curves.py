@@ -3,55 +3,95 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from numpy.typing import NDArray
 
-from s5c.evaluation.arms import Row, best_first, by_arm
+from s5c.evaluation.arms import FULL, Row, best_first, by_arm, label
 from s5c.evaluation.average import aggregate
+from s5c.evaluation.cells import HIGHLIGHTED
 from s5c.evaluation.looks import INK, MUTED, NOTE, Look, looks_of
 
 FEW = 8
-"""Curves up to which names stand at their ends; more get a legend, best first, and a panel of the small losses."""
-SMALL_LOSS = 5.0
-"""Points below the unpruned model that the second panel shows."""
+"""Curves up to which names stand at their ends; more get a legend and an axis that spreads small losses."""
+FEWEST = 4
+"""Curves that a panel of its own is worth."""
+SMALL_LOSS = 0.5
+"""Points of accuracy up to which that axis is linear."""
+LOSSES = (0.5, 1, 2, 5, 10, 20, 40, 80)
 
 End = tuple[float, float, str, Look]
 
 
 def accuracy_figure(rows: Sequence[Row]) -> Figure:
-    """Returns test accuracy against the ratio of states removed for the rows of one study."""
-    names = best_first(by_arm(row for row in aggregate(rows) if row.get("test_accuracy") is not None))
-    if len(names) <= FEW:
+    """Returns test accuracy against the ratio of states removed for the rows of one study.
+
+    Many arms get an axis of points lost that is logarithmic beyond half a point, and where most are variants of some
+    methods a panel for these methods as they are and one for the variants.
+    """
+    arms = by_arm(row for row in aggregate(rows) if row.get("test_accuracy") is not None)
+    if len(arms) <= FEW:
         figure = Figure(figsize=(6.4, 3.9))
         plot_accuracy(rows, figure.add_subplot())
         return figure
-    figure = Figure(figsize=(10.5, max(4.2, 0.19 * len(names) + 0.8)))
-    whole, top = figure.subplots(1, 2)
-    for ax in (whole, top):
-        plot_accuracy(rows, ax, named=False)
-    full = _mean_of(rows, "test_accuracy_full")
-    if full is not None:
-        top.set_ylim(100 * full - SMALL_LOSS, 100 * full + 0.25 * SMALL_LOSS)
-    top.set(title="", ylabel="")
-    top.set_title(f"The upper {SMALL_LOSS:g} points", **NOTE)
-    drawn = dict(zip(whole.get_legend_handles_labels()[1], whole.get_legend_handles_labels()[0], strict=True))
-    ordered = sorted(drawn, key=lambda text: names.index(text.removesuffix(" (masked)")))
-    figure.legend(
-        [drawn[text] for text in ordered], ordered, loc="outside right center", frameon=False, fontsize=8,
-        title="best first", title_fontsize=8, alignment="left", labelspacing=0.35,
-    )  # fmt: skip
+    names = best_first(arms)
+    plain = [name for name in names if name == arms[name][0]["reduction"]]
+    variants = [name for name in names if name not in plain]
+    groups = {"": names}
+    if min(len(plain), len(variants)) >= FEWEST:
+        orientation = [name for name in names if name in variants or name in HIGHLIGHTED]
+        groups = {"as they are": plain, "variants, and for comparison the highlighted methods": orientation}
+    heights = [max(3.3, 0.165 * len(group) + 0.9) for group in groups.values()]
+    figure = Figure(figsize=(max(8.6, 5.0 + 0.066 * max(map(len, names))), sum(heights)))
+    grid = figure.subplots(len(groups), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    for ax, (title, group) in zip(grid, groups.items(), strict=True):
+        _plot_losses([row for row in rows if row["reduction"] == FULL or label(row) in group], group, ax)
+        seeds = max(row["n"] for row in aggregate(rows))
+        notes = [*([title] if title else []), *([f"mean, {seeds} seeds"] if seeds > 1 else [])]
+        ax.set_title(", ".join(notes).capitalize(), **NOTE)
+    grid[-1].set(xlabel="Ratio of states removed")
     return figure
 
 
-def plot_accuracy(rows: Sequence[Row], ax: Axes, named: bool = True) -> None:
+def _plot_losses(rows: Sequence[Row], names: Sequence[str], ax: Axes) -> None:
+    """Draws the change in accuracy of some arms, legend best first; beyond half a point on a logarithmic scale."""
+    full = _mean_of(rows, "test_accuracy_full") or 0.0
+
+    def to_scale(change: NDArray[Any]) -> NDArray[Any]:
+        return np.sign(change) * np.log1p(np.abs(change) / SMALL_LOSS)
+
+    def from_scale(value: NDArray[Any]) -> NDArray[Any]:
+        return np.sign(value) * SMALL_LOSS * np.expm1(np.abs(value))
+
+    _draw_arms(rows, ax, "test_accuracy", "test_accuracy_full", 100, shift=-100 * full)
+    ax.set_yscale("function", functions=(to_scale, from_scale))
+    low, high = ax.dataLim.y0, max(ax.dataLim.y1, SMALL_LOSS)
+    ax.set_ylim(1.15 * low, 1.3 * high)
+    ticks = [tick for tick in (1.0, SMALL_LOSS, 0.0, *(-tick for tick in LOSSES)) if 1.15 * low <= tick <= 1.3 * high]
+    ax.yaxis.set_major_locator(FixedLocator(ticks))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:+g}".replace("-", "−") if tick else "0"))
+    ax.yaxis.set_minor_locator(NullLocator())
+    _reference_line(ax, 0, f"unpruned {100 * full:.1f} %")
+    ax.set(ylabel="Change in test accuracy (points)")
+    handles, labels = ax.get_legend_handles_labels()
+    drawn = dict(zip(labels, handles, strict=True))
+    ordered = sorted(drawn, key=lambda text: names.index(text.removesuffix(" (masked)")))
+    ax.legend(
+        [drawn[text] for text in ordered], ordered, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False,
+        fontsize=8, title="best first", title_fontsize=8, alignment="left", labelspacing=0.3, handlelength=3,
+    )  # fmt: skip
+
+
+def plot_accuracy(rows: Sequence[Row], ax: Axes) -> None:
     """Draws test accuracy against the ratio of states removed, mean and standard deviation over seeds.
 
     Args:
         rows: Rows of one study. A `chance` in them (an accuracy) is drawn as a line.
         ax: Axes to draw in.
-        named: Write names at the ends of the curves.
     """
     full = _mean_of(rows, "test_accuracy_full")
     ends = _draw_arms(rows, ax, "test_accuracy", "test_accuracy_full", 100)
@@ -65,11 +105,9 @@ def plot_accuracy(rows: Sequence[Row], ax: Axes, named: bool = True) -> None:
     ax.set_ylim(max(low - 0.03 * (high - low), -2.0), min(high + 0.04 * (high - low), 104.0))
     seeds = max(row["n"] for row in aggregate(rows))
     if seeds > 1:
-        few = len(by_arm(rows)) <= FEW
-        ax.set_title(f"Mean{' ± standard deviation' if few else ''}, {seeds} seeds", **NOTE)
+        ax.set_title(f"Mean ± standard deviation, {seeds} seeds", **NOTE)
     ax.set(xlabel="Ratio of states removed", ylabel="Test accuracy (%)")
-    if named:
-        _label_ends(ax, ends)
+    _label_ends(ax, ends)
 
 
 def latency_figure(rows: Sequence[Row]) -> Figure:
@@ -118,7 +156,9 @@ def plot_states(rows: Sequence[Row], ax: Axes) -> None:
     ax.spines[:].set_visible(False)
 
 
-def _draw_arms(rows: Sequence[Row], ax: Axes, measure: str, start: str, factor: float, extra: str = "") -> list[End]:
+def _draw_arms(
+    rows: Sequence[Row], ax: Axes, measure: str, start: str, factor: float, extra: str = "", shift: float = 0.0
+) -> list[End]:
     """Draws one line per arm, from the unpruned model at ratio 0, and returns where the lines end."""
     arms = by_arm(row for row in aggregate(rows) if row.get(measure) is not None)
     ends, looks = [], looks_of(arms)
@@ -130,16 +170,16 @@ def _draw_arms(rows: Sequence[Row], ax: Axes, measure: str, start: str, factor: 
         x, y, spread = np.array([*origin, *points], float).T
         text = name + (" (masked)" if means[0].get("masked_only") else "")
         ax.plot(
-            x, factor * y, color=look.color, ls=look.linestyle, lw=look.width, label=text,
+            x, factor * y + shift, color=look.color, ls=look.linestyle, lw=look.width, label=text,
             zorder=20 - min(depth, 16) + 20 * (look.width > 2),
             marker=look.marker, ms=4, mew=0.8, markevery=slice(len(origin), None),
         )  # fmt: skip
         if spread.any() and len(arms) <= FEW:  # dozens of bands hide the curves
-            band = factor * (y - spread), factor * (y + spread)
+            band = factor * (y - spread) + shift, factor * (y + spread) + shift
             ax.fill_between(x, *band, color=look.color, alpha=0.10, lw=0, zorder=2)
         if means[-1].get(extra) is not None:
             text += f"  {means[-1][extra]:.2f}×"
-        ends.append((x[-1], factor * y[-1], text, look))
+        ends.append((x[-1], factor * y[-1] + shift, text, look))
     return ends
 
 

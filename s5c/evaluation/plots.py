@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -86,7 +87,7 @@ def _line_figure(study: Study, draw: Callable[[Sequence[Row]], Figure], measure:
 def _states_figure(study: Study) -> Drawing | None:
     """Masked-only reductions are left out: they keep every state."""
     sized = [row for row in study.rows if row.get("orders") and row.get("orders_full") and not row.get("masked_only")]
-    arms = by_arm(sized)
+    arms = _of_equal_counts(by_arm(sized))
     if not arms:
         return None
 
@@ -106,3 +107,18 @@ def _states_figure(study: Study) -> Drawing | None:
             counts = enumerate(zip(row["orders"], row["orders_full"], strict=True))
             data += [{"arm": name, "ratio": row["ratio"], "layer": i, "kept": n, "of": of} for i, (n, of) in counts]
     return draw, data
+
+
+def _of_equal_counts(arms: Mapping[str, list[Row]]) -> dict[str, list[Row]]:
+    """Returns one arm for all that keep as many states everywhere, under the methods' names and a count of variants."""
+    kinds: dict[str, list[str]] = {}
+    for name, rows in arms.items():
+        counts = [[row.get("seed"), row["ratio"], row["orders"]] for row in rows]
+        kinds.setdefault(json.dumps(counts), []).append(name)
+    return {_together(names, arms): arms[names[0]] for names in kinds.values()}
+
+
+def _together(names: Sequence[str], arms: Mapping[str, list[Row]]) -> str:
+    plain = [name for name in names if name == arms[name][0]["reduction"]] or list(names[:1])
+    others = len(names) - len(plain)
+    return ", ".join(plain) + (f" and {others} variant{'s' * (others > 1)}" if others else "")
