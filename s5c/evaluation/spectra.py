@@ -142,8 +142,7 @@ def pole_figure(study: Study, spectra: Spectra, kind: str) -> Drawing | None:
 
 def hankel_figure(study: Study, spectra: Spectra) -> Drawing | None:
     """Returns the figure of Hankel singular values, or None where no job of the study stored them."""
-    rows = [row for row in study.rows if f"{HANKEL}_layer0" in spectra.get(row.get("folder", ""), {})]
-    rows = [row for row in rows if row["reduction"] != FULL and row["folder"] == rows[0]["folder"]]
+    rows = _with_hankel(study, spectra)
     if not rows:
         return None
     first, arrays = rows[0], spectra[rows[0]["folder"]]
@@ -160,6 +159,13 @@ def hankel_figure(study: Study, spectra: Spectra) -> Drawing | None:
         return figure
 
     return draw, [row for layer, sigma in enumerate(sigmas) for row in _hankel_rows(layer, sigma)]
+
+
+def _with_hankel(study: Study, spectra: Spectra) -> list[Row]:
+    """Returns the reduced models of the first job that stored Hankel singular values."""
+    rows = [row for row in study.rows if row["reduction"] != FULL]
+    rows = [row for row in rows if f"{HANKEL}_layer0" in spectra.get(row.get("folder", ""), {})]
+    return [row for row in rows if row["folder"] == rows[0]["folder"]]
 
 
 def _hankel_rows(layer: int, sigma: NDArray[Any]) -> list[Row]:
@@ -191,8 +197,8 @@ def needed(study: Study, spectra: Spectra) -> dict[str, dict[str, NDArray[Any]]]
         if (row := shown(study, spectra, kind)) is not None:
             wanted = (f"{kind}_{target(row)[1]}_layer", *(f"{other}_layer" for other in others))
             _take(found, spectra, row["folder"], wanted)
-    if with_hankel := [row for row in study.rows if f"{HANKEL}_layer0" in spectra.get(row.get("folder", ""), {})]:
-        _take(found, spectra, with_hankel[0]["folder"], (f"{HANKEL}_layer",))
+    if rows := _with_hankel(study, spectra):
+        _take(found, spectra, rows[0]["folder"], (f"{HANKEL}_layer",))
     return found
 
 
