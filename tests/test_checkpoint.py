@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import tempfile
@@ -263,12 +264,13 @@ def test_weights_stay_readable_where_the_training_state_is_lost(tmp_path: Path) 
 
 def test_a_flipped_bit_anywhere_is_harmless_or_found(tmp_path: Path) -> None:
     path = save_single(tmp_path / "model", weights=make_weights(), metadata={"state_dims": [8, 0]})
-    # Orbax draws the names of data files: by size, every run flips the same bits.
+    # Orbax draws the names of data files: by size, every run flips the same bits. Every byte is as likely as any other.
     files = sorted((file for file in path.rglob("*") if file.is_file()), key=lambda file: (file.stat().st_size, file))
+    sizes = [file.stat().st_size for file in files]
     found = 0
     for seed in range(60):
         choice = random.Random(seed)
-        file = choice.choice(files)
+        (file,) = choice.choices(files, sizes)
         content = file.read_bytes()
         where = choice.randrange(len(content))
         file.write_bytes(content[:where] + bytes([content[where] ^ 1 << choice.randrange(8)]) + content[where + 1 :])
@@ -278,7 +280,17 @@ def test_a_flipped_bit_anywhere_is_harmless_or_found(tmp_path: Path) -> None:
             assert str(path) in str(error)
             found += 1
         file.write_bytes(content)
-    assert found > 10, "of 60; the others are in bytes that nobody reads"
+    assert found > 20
+
+
+def test_a_checksum_under_another_name_is_damage(tmp_path: Path) -> None:
+    path = save_single(tmp_path / "model", weights=make_weights(), metadata={"state_dims": [8, 0]})
+    (file,) = [file for file in path.rglob("*") if file.is_file() and b'"checksum"' in file.read_bytes()]
+    metadata = json.loads(file.read_text())
+    metadata["checksum"]["veights"] = metadata["checksum"].pop("weights")
+    file.write_text(json.dumps(metadata))
+    with pytest.raises(UserError, match="weights do not match their checksum"):
+        load(path)
 
 
 def test_nothing_intact(tmp_path: Path) -> None:
