@@ -127,21 +127,23 @@ def studies(recipes: set[str]) -> list[Study]:
 
 def comparison(task: str, recipe: str) -> Study:
     """Returns the comparison of all methods: three seeds of a task small enough for a CPU, else one."""
-    return _of_seeds(task, recipe, ARMS, _common(f"{task}_comparison", RATIOS, EXAMPLES))
+    return _of_seeds(f"{task}_comparison", task, recipe, ARMS, RATIOS, EXAMPLES)
 
 
 def headline(task: str, recipe: str) -> Study:
     """Returns the methods of most interest, bare, at two ratios, on the whole test split."""
-    return _of_seeds(task, recipe, HEADLINE, _common(f"{task}_headline", "[0.6,0.8]"))
+    return _of_seeds(f"{task}_headline", task, recipe, HEADLINE, "[0.6,0.8]")
 
 
-def _of_seeds(task: str, recipe: str, arms: tuple[Command, ...], common: Command) -> Study:
+def _of_seeds(
+    name: str, task: str, recipe: str, arms: tuple[Command, ...], ratios: str, examples: int | None = None
+) -> Study:
+    common = _common(name, ratios, examples)
     shipped = recipe in zoo.names()
     first: Command = ("s5c.reduce", "-m", f"checkpoint=zoo:{recipe}") if shipped else ()
     seeds = [seed for seed in (0, 1, 2) if (seed and _small(task)) or not (seed or shipped)]
     others = ("s5c.train", "-m", f"+experiment={recipe}", f"seed={','.join(map(str, seeds))}", "reduction.seed=${seed}")
     starts = [*([first] if shipped else []), *([others] if seeds else [])]
-    name = common[0].removeprefix("name=")
     return Study(name, recipe, tuple((*start, *arm, *common) for start in starts for arm in arms), 0)
 
 

@@ -33,7 +33,8 @@ def accuracy_figure(rows: Sequence[Row]) -> Figure:
     Many arms get an axis of points lost that is logarithmic beyond half a point, and where most are variants of some
     methods a panel for these methods as they are and one for the variants.
     """
-    arms = by_arm(row for row in aggregate(rows) if row.get("test_accuracy") is not None)
+    means = aggregate(rows)
+    arms = by_arm(row for row in means if row.get("test_accuracy") is not None)
     if len(arms) <= FEW:
         figure = Figure(figsize=(6.4, 3.9))
         plot_accuracy(rows, figure.add_subplot())
@@ -48,9 +49,9 @@ def accuracy_figure(rows: Sequence[Row]) -> Figure:
     heights = [max(3.3, 0.165 * len(group) + 0.9) for group in groups.values()]
     figure = Figure(figsize=(max(8.6, 5.0 + 0.066 * max(map(len, names))), sum(heights)))
     grid = figure.subplots(len(groups), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    seeds = max(row["n"] for row in means)
     for ax, (title, group) in zip(grid, groups.items(), strict=True):
         _plot_losses([row for row in rows if row["reduction"] == FULL or label(row) in group], group, ax)
-        seeds = max(row["n"] for row in aggregate(rows))
         notes = [*([title] if title else []), *([f"mean, {seeds} seeds"] if seeds > 1 else [])]
         ax.set_title(", ".join(notes).capitalize(), **NOTE)
     grid[-1].set(xlabel="Ratio of states removed")
