@@ -22,8 +22,8 @@ FAMILIES = ("s5", "s4d", "dss")
 """Models a task has recipes of, in the order of training."""
 
 ORDER = (
-    *("imdb", "smnist", "listops", "fashion", "image", "fsdd", "pathfinder", "psmnist", "retrieval"),
-    *("scifar", "speech35", "pathx"),
+    *("imdb", "smnist", "listops", "fashion", "image", "fsdd", "pathfinder", "psmnist", "same_movie"),
+    *("retrieval", "scifar", "speech35", "pathx"),
 )
 """Tasks in the order in which they are trained; others, the small ones, come last."""
 

@@ -50,6 +50,7 @@ PUBLISHED = {
     "pathx": Data(160_000, True, 16_384, InputSpec(1, 2)),
     "psmnist": Data(54_000, True, 784, InputSpec(1, 10)),
     "retrieval": Data(147_086, True, 4_000, InputSpec(98, 2, tokens=True, pairs=True)),
+    "same_movie": Data(147_086, True, 4_000, InputSpec(134, 2, tokens=True, pairs=True)),
     "scifar": Data(45_000, True, 1_024, InputSpec(3, 10)),
     "smnist": Data(54_000, True, 784, InputSpec(1, 10)),
     "smnist_small": Data(54_000, True, 196, InputSpec(1, 10)),

@@ -33,6 +33,24 @@ def aclimdb(folder: Path) -> Path:
     return folder / "aclImdb"
 
 
+FILMS = 60
+
+
+def films(folder: Path) -> Path:
+    """Writes four reviews, two of each rating, of 60 films for training and 60 for the test; one film is in both."""
+    for split, first in (("train", 0), ("test", FILMS - 1)):
+        for label, rating in (("neg", 2), ("pos", 9)):
+            place = folder / "aclImdb" / split / label
+            place.mkdir(parents=True)
+            lines = []
+            for number in range(2 * FILMS):
+                (place / f"{number}_{rating}.txt").write_text(f"{split} {label} {number}", "utf-8")
+                lines.append(f"http://www.imdb.com/title/tt{first + number // 2:07d}/usercomments")
+            (place.parent / f"urls_{label}.txt").write_text("\n".join([*lines, ""]), "utf-8")
+    (folder / "aclImdb/train/pos/79_9.txt").write_text("train neg 3", "utf-8")  # a text that occurs twice
+    return folder / "aclImdb"
+
+
 def idx_images(train: int = 40, test: int = 20) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Returns images (n, 28, 28) and labels by the names of the two parts."""
     rng = np.random.default_rng(1)
@@ -149,6 +167,7 @@ FILES: dict[str, Callable[[Path], Path]] = {
     "imdb_small": aclimdb,
     "listops": listops,
     "retrieval": aan,
+    "same_movie": films,
     "image": cifar,
     "scifar": cifar,
     "smnist": lambda folder: idx(folder / "MNIST" / "raw"),

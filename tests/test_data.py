@@ -303,11 +303,11 @@ def test_pairs_stack_the_first_documents_over_the_second() -> None:
     np.testing.assert_array_equal(batch.inputs[4:], ids[batch.labels, 1])
 
 
-def ragged(lengths: list[int], *, pad: tuple[int, ...] = (), group: int = 1) -> Split:
+def ragged(lengths: list[int], *, pad: tuple[int, ...] = ()) -> Split:
     """Returns sequences of their own number, plus 1, and that number as label."""
     repeated = np.repeat(np.arange(1, len(lengths) + 1, dtype=np.uint8), lengths)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    inputs = Ragged(repeated, offsets, 12, group)
+    inputs = Ragged(repeated, offsets, 12)
     return Split(inputs, np.arange(len(inputs), dtype=np.int32), inputs.lengths, buckets=pad)
 
 
@@ -318,8 +318,16 @@ def test_sequences_are_padded_on_the_right_to_the_full_length() -> None:
     np.testing.assert_array_equal(batch.lengths, [3, 12, 1])
     part = split.take(np.array([2, 0])).take(np.array([1]))
     np.testing.assert_array_equal(read(part), [[1] * 3 + [0] * 9])
-    pairs = ragged([3, 12, 1, 2], group=2)
-    np.testing.assert_array_equal(read(pairs)[1], [[3] + [0] * 11, [4, 4] + [0] * 10])
+
+
+def test_sequences_are_put_together_to_pairs() -> None:
+    texts = ragged([3, 12, 1, 2]).inputs
+    assert isinstance(texts, Ragged)
+    pairs = texts.take(np.array([[0, 1], [2, 3], [2, 0]]))
+    assert len(pairs) == 3
+    np.testing.assert_array_equal(pairs.lengths, [[3, 12], [1, 2], [1, 3]])
+    np.testing.assert_array_equal(pairs.read(np.array([1])), [[[3] + [0] * 11, [4, 4] + [0] * 10]])
+    np.testing.assert_array_equal(pairs.read(np.array([2, 1]), 4)[0], [[3, 0, 0, 0], [1, 1, 1, 0]])
 
 
 LENGTHS = [1, 2, 3, 3, 4, 5, 6, 6, 6, 7, 9, 12, 12, 2, 3, 1, 8]

@@ -95,6 +95,13 @@ SPEECH = "speech_commands_v0.02"
         ),
         ("retrieval", spoil("tsv_data/new_aan_pairs.test.tsv", line(2, b"2\tP\tQ\tx\ty")), r"test\.tsv, line 2"),
         ("retrieval", spoil("tsv_data/new_aan_pairs.eval.tsv", lambda b: b + b"\xff\tP"), r"eval\.tsv, after line"),
+        ("same_movie", lambda raw: (raw / "aclImdb/test/urls_neg.txt").unlink(), r"test/urls_neg\.txt is missing"),
+        ("same_movie", spoil("aclImdb/train/urls_pos.txt", cut), r"urls_pos\.txt, line 81: no film of 80_9\.txt"),
+        (
+            "same_movie",
+            spoil("aclImdb/train/urls_neg.txt", lambda b: b.replace(b"tt", b"tt1").replace(b"/tt1", b"/tt0000001/")),
+            "too few films",
+        ),
         (
             "pathfinder",
             spoil(f"{PNG}/imgs/1/sample_4.png", lambda b: b""),

@@ -209,6 +209,53 @@ def test_retrieval_keeps_the_two_texts_of_a_row_together(tmp_path: Path) -> None
     assert not set("vl") & set(tokens), "the other splits do not enter the vocabulary"
 
 
+def texts_of(dataset: Dataset, split: Split) -> list[tuple[str, str]]:
+    tokens = dataset.vocabulary
+    assert tokens is not None and split.lengths is not None
+    return [
+        tuple("".join(tokens[i] for i in row[: n - 1]) for row, n in zip(pair, lengths, strict=True))
+        for pair, lengths in zip(read(split), split.lengths, strict=True)
+    ]
+
+
+def film_and_rating(text: str) -> tuple[int, str]:
+    split, rating, number = text.split()
+    return (layouts.FILMS - 1) * (split == "test") + int(number) // 2, rating
+
+
+def test_same_movie_pairs_reviews_and_gives_no_other_hint(tmp_path: Path) -> None:
+    dataset = load("same_movie", tmp_path, min_freq=1)
+    seen = []
+    for split in dataset.splits.values():
+        pairs = texts_of(dataset, split)
+        of = [[tuple(map(film_and_rating, pair)) for pair in pairs[label::2]] for label in (0, 1)]  # 1, 0, 1, 0, ...
+        np.testing.assert_array_equal(split.labels, np.tile([1, 0], len(pairs) // 2))
+        assert all(a[0] == b[0] for a, b in of[0]) and all(a[0] != b[0] for a, b in of[1])
+        assert len({frozenset(pair) for pair in pairs[::2]}) == len(pairs) // 2 > 20, "no pair twice"
+        for kind in (
+            lambda a, b: a,
+            lambda a, b: b,
+            lambda a, b: a[1] + b[1],
+        ):
+            assert sorted(kind(*pair) for pair in of[0]) == sorted(kind(*pair) for pair in of[1])
+        seen.append({film for pair in of[0] for film, _ in pair})
+    train, validation, test = seen
+    assert len(validation) == layouts.FILMS // 10 and len(test) == layouts.FILMS - 1, "one film is in both splits"
+    assert not (train & validation or train & test or validation & test)
+    every = {text for split in dataset.splits.values() for pair in texts_of(dataset, split) for text in pair}
+    assert "train neg 3" not in every, "a text that occurs twice"
+
+
+def test_same_movie_draws_as_many_pairs_as_asked_for(tmp_path: Path) -> None:
+    keys: dict[str, Any] = {"min_freq": 1, "pairs": [120, 30, 60]}
+    dataset, again = (load("same_movie", tmp_path, **keys) for _ in range(2))
+    other = load("same_movie", tmp_path, **keys, split_seed=1)
+    assert [len(split) for split in dataset.splits.values()] == [240, 60, 120]
+    assert dataset.fingerprint() == again.fingerprint() != other.fingerprint()
+    with pytest.raises(UserError, match=r"task\.pairs=\[3, 0, 3\]: give three positive numbers"):
+        load("same_movie", tmp_path, pairs=[3, 0, 3])
+
+
 # ---- pixels
 
 

@@ -71,11 +71,11 @@ class Entry:
         """Returns the classes of a split."""
         return self.array(f"{split}.labels").astype(np.int32)
 
-    def ragged(self, split: str, length: int, group: int = 1) -> Ragged:
+    def ragged(self, split: str, length: int) -> Ragged:
         """Returns the sequences of a split that `Writer.sequences` wrote, to be padded to `length`."""
         lengths = np.asarray(self.array(f"{split}.lengths"), np.int64)
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-        return Ragged(self.array(f"{split}.inputs"), offsets, length, group)
+        return Ragged(self.array(f"{split}.inputs"), offsets, length)
 
     def verify(self, *, thoroughly: bool) -> None:
         """Compares the files with the manifest: sizes, and checksums if they are small or if asked to.

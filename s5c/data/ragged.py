@@ -15,29 +15,33 @@ class Ragged:
         flat: all sequences, one after the other.
         offsets: (k + 1,): sequence i is flat[offsets[i] : offsets[i + 1]].
         length: what they are padded to; none is longer.
-        group: sequences per example: 1, or 2 for pairs, which stand next to each other.
+        members: (n,) or, for pairs, (n, 2): the sequences of each example; None if each is one.
     """
 
     flat: np.ndarray
     offsets: np.ndarray
     length: int
-    group: int = 1
+    members: np.ndarray | None = None
 
     def __len__(self) -> int:
-        return (len(self.offsets) - 1) // self.group
+        return len(self.offsets) - 1 if self.members is None else len(self.members)
 
     @property
     def lengths(self) -> np.ndarray:
-        """Steps of each sequence: (n,), or (n, group) for groups."""
+        """Steps of the sequences of each example: (n,), or (n, 2) for pairs."""
         lengths = np.diff(self.offsets).astype(np.int32)
-        return lengths if self.group == 1 else lengths.reshape(-1, self.group)
+        return lengths if self.members is None else lengths[self.members]
+
+    def take(self, members: np.ndarray) -> Ragged:
+        """Returns examples that consist of the given sequences."""
+        return dataclasses.replace(self, members=members)
 
     def read(self, rows: np.ndarray, pad_to: int | None = None) -> np.ndarray:
-        """Returns padded examples, (b, pad_to) or (b, group, pad_to)."""
+        """Returns padded examples, (b, pad_to) or (b, 2, pad_to)."""
         length = self.length if pad_to is None else pad_to
-        first = np.asarray(rows)[:, None] * self.group + np.arange(self.group)
-        starts, ends = self.offsets[first].ravel(), self.offsets[first + 1].ravel()
-        padded = np.zeros((first.size, length), self.flat.dtype)
+        wanted = np.asarray(rows) if self.members is None else self.members[rows]
+        starts, ends = self.offsets[wanted].ravel(), self.offsets[wanted + 1].ravel()
+        padded = np.zeros((wanted.size, length), self.flat.dtype)
         for row, start, end in zip(padded, starts.tolist(), ends.tolist(), strict=True):
             row[: end - start] = self.flat[start:end]
-        return padded if self.group == 1 else padded.reshape(len(rows), self.group, length)
+        return padded.reshape(*wanted.shape, length)

@@ -33,7 +33,7 @@ def read(folder: Path, writer: Writer) -> tuple[dict[str, list[str]], dict[str, 
     for name in FOLDERS:
         split, label = name.split("/")
         before = len(texts[split])
-        for path in _ordered(folder / name):
+        for _, path in _ordered(folder / name):
             content = path.read_bytes()
             writer.raw.update(content)
             try:
@@ -48,7 +48,31 @@ def read(folder: Path, writer: Writer) -> tuple[dict[str, list[str]], dict[str, 
     return texts, labels, f"aclImdb{official} (files {checksum})"
 
 
-def _ordered(folder: Path) -> Iterator[Path]:
+def films(folder: Path, writer: Writer) -> dict[str, list[str]]:
+    """Returns the film of each review in the order of `read`: the one in line <id> of urls_neg.txt or urls_pos.txt.
+
+    Raises:
+        UserError: a list is missing, too short, or has a line without a film.
+    """
+    found: dict[str, list[str]] = {"train": [], "test": []}
+    for name in FOLDERS:
+        split, label = name.split("/")
+        path = folder / split / f"urls_{label}.txt"
+        if not path.is_file():
+            raise UserError(f"{path} is missing: it says which films the reviews are about. Get the archive again.")
+        content = path.read_bytes()
+        writer.raw.update(content)
+        lines = content.decode("utf-8", "replace").splitlines()
+        for number, review in _ordered(folder / name):
+            line = lines[number] if number < len(lines) else ""
+            if (match := re.search(r"/title/(tt\d+)", line)) is None:
+                raise UserError(f"{path}, line {number + 1}: no film of {review.name}. Get the archive again.")
+            found[split].append(match[1])
+    return found
+
+
+def _ordered(folder: Path) -> Iterator[tuple[int, Path]]:
+    """Yields number and file of each review, by number."""
     if not folder.is_dir():
         raise UserError(f"{folder} is missing: the set is incomplete. Get the archive again.")
     numbered = []
@@ -57,4 +81,4 @@ def _ordered(folder: Path) -> Iterator[Path]:
         if match is None:
             raise UserError(f"{path} is no review of this set: names are <id>_<rating>.txt. Remove it.")
         numbered.append((int(match[1]), int(match[2]), path))
-    return (path for _, _, path in sorted(numbered))
+    return ((number, path) for number, _, path in sorted(numbered))

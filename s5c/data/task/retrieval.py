@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+
 from s5c.data.base import Dataset, Split
 from s5c.data.cache import Writer
 from s5c.data.origin import Located, Origin
@@ -53,7 +55,8 @@ class Task(Located):
         ids = entry.facts["vocabulary"]
         splits = {}
         for split in tsv.AAN:
-            inputs = entry.ragged(split, self.max_length, group=2)
+            texts = entry.ragged(split, self.max_length)
+            inputs = texts.take(np.arange(len(texts)).reshape(-1, 2))
             splits[split] = Split(
                 inputs, entry.labels(split), inputs.lengths, buckets=buckets(self.pad, self.max_length)
             )
