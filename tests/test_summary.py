@@ -48,6 +48,8 @@ def runs(tmp_path: Path) -> Path:
     for name, lost in LOST.items():
         rows = [row(name, ratio, loss, target=f"ratio {ratio}") for ratio, loss in zip(RATIOS, lost, strict=True)]
         arrays: dict[str, Any] = {}
+        if name == "last":  # as older jobs left them: none of a layer with an unstable mode
+            arrays |= {"hsv_layer0": np.ones(16), "hsv_layer1": np.zeros(0)}
         if name == "bt":
             rows.append(row(name, 0.75, 0.05, target="order (2,)", notes=["layer 1: order lowered by one"]))
             for layer in range(2):

@@ -164,8 +164,14 @@ def hankel_figure(study: Study, spectra: Spectra) -> Drawing | None:
 def _with_hankel(study: Study, spectra: Spectra) -> list[Row]:
     """Returns the reduced models of the first job that stored Hankel singular values."""
     rows = [row for row in study.rows if row["reduction"] != FULL]
-    rows = [row for row in rows if f"{HANKEL}_layer0" in spectra.get(row.get("folder", ""), {})]
+    rows = [row for row in rows if _has_hankel(spectra.get(row.get("folder", ""), {}))]
     return [row for row in rows if row["folder"] == rows[0]["folder"]]
+
+
+def _has_hankel(arrays: Arrays) -> bool:
+    """Returns whether there are values of every layer; older jobs stored none of layers with an unstable mode."""
+    found = [array.size for name, array in arrays.items() if name.startswith(f"{HANKEL}_layer")]
+    return bool(found) and all(found)
 
 
 def _hankel_rows(layer: int, sigma: NDArray[Any]) -> list[Row]:
