@@ -184,6 +184,20 @@ def test_claims_are_judged_by_our_rows_and_stand_ins_are_none(runs: Path, tmp_pa
     assert judged[5] == ["–", "–", "not run", "listops_small: 78.0 (−2.0), yes"]
 
 
+def test_a_shorter_training_of_a_task_reproduces_nothing(tmp_path: Path) -> None:
+    claim = {"source": "A", "place": "p", "of": "states", "full": None, "lost": None, "accuracy": 78.5}
+    claim |= {"versus": None, "versus_accuracy": None, "ratio": 0.6, "arm": "last", "task": "smnist"}
+    write_csv([claim], tmp_path / "papers.csv")
+    short = row("last", 0.6, 0.02, task="smnist", experiment="smnist_short_comparison")
+    small = row("last", 0.6, 0.3, task="smnist_small", experiment="smnist_small_comparison")
+    for rows, expected in (
+        ([short, small], ["–", "–", "not run", "smnist_short: 78.0 (−2.0), yes"]),
+        ([{**short, "experiment": "smnist_comparison"}], ["78.0 (−2.0)", "−0.5", "yes", "–"]),
+    ):
+        line = claims_table(tmp_path / "papers.csv", rows).splitlines()[2]
+        assert line.strip("| ").split(" | ")[-4:] == expected
+
+
 def test_reduced_models_are_drawn_against_their_originals(tmp_path: Path) -> None:
     """Once there are four of different quality; three seeds of one recipe are none."""
     rows = []

@@ -21,8 +21,14 @@ WITHIN = 1.0
 TRAINED = re.compile(r"_init \+\d+ epochs?$")
 """An arm that is a start for training is one in claims however long its task is trained."""
 
-STAND_INS = {"imdb": "imdb_small", "smnist": "smnist_small", "listops": "listops_small"}
-"""Reduced tasks that show whether a claim holds there too; they are no reproduction."""
+STAND_INS = {
+    "imdb": ("imdb_small",),
+    "smnist": ("smnist_short", "smnist_small"),
+    "listops": ("listops_small",),
+}
+"""Smaller tasks, and shorter trainings of the same one, that show whether a claim holds there too; no reproduction."""
+SHORT = "_short"
+"""Ends the name of a recipe that is a published one with fewer epochs; studies of its model begin with that name."""
 
 
 def claims_table(papers: Path, rows: Sequence[Row]) -> str:
@@ -33,7 +39,7 @@ def claims_table(papers: Path, rows: Sequence[Row]) -> str:
         rows: Every stored row.
     """
     means = [row for row in aggregate(rows) if row.get("protocol") != "paper"]
-    head = ["Source", "Task", "Claim", "Paper", "Ours", "Difference", "Reproduces", "On the small stand-in"]
+    head = ["Source", "Task", "Claim", "Paper", "Ours", "Difference", "Reproduces", "On a stand-in"]
     body = []
     for claim in read_csv(papers):
         ours, difference, verdict = _judged(claim, means, claim["task"])
@@ -42,8 +48,9 @@ def claims_table(papers: Path, rows: Sequence[Row]) -> str:
     note = (
         "Ours: mean over seeds, checkpoints selected on validation data. A loss reproduces if ours is at most "
         f"{WITHIN:g} point larger, an accuracy without a stated loss if ours is at most {WITHIN:g} point lower, an "
-        "order if it is the same. The small stand-ins are other tasks; what holds there reproduces nothing. “not "
-        "run”: no stored rows of that task, arm and ratio; `python scripts/reproduce.py list` shows what is left."
+        "order if it is the same. Stand-ins are smaller tasks (`_small`) and trainings with fewer epochs (`_short`); "
+        "what holds there reproduces nothing. “not run”: no stored rows of that task, arm and ratio; `python "
+        "scripts/reproduce.py list` shows what is left."
     )
     return table(head, body) + f"\n\n{note}"
 
@@ -64,11 +71,11 @@ def _reported(claim: Row) -> str:
     return f"{claim['full']:g} → {claim['accuracy']:g} ({change})" if claim.get("full") is not None else change
 
 
-def _judged(claim: Row, means: Sequence[Row], task: str) -> tuple[str, str, str]:
+def _judged(claim: Row, means: Sequence[Row], recipe: str) -> tuple[str, str, str]:
     """Returns our figure, its difference to the paper's in points, and whether the claim reproduces."""
-    found = _tested(claim, claim["arm"], means, task)
+    found = _tested(claim, claim["arm"], means, recipe)
     if claim.get("versus"):
-        return _compared(claim, found, _tested(claim, claim["versus"], means, task))
+        return _compared(claim, found, _tested(claim, claim["versus"], means, recipe))
     if not found:
         return NOTHING, NOTHING, "not run"
     row = found[0]
@@ -93,18 +100,24 @@ def _compared(claim: Row, found: Sequence[Row], others: Sequence[Row]) -> tuple[
 
 
 def _stand_in(claim: Row, means: Sequence[Row]) -> str:
-    task = STAND_INS.get(claim["task"])
-    if task is None:
-        return NOTHING
-    if not claim.get("versus") and claim.get("lost") is None:
-        return NOTHING  # an accuracy of another task says nothing
-    ours, _, verdict = _judged(claim, means, task)
-    return NOTHING if verdict == "not run" else f"{task}: {ours}, {verdict}"
+    found = []
+    for recipe in STAND_INS.get(claim["task"], ()):
+        if not claim.get("versus") and claim.get("lost") is None and not recipe.endswith(SHORT):
+            continue  # an accuracy of another task says nothing
+        ours, _, verdict = _judged(claim, means, recipe)
+        found += [] if verdict == "not run" else [f"{recipe}: {ours}, {verdict}"]
+    return "; ".join(found) or NOTHING
 
 
-def _tested(claim: Row, arm: str, means: Sequence[Row], task: str) -> list[Row]:
+def _recipe(row: Row) -> str:
+    """Returns what a row's model was trained by: its task, or a shorter recipe of it."""
+    short = f"{row.get('task')}{SHORT}"
+    return short if str(row["experiment"]).startswith(short) else str(row.get("task"))
+
+
+def _tested(claim: Row, arm: str, means: Sequence[Row], recipe: str) -> list[Row]:
     """Returns the averaged rows a claim is about, of the study with the most seeds first."""
-    rows = [row for row in means if row.get("task") == task and row.get("points_lost") is not None]
+    rows = [row for row in means if _recipe(row) == recipe and row.get("points_lost") is not None]
     rows = [row for row in rows if row["reduction"] != FULL and TRAINED.sub("_init", label(row)) == arm]
     ratio = claim.get("ratio")
     if ratio is None:
