@@ -113,12 +113,12 @@ class Study:
 
 
 def studies(recipes: set[str]) -> list[Study]:
-    """Returns every study of the given recipes, by name: methods and ablations on S5, balanced truncation of S4D."""
+    """Returns every study of the given recipes, by name: methods, parts and speed on S5, balanced truncation of S4D."""
     found = []
     for recipe in sorted(recipes):
         task, _, family = recipe.rpartition("_")
         if family == "s5":
-            found += [comparison(task, recipe), ablation(task, recipe)]
+            found += [comparison(task, recipe), ablation(task, recipe), latency(task, recipe)]
             found += [] if task in FEW else [headline(task, recipe)]
         if (conf_dir() / "experiment" / f"{task}_bt.yaml").is_file() and family == "s4d":
             found.append(initialisation(task, recipe))
@@ -153,16 +153,27 @@ def ablation(task: str, recipe: str) -> Study:
     arms = list(ABLATION)
     if task in STRANGERS:
         arms.append((CALIBRATED, f"+reduction.calibration.task.name={STRANGERS[task]}"))
-    start: Command = ("s5c.train", "-m", f"+experiment={recipe}")
-    if recipe in zoo.names():
-        start = ("s5c.reduce", "-m", f"checkpoint=zoo:{recipe}")
     common = _common(name, RATIOS, EXAMPLES)
-    return Study(name, recipe, tuple((*start, *arm, *common) for arm in arms), 0)
+    return Study(name, recipe, tuple((*_one(recipe), *arm, *common) for arm in arms), 0)
 
 
-def _common(name: str, ratios: str, examples: int | None = None) -> Command:
+def latency(task: str, recipe: str) -> Study:
+    """Returns the study of speed and memory by ratio, of one model; the machine should have nothing else to do."""
+    common = _common(f"{task}_latency", RATIOS, EXAMPLES, latency=True)
+    return Study(f"{task}_latency", recipe, ((*_one(recipe), "reduction=last", *common),), 0)
+
+
+def _one(recipe: str) -> Command:
+    """Returns how a command about one model of a recipe begins."""
+    if recipe in zoo.names():
+        return "s5c.reduce", "-m", f"checkpoint=zoo:{recipe}"
+    return "s5c.train", "-m", f"+experiment={recipe}"
+
+
+def _common(name: str, ratios: str, examples: int | None = None, *, latency: bool = False) -> Command:
     scored = () if examples is None else (f"evaluation.test_examples={examples}",)
-    return f"name={name}", f"reduction.ratio={ratios}", "reduction.save=false", "evaluation.latency=false", *scored
+    timed = f"evaluation.latency={str(latency).lower()}"
+    return f"name={name}", f"reduction.ratio={ratios}", "reduction.save=false", timed, *scored
 
 
 def initialisation(task: str, recipe: str) -> Study:
