@@ -185,7 +185,7 @@ def _readme(card: Mapping[str, Any]) -> str:
         f"{card['selected_on']}",
         "Selection": f"{100 * metrics['val_accuracy']:.2f} % of {examples['val']:,}, loss {metrics['val_loss']:.4f}",
         "Test": f"{100 * metrics['test_accuracy']:.2f} % of {examples['test']:,}, loss {metrics['test_loss']:.4f}",
-        "Trained": f"{card['seconds'] / 60:.3g} minutes on {card['device']}, s5c {card['s5c']} {card['git']}",
+        "Trained": f"{card['seconds'] / 60:.3g} minutes on {card['device']}, s5c {card['s5c']} {card['git']}".rstrip(),
         "Command": f"`{card['command']}`",
         "Licence": card["licence"],
     }
