@@ -12,7 +12,7 @@ from step_cost import PUBLISHED, Data
 
 from s5c import config
 from s5c.cli import register_resolvers
-from s5c.errors import unknown
+from s5c.errors import UserError, unknown
 from s5c.locations import conf_dir
 from s5c.pipeline import zoo
 from s5c.pipeline.trained import FINISHED, TrainJob, described
@@ -42,8 +42,15 @@ class Recipe:
 
     @property
     def data(self) -> Data:
-        """What is published of its task."""
-        return PUBLISHED[self.job.task.keys.name]
+        """What is published of its task.
+
+        Raises:
+            UserError: that is not known here.
+        """
+        task = self.job.task.keys.name
+        if task not in PUBLISHED:
+            raise UserError(f"{self.name}: the size of task {task} is unknown. Add it to PUBLISHED in step_cost.py.")
+        return PUBLISHED[task]
 
     @property
     def steps_per_epoch(self) -> int:

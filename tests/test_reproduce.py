@@ -81,6 +81,14 @@ def test_another_name_is_refused() -> None:
         recipes.queue(["imdb"])
 
 
+def test_a_task_of_unknown_size_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    (recipe,) = recipes.queue(["digits_s5"])
+    monkeypatch.delitem(step_cost.PUBLISHED, "digits")
+    with pytest.raises(UserError, match=r"digits_s5: the size of task digits is unknown\. Add it to PUBLISHED"):
+        _ = recipe.steps
+    assert "digits_comparison" in {study.name for study in studies.studies({"digits_s5"})}, "studies need no size"
+
+
 @pytest.mark.parametrize("name", step_cost.PUBLISHED)
 def test_what_is_published_is_what_the_tasks_give(name: str, tmp_path: Path) -> None:
     data = step_cost.PUBLISHED[name]
