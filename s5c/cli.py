@@ -22,7 +22,6 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
 
-from s5c.allocator import keep_freed_memory
 from s5c.config import suggest_key
 from s5c.errors import UserError, unknown
 from s5c.locations import conf_dir, results_dir
@@ -50,7 +49,6 @@ def run(job: Callable[[DictConfig], Any], config_name: str) -> None:
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # With this set Hydra hands exceptions on instead of printing them in its own way.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    keep_freed_memory()
     register_resolvers()
     _ignore_closed_loops()
     logging.captureWarnings(True)

@@ -193,6 +193,8 @@ def test_a_shorter_training_of_a_task_reproduces_nothing(tmp_path: Path) -> None
     for rows, expected in (
         ([short, small], ["–", "–", "not run", "smnist_short: 78.0 (−2.0), yes"]),
         ([{**short, "experiment": "smnist_comparison"}], ["78.0 (−2.0)", "−0.5", "yes", "–"]),
+        ([{**short, "test_accuracy": 0.796}], ["–", "–", "not run", "smnist_short: 79.6 (−0.4), higher"]),
+        ([{**short, "test_accuracy": 0.774}], ["–", "–", "not run", "smnist_short: 77.4 (−2.6), **no**"]),
     ):
         line = claims_table(tmp_path / "papers.csv", rows).splitlines()[2]
         assert line.strip("| ").split(" | ")[-4:] == expected

@@ -47,10 +47,10 @@ def claims_table(papers: Path, rows: Sequence[Row]) -> str:
         body.append([*cells, ours, difference, verdict, _stand_in(claim, means)])
     note = (
         "Ours: mean over seeds, checkpoints selected on validation data. A loss reproduces if ours is at most "
-        f"{WITHIN:g} point larger, an accuracy without a stated loss if ours is at most {WITHIN:g} point lower, an "
-        "order if it is the same. Stand-ins are smaller tasks (`_small`) and trainings with fewer epochs (`_short`); "
-        "what holds there reproduces nothing. “not run”: no stored rows of that task, arm and ratio; `python "
-        "scripts/reproduce.py list` shows what is left."
+        f"{WITHIN:g} point larger, an accuracy without a stated loss if ours is within {WITHIN:g} point of it "
+        "(“higher”: ours is above that), an order if it is the same. Stand-ins are smaller tasks (`_small`) and trainings with "
+        "fewer epochs (`_short`); what holds there reproduces nothing. “not run”: no stored rows of that task, arm and "
+        "ratio; `python scripts/reproduce.py list` shows what is left."
     )
     return table(head, body) + f"\n\n{note}"
 
@@ -84,6 +84,8 @@ def _judged(claim: Row, means: Sequence[Row], recipe: str) -> tuple[str, str, st
         difference = claim["lost"] - row["points_lost"]
     else:
         difference = 100 * row["test_accuracy"] - claim["accuracy"]
+    if claim.get("lost") is None and difference > WITHIN + 1e-9:
+        return shown, signed(difference), "higher"
     return shown, signed(difference), "yes" if difference >= -WITHIN - 1e-9 else "**no**"
 
 
