@@ -248,7 +248,8 @@ def test_same_movie_pairs_reviews_and_gives_no_other_hint(tmp_path: Path) -> Non
 
 def test_same_movie_draws_as_many_pairs_as_asked_for(tmp_path: Path) -> None:
     keys: dict[str, Any] = {"min_freq": 1, "pairs": [120, 30, 60]}
-    dataset, again = (load("same_movie", tmp_path, **keys) for _ in range(2))
+    dataset = load("same_movie", tmp_path, **keys)
+    again = task_class("same_movie")(data_dir=str(tmp_path / "raw"), cache_dir=str(tmp_path / "other"), **keys).load()
     other = load("same_movie", tmp_path, **keys, split_seed=1)
     assert [len(split) for split in dataset.splits.values()] == [240, 60, 120]
     assert dataset.fingerprint() == again.fingerprint() != other.fingerprint()

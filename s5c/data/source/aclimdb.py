@@ -10,6 +10,8 @@ from s5c.data.cache import Writer
 from s5c.errors import UserError
 
 FOLDERS = tuple(f"{split}/{label}" for split in ("train", "test") for label in ("neg", "pos"))
+LISTS = {name: "{}/urls_{}.txt".format(*name.split("/")) for name in FOLDERS}
+"""Lists of the films that the reviews of a folder are about."""
 OFFICIAL = "9aab5254"
 """Begin of the checksum of version 1.0: all reviews of train/neg, train/pos, test/neg, test/pos by id, end to end."""
 
@@ -55,9 +57,8 @@ def films(folder: Path, writer: Writer) -> dict[str, list[str]]:
         UserError: a list is missing, too short, or has a line without a film.
     """
     found: dict[str, list[str]] = {"train": [], "test": []}
-    for name in FOLDERS:
-        split, label = name.split("/")
-        path = folder / split / f"urls_{label}.txt"
+    for name, films_of in LISTS.items():
+        path = folder / films_of
         if not path.is_file():
             raise UserError(f"{path} is missing: it says which films the reviews are about. Get the archive again.")
         content = path.read_bytes()
@@ -67,7 +68,7 @@ def films(folder: Path, writer: Writer) -> dict[str, list[str]]:
             line = lines[number] if number < len(lines) else ""
             if (match := re.search(r"/title/(tt\d+)", line)) is None:
                 raise UserError(f"{path}, line {number + 1}: no film of {review.name}. Get the archive again.")
-            found[split].append(match[1])
+            found[name.split("/")[0]].append(match[1])
     return found
 
 

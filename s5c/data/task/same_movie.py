@@ -32,8 +32,6 @@ HELD_OUT = 0.1
 ROUNDS = 1000
 """Of exchanging what is still of one film; three or four suffice unless one film has most pairs."""
 
-LISTS = tuple(f"{split}/urls_{label}.txt" for split in ("train", "test") for label in ("neg", "pos"))
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task(Located):
@@ -69,7 +67,7 @@ class Task(Located):
             "the folder aclImdb of the Large Movie Review Dataset, with urls_pos.txt and urls_neg.txt",
             self._build,
             aclimdb.find,
-            names=(*aclimdb.FOLDERS, *LISTS),
+            names=(*aclimdb.FOLDERS, *aclimdb.LISTS.values()),
             archives=("aclImdb_v1.tar.gz",),
             tfds="imdb_reviews",
         )
