@@ -162,6 +162,7 @@ def run(recipes: Sequence[Recipe], of_models: Sequence[Study], *, hours: float, 
 def _studied(study: Study, hours: float, device: str) -> bool:
     """Runs what is left of a study and publishes it; returns whether nothing failed."""
     (recipe,) = queue([study.recipe])
+    study = next(one for one in studies({study.recipe}) if one.name == study.name)  # its model may be in the zoo by now
     if not study.left():
         console.print(f"Finished: {study.published}", soft_wrap=True)
         return True

@@ -113,15 +113,16 @@ class Study:
 
 
 def studies(recipes: set[str]) -> list[Study]:
-    """Returns every study of the given recipes, by name: methods, parts and speed on S5, balanced truncation of S4D."""
+    """Returns every study of some recipes, by name: methods, parts and speed on S5, balanced truncation of others."""
     found = []
     for recipe in sorted(recipes):
         task, _, family = recipe.rpartition("_")
         if family == "s5":
             found += [comparison(task, recipe), ablation(task, recipe), latency(task, recipe)]
             found += [] if task in FEW else [headline(task, recipe)]
-        if (conf_dir() / "experiment" / f"{task}_bt.yaml").is_file() and family == "s4d":
-            found.append(initialisation(task, recipe))
+        elif (conf_dir() / "experiment" / f"{task}_bt.yaml").is_file():
+            study = initialisation(task)
+            found += [study] if study.recipe == recipe else []
     return sorted(found, key=lambda study: study.name)
 
 
@@ -139,11 +140,8 @@ def _of_seeds(
     name: str, task: str, recipe: str, arms: tuple[Command, ...], ratios: str, examples: int | None = None
 ) -> Study:
     common = _common(name, ratios, examples)
-    shipped = recipe in zoo.names()
-    first: Command = ("s5c.reduce", "-m", f"checkpoint=zoo:{recipe}") if shipped else ()
-    seeds = [seed for seed in (0, 1, 2) if (seed and _small(task)) or not (seed or shipped)]
-    others = ("s5c.train", "-m", f"+experiment={recipe}", f"seed={','.join(map(str, seeds))}", "reduction.seed=${seed}")
-    starts = [*([first] if shipped else []), *([others] if seeds else [])]
+    more = ("s5c.train", "-m", f"+experiment={recipe}", "seed=1,2", "reduction.seed=${seed}")
+    starts = [_one(recipe), *([more] if _small(task) else [])]
     return Study(name, recipe, tuple((*start, *arm, *common) for start in starts for arm in arms), 0)
 
 
@@ -164,7 +162,7 @@ def latency(task: str, recipe: str) -> Study:
 
 
 def _one(recipe: str) -> Command:
-    """Returns how a command about one model of a recipe begins."""
+    """Returns how a command about the model of a recipe begins: the one in the zoo, else the recipe's own training."""
     if recipe in zoo.names():
         return "s5c.reduce", "-m", f"checkpoint=zoo:{recipe}"
     return "s5c.train", "-m", f"+experiment={recipe}"
@@ -176,16 +174,17 @@ def _common(name: str, ratios: str, examples: int | None = None, *, latency: boo
     return f"name={name}", f"reduction.ratio={ratios}", "reduction.save=false", timed, *scored
 
 
-def initialisation(task: str, recipe: str) -> Study:
+def initialisation(task: str) -> Study:
     """Returns the study of balanced truncation as a start for smaller models: three seeds where that is quick."""
     name = f"{task}_bt"
     register_resolvers()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        reduction = hydra.compose("train", [f"+experiment={name}"]).reduction
+        values = hydra.compose("train", [f"+experiment={name}"])
     seeds = "0,1,2" if task in ("digits", "listops_small") else "0"
-    arms = 4 * len(reduction.order) * len(seeds.split(",")) * reduction.finetune.init_epochs
+    epochs = 4 * len(values.reduction.order) * len(seeds.split(",")) * values.reduction.finetune.init_epochs
     extra = ("reduction.save=false", f"evaluation.test_examples={EXAMPLES}")
-    return Study(name, recipe, (("s5c.train", "-m", f"+experiment={name}", f"seed={seeds}", *extra),), arms)
+    command = ("s5c.train", "-m", f"+experiment={name}", f"seed={seeds}", *extra)
+    return Study(name, f"{task}_{values.model.name}", (command,), epochs)
 
 
 def _small(task: str) -> bool:

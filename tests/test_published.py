@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,16 @@ README = "# x\n\n<!-- table: accuracy demo 0.5 -->\nold\n<!-- /table -->\n\n<!--
 
 def test_what_is_published_is_what_the_stored_runs_give() -> None:
     assert published.differences(REPOSITORY, zoo.summaries()) == []
+
+
+def test_no_path_of_a_machine_is_published() -> None:
+    for path in sorted((REPOSITORY / "results").rglob("*")):
+        tracked = "published" in path.parts or "zoo" in path.parts or path.name == "README.md"
+        if tracked and path.suffix in (".csv", ".md", ".json"):
+            found = re.search(
+                r"(?<![\w.:/])/(home|root|tmp|work|mnt|Users|private|var|opt)/\S*", path.read_text("utf-8")
+            )
+            assert found is None, f"{path}: {found and found.group()}"
 
 
 @pytest.fixture

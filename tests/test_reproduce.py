@@ -19,6 +19,7 @@ import pytest
 from s5c.data.base import task_class
 from s5c.data.source import download
 from s5c.errors import UserError
+from s5c.pipeline import zoo
 from s5c.pipeline.trained import input_spec
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -198,7 +199,31 @@ def test_a_study_of_a_model_that_is_not_there_is_skipped(
     _, found = reproduce._asked(["imdb_bt"])
     assert found[0].epochs == 4 * 4 * 40, "arms that train, orders, epochs"
     assert reproduce.run([], found, hours=1, device="")
-    assert "Skipped: imdb_s4d is not started" in capsys.readouterr().out
+    assert "Skipped: imdb_dss is not started" in capsys.readouterr().out
+
+
+def test_a_study_of_a_model_just_trained_trains_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model it compares is the recipe's own, and the one in the zoo once it is there."""
+    monkeypatch.setenv("S5C_RESULTS", str(tmp_path))
+    shipped: list[str] = []
+    started: list[list[str]] = []
+
+    def attended(command: list[str]) -> bool:
+        started.append(command[1:])
+        shipped.extend(command[3:] if "export" in command else [])
+        return True
+
+    monkeypatch.setattr(reproduce, "_attended", attended)
+    monkeypatch.setattr(zoo, "names", lambda: list(shipped))
+    monkeypatch.setattr(reproduce, "_obstacle", lambda *_: "")
+    recipe, study = (found[0] for found in reproduce._asked(["imdb_s5", "imdb_headline"]))
+    assert [command[:4] for command in study.commands] == [
+        ("s5c.train", "-m", "+experiment=imdb_s5", "reduction=last,aire,bt_tolerance,h2,lqo,calibrated")
+    ]
+    assert reproduce.run([recipe], [study], hours=1, device="")
+    training, exported, compared, report = started
+    assert training == ["-m", "s5c.train", "+experiment=imdb_s5"] and exported[1:] == ["export", "imdb_s5"]
+    assert compared[:4] == ["-m", "s5c.reduce", "-m", "checkpoint=zoo:imdb_s5"] and report[1] == "s5c.report"
 
 
 WHOLE = ("digits_comparison", "smnist_small_ablation")

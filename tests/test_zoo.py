@@ -116,7 +116,7 @@ def test_it_is_reduced_and_the_reduced_model_evaluated(home: Home) -> None:
     full, reduced = jobs.rows(jobs.only(home.folder, "results/reduce/*/rows.jsonl"))
     assert full["test_accuracy"] == home.row["test_accuracy"] and reduced["states"] == 4
     assert full["checkpoint_bytes"] is None and reduced["checkpoint_bytes"] > 0, "formats that do not compare"
-    assert full["parent"] == "zoo/tiny" and full["trained_id"] == home.trained.id
+    assert full["parent"] == full["checkpoint"] == "zoo:tiny" and full["trained_id"] == home.trained.id
     done = jobs.run("evaluate", f"checkpoint={reduced['checkpoint']}", folder=home.folder)
     assert done.code == 0, done.err
     (again,) = jobs.rows(jobs.only(home.folder, "results/evaluate/*/rows.jsonl"))

@@ -25,6 +25,7 @@ from s5c.pipeline.provenance import environment, shown
 from s5c.pipeline.reduction import Reduced, reductions
 from s5c.pipeline.spectra import write_spectra
 from s5c.pipeline.trained import TrainedModel, batches, predictions
+from s5c.pipeline.zoo import PREFIX
 from s5c.reduction import stage
 from s5c.tracking.run import Run
 from s5c.training.checkpoint import save_single
@@ -153,13 +154,18 @@ def _common(trained: TrainedModel, evaluation: EvaluationKeys, experiment: str, 
         "test_examples": len(trained.splits.test),
         "device": facts["device"],
         "trained_id": trained.id,
-        "parent": shown(trained.path),
+        "parent": _name(trained),
         "command": facts["command"],
         "version": facts["s5c"],
         "git": facts["git"],
         "timestamp": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **NOT_MEASURED,
     }
+
+
+def _name(trained: TrainedModel) -> str:
+    """Returns what a model is called in results, and what `checkpoint=` takes."""
+    return f"{PREFIX}{trained.path.name}" if trained.weights_path.is_file() else shown(trained.path)
 
 
 def _bytes_of(trained: TrainedModel) -> int | None:
@@ -178,7 +184,7 @@ def _as_it_is(trained: TrainedModel) -> Row:
         "ratio_achieved": 0.0,
         "masked_only": False,
         "seconds_reduction": 0.0,
-        "checkpoint": shown(trained.path),
+        "checkpoint": _name(trained),
         "checkpoint_bytes": _bytes_of(trained),
         **cost.size(trained.model, trained.weights["params"], trained.dataset.length)._asdict(),
     }
