@@ -44,6 +44,10 @@ MEASURING_MINUTES = 10
 
 STOPPED = 130
 
+LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+"""Asks glibc for pages of 2 MB, which Linux gives where transparent huge pages are `madvise` or `always`. XLA takes the
+memory of every step from the system and gives it back: in pages of 4 kB that is a tenth of a training step."""
+
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
@@ -215,7 +219,7 @@ def _attended(command: Sequence[str]) -> bool:
 
     before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        process = None if told else subprocess.Popen(command, start_new_session=True)
+        process = None if told else subprocess.Popen(command, start_new_session=True, env={**LARGE_PAGES, **os.environ})
         status = STOPPED if process is None else process.wait()
     finally:
         for number, handler in before.items():

@@ -6,6 +6,7 @@ import io
 import itertools
 import math
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -229,3 +230,30 @@ class TestProgress:
             reporter._progress.refresh()
             task = reporter._progress.tasks[0]
             assert (task.completed, task.total) == (5, 10)
+
+
+def test_few_steps_are_under_way_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for a stop waits for the steps already handed to the device, so there must not be fifty of them."""
+    running: list[int] = []
+
+    def slowly(*args: Any) -> Any:
+        step = make_train_step(*args)
+        losses: list[jax.Array] = []
+
+        @jax.jit
+        def delayed(loss: jax.Array) -> jax.Array:
+            return jax.pure_callback(lambda value: (time.sleep(0.05), value)[1], loss, loss)
+
+        def call(*inputs: Any) -> Any:
+            running.append(1 + sum(not loss.is_ready() for loss in losses))
+            state, metrics = step(*inputs)
+            metrics["loss"] = delayed(metrics["loss"])
+            losses.append(metrics["loss"])
+            return state, metrics
+
+        return call
+
+    monkeypatch.setattr(loop, "make_train_step", slowly)
+    train(tmp_path, "train.epochs=1", "train.batch_size=100", "train.warmup_epochs=0")
+    assert len(running) > 10
+    assert max(running) <= loop.IN_FLIGHT

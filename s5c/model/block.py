@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from s5c.model.config import ModelConfig, load_family
+from s5c.model.gate import SigmoidGate
+from s5c.model.norm import BatchNorm
 from s5c.ssm.precision import dot_general
-from s5c.types import Features
+from s5c.types import Array, Features, Float
 
 
 def dense(features: int, precision: str, name: str | None = None) -> nn.Dense:
@@ -36,7 +39,7 @@ class Block(nn.Module):
         """Maps (b, l, h) to (b, l, h)."""
         config = self.config
         if config.norm == "batch":
-            norm: nn.Module = nn.BatchNorm(not training, momentum=config.bn_momentum, name="norm")
+            norm: nn.Module = BatchNorm(training, config.bn_momentum, name="norm")
         else:
             norm = nn.LayerNorm(name="norm")
 
@@ -44,27 +47,22 @@ class Block(nn.Module):
         if config.prenorm:
             x = norm(x)
         y = load_family(config.family).Layer(config, self.state_dim, name="seq")(x, step_rescale)
-        # Of y only the matrix products are kept for the derivative; gelu, sigmoid and masks are cheaper made again.
-        saved = jax.checkpoint_policies.dots_saveable
-        activate = nn.remat(Block._activate, policy=saved, static_argnums=(2,)) if training else Block._activate
-        x = skip + activate(self, y, training)
+        x = skip + self._activate(y, training)
         return x if config.prenorm else norm(x)
 
     def _activate(self, y: Features, training: bool) -> Features:
-        config, h = self.config, self.config.d_model
+        config, (b, _, h) = self.config, y.shape
 
-        def drop(z: Features) -> Features:
-            return nn.Dropout(config.dropout, broadcast_dims=(1,), deterministic=not training)(z)
+        def drawn() -> Float[Array, "b one h"]:
+            return nn.Dropout(config.dropout, broadcast_dims=(1,), deterministic=not training)(jnp.ones((b, 1, h)))
 
-        def linear(name: str, z: Features) -> Features:
-            # As one matrix of b l rows: with two axes to sum over, a CPU transposes z for the weight's gradient.
-            return dense(h, config.precision, name)(z.reshape(-1, h)).reshape(z.shape)
-
-        g = drop(nn.gelu(y))
-        if config.activation == "half_glu1":
-            return drop(g * jax.nn.sigmoid(linear("out2", g)))
+        keep = drawn()
         if config.activation == "half_glu2":
-            return drop(y * jax.nn.sigmoid(linear("out2", g)))
+            return drawn() * (y * SigmoidGate(config.precision, name="out2")(y, keep))
+        g = keep * jax.checkpoint(nn.gelu)(y)  # keeps y alone for the derivative
+        if config.activation == "gelu":
+            return g
         if config.activation == "full_glu":
-            return drop(linear("out1", g) * jax.nn.sigmoid(linear("out2", g)))
-        return g
+            # As one matrix of b l rows: with two axes to sum over, a CPU transposes g for the weight's gradient.
+            g = dense(h, config.precision, name="out1")(g.reshape(-1, h)).reshape(g.shape)
+        return drawn() * (g * SigmoidGate(config.precision, name="out2")(y, keep))

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from s5c.model import surgery
+from s5c.model import norm, surgery
 from s5c.model.classifier import Classifier
 from s5c.model.signals import BlockAt, Stream, blocks
 from s5c.types import Array, Bool, Features, Float, Params
@@ -71,4 +71,4 @@ def _without_norm(block: BlockAt) -> BlockAt:
     params = block.variables["params"]
     one, zero = jnp.ones_like(params["norm"]["scale"]), jnp.zeros_like(params["norm"]["bias"])
     changed = block._replace(variables={**block.variables, "params": {**params, "norm": {"scale": one, "bias": zero}}})
-    return _with_norm(changed, {"mean": zero, "var": one - surgery.BATCH_NORM_EPSILON})
+    return _with_norm(changed, {"mean": zero, "var": one - norm.EPSILON})

@@ -9,14 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from s5c.model import norm
 from s5c.model.config import ModelConfig, load_family
 from s5c.reduction.gate import Gate
 from s5c.reduction.layer import Layer
 from s5c.ssm.system import DiagonalSSM
 from s5c.types import Array, Bool, Params
-
-BATCH_NORM_EPSILON = 1e-5
-"""Flax's default, which `s5c.model.block` uses."""
 
 OUTPUTS = ("C", "C1", "C2")
 """The output matrices of a layer, in every family: of both directions, or of the only one."""
@@ -75,7 +73,7 @@ def _gate(block: Params, stats: Params, config: ModelConfig) -> Gate:
     if config.prenorm:
         gain, offset = block["norm"]["scale"], block["norm"]["bias"]
         if config.norm == "batch":
-            scale = gain / jnp.sqrt(stats["norm"]["var"] + BATCH_NORM_EPSILON)
+            scale = gain / jnp.sqrt(stats["norm"]["var"] + norm.EPSILON)
             shift = offset - stats["norm"]["mean"] * scale
     dense: dict[str, Any] = {}
     for i in (1, 2):

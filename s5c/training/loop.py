@@ -35,6 +35,10 @@ log = logging.getLogger(__name__)
 CHECK_EVERY = 50
 """Steps between two looks at the losses. A look waits for the device, so not every step."""
 
+IN_FLIGHT = 2
+"""Steps handed to the device and not finished: one is running, one keeps it busy. With more of them, a request to stop
+would only be seen after all had run, which for long steps is minutes."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -242,6 +246,7 @@ def _run_epoch(
         for position, batch in enumerate(batches, start=start + 1):
             state, metrics = train_step(state, batch, key)
             pending.append(metrics)
+            jax.block_until_ready(pending[-IN_FLIGHT:][0])
             done += 1
             last = position == feed.steps_per_epoch
             stopping = stop.requested  # read once: a signal between the sums and the save must not part them
