@@ -19,8 +19,8 @@ from systems import complex_normal
 from test_parity import CASES, batch, our_config, weights
 
 from s5c.bench import __main__ as command
-from s5c.bench import network as recipe
 from s5c.bench import inference, operator, reference, report, step, timing
+from s5c.bench import network as recipe
 from s5c.bench.rows import label, rows
 from s5c.bench.timing import REFERENCE, Case, Key, Program, Timing
 from s5c.errors import UserError
@@ -34,7 +34,7 @@ from s5c.training.steps import TrainState
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
 
-import bench_reduction  # noqa: E402
+import bench_reduction
 
 # ---- the reference model
 
@@ -234,7 +234,7 @@ def test_a_size_says_its_directions_and_an_option_the_inputs() -> None:
     real, ids = (recipe.random_batch(Shape(5, 12, 4, 6, False), recipe.spec_of(n)) for n in (3, 0))
     assert real.inputs.shape == (5, 12, 3) and real.lengths is None
     assert ids.inputs.shape == (5, 12) and ids.lengths is not None and ids.lengths.min() >= 6
-    assert {case.shape for group in (*step.groups(None), *inference.groups(None)[:1]) for case in group[:1]} == {recipe.TEXT}
+    assert [step.groups(None)[0][0].shape, inference.groups(None)[0][0].shape] == [recipe.TEXT] * 2
     row = rows_of_real_inputs()
     assert row["inputs"] == 1 and label(row) == "2, 64, 6, 8, 1 real input"
     assert all("inputs" not in row for row in fake_rows())
@@ -249,7 +249,8 @@ def rows_of_real_inputs() -> dict[str, Any]:
 def test_pymors_first_call_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a clock that only its calls move: the first takes a hundred seconds, the others two."""
     now, calls = [0.0], []
-    monkeypatch.setattr(bench_reduction, "time", SimpleNamespace(perf_counter=lambda: now[0], process_time=lambda: now[0]))
+    clock = SimpleNamespace(perf_counter=lambda: now[0], process_time=lambda: now[0])
+    monkeypatch.setattr(bench_reduction, "time", clock)
 
     def with_pymor(system: Any, order: int) -> None:
         now[0] += 2 if calls else 100

@@ -35,8 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     if options.inputs and options.benchmark not in ("step", "inference", "all"):
         raise UserError(
-            f"--inputs {options.inputs}: only a network reads inputs, and `{options.benchmark}` times a layer on its own. "
-            "Leave it out, or time `step` or `inference`."
+            f"--inputs {options.inputs}: only a network reads inputs, and `{options.benchmark}` times a layer on its "
+            "own. Leave it out, or time `step` or `inference`."
         )
     options.output.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is found out now, not at last
     names = BENCHMARKS if options.benchmark == "all" else (options.benchmark,)

@@ -20,7 +20,6 @@ from s5c.data.decode import Decode
 from s5c.data.ragged import Ragged
 from s5c.errors import UserError, unknown
 
-
 ADDED_LATER = {"added_later": True}
 """Metadata of a task's key that older trainings do not know: at its default it does not enter their identity."""
 

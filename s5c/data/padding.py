@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ def check(pad: Any, max_length: int) -> None:
         raise UserError(f"task.pad={pad}: lengths, and their number, are at least 1; {GIVE}")
     if not isinstance(pad, list):
         return
-    if any(a >= b for a, b in zip(pad, pad[1:], strict=False)):
+    if any(a >= b for a, b in pairwise(pad)):
         raise UserError(f"task.pad={pad}: the lengths must increase, as in task.pad={_list(sorted(set(pad)))}.")
     if pad[-1] > max_length:
         raise UserError(

@@ -53,8 +53,8 @@ def claims_table(papers: Path, rows: Sequence[Row]) -> str:
         "Ours: mean over seeds, checkpoints selected on validation data. A loss reproduces if ours is at most "
         f"{WITHIN:g} point larger, an accuracy without a stated loss if ours is within {WITHIN:g} point of it "
         "(“higher”: ours is above that), an order if it is the same. Stand-ins are smaller tasks (`_small`) and "
-        "trainings with fewer epochs (`_short`, `_medium`); what holds there reproduces nothing. “not run”: no stored rows of "
-        "that task, arm and ratio; `python scripts/reproduce.py list` shows what is left."
+        "trainings with fewer epochs (`_short`, `_medium`); what holds there reproduces nothing. “not run”: no stored "
+        "rows of that task, arm and ratio; `python scripts/reproduce.py list` shows what is left."
     )
     return table(head, body) + f"\n\n{note}"
 
