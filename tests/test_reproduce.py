@@ -282,6 +282,14 @@ def test_a_study_of_a_model_just_trained_trains_no_other(tmp_path: Path, monkeyp
     assert compared[:4] == ["-m", "s5c.reduce", "-m", "checkpoint=zoo:imdb_s5"] and report[1] == "s5c.report"
 
 
+def test_models_with_one_system_per_channel_are_not_given_what_does_not_fit_them() -> None:
+    (found,) = [study for study in studies.studies({"imdb_short_s4d"}) if study.recipe == "imdb_short_s4d"]
+    assert (found.name, found.published.name) == ("imdb_short_s4d_headline", "imdb_short_s4d_headline")
+    methods = found.commands[0][3].removeprefix("reduction=").split(",")
+    assert methods == ["last", "aire", "bt_tolerance", "h2", "calibrated"]
+    assert "lqo" in studies.headline("imdb", "imdb_s5").commands[0][3]
+
+
 WHOLE = ("digits_comparison", "smnist_small_ablation")
 
 
