@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from s5c.data.base import Task, task_class
+from s5c.data.base import ADDED_LATER, Task, task_class
 from s5c.data.origin import PLACE_KEYS
 from s5c.errors import UserError, nearest_first, unknown
 from s5c.keys import CalibrationKeys, FinetuneKeys, ReductionKeys, TaskKeys
@@ -35,7 +35,7 @@ class TaskJob:
     Attributes:
         keys: what all tasks have in common.
         task: loads the data.
-        description: all keys but those that say where the data lies.
+        description: all keys but those that say where the data lies, and those added later at their default.
     """
 
     keys: TaskKeys
@@ -102,8 +102,14 @@ def task_job(group: Mapping[str, Any]) -> TaskJob:
             seed_number(group[key], f"task.{key}")
     shared, own = _split(TaskKeys, group)
     keys = build(TaskKeys, shared, "task")
-    task = build(task_class(keys.name), own, "task")
-    described = {key: value for key, value in own.items() if key not in PLACE_KEYS}
+    schema = task_class(keys.name)
+    task = build(schema, own, "task")
+    silent = {field.name: field.default for field in dataclasses.fields(schema) if field.metadata == ADDED_LATER}
+    described = {
+        key: value
+        for key, value in own.items()
+        if key not in PLACE_KEYS and not (key in silent and value == silent[key])
+    }
     return TaskJob(keys, task, {**dataclasses.asdict(keys), **described})
 
 

@@ -14,6 +14,7 @@ import hydra
 from step_cost import PUBLISHED
 
 from s5c.cli import register_resolvers
+from s5c.evaluation.claims import SHORTER
 from s5c.locations import conf_dir, results_dir
 from s5c.pipeline import zoo
 
@@ -23,7 +24,7 @@ Command = tuple[str, ...]
 RATIOS = "[0.3,0.5,0.6,0.7,0.8,0.9,0.95]"
 EXAMPLES = 5000
 """Test examples that comparisons score, always the same ones; all where there are no more."""
-FEW = ("digits", "listops", "listops_small")
+FEW = ("digits", "fsdd", "listops", "listops_small")
 """Tasks that have no more: their comparisons are on the whole test split."""
 
 ARMS: tuple[Command, ...] = (
@@ -50,6 +51,8 @@ ARMS: tuple[Command, ...] = (
 
 HEADLINE: tuple[Command, ...] = (("reduction=last,aire,bt_tolerance,h2,lqo,calibrated",),)
 """What is scored on all test examples of a task that has more than a comparison scores."""
+SINGLE_INPUT: tuple[Command, ...] = (("reduction=last,aire,bt_tolerance,h2,calibrated",),)
+"""The same of models with one system per channel, which the LQO form does not fit."""
 
 CALIBRATED = "reduction=calibrated"
 KEPT = "reduction.readout=keep"
@@ -113,17 +116,27 @@ class Study:
 
 
 def studies(recipes: set[str]) -> list[Study]:
-    """Returns every study of some recipes, by name: methods, parts and speed on S5, balanced truncation of others."""
+    """Returns every study of some recipes, by name: methods, parts and speed on S5, balanced truncation of others.
+
+    Of a short recipe of another family it is the methods of most interest, by that recipe's whole name.
+    """
     found = []
     for recipe in sorted(recipes):
         task, _, family = recipe.rpartition("_")
         if family == "s5":
             found += [comparison(task, recipe), ablation(task, recipe), latency(task, recipe)]
-            found += [] if task in FEW else [headline(task, recipe)]
+            found += [] if published_task(task) in FEW else [headline(task, recipe)]
+        elif published_task(task) != task:
+            found.append(headline(recipe, recipe))
         elif (conf_dir() / "experiment" / f"{task}_bt.yaml").is_file():
             study = initialisation(task)
             found += [study] if study.recipe == recipe else []
     return sorted(found, key=lambda study: study.name)
+
+
+def published_task(task: str) -> str:
+    """Returns the task of a recipe, by the name without the family: `imdb_short` is `imdb` with fewer epochs."""
+    return next((task.removesuffix(end) for end in SHORTER if task.endswith(end)), task)
 
 
 def comparison(task: str, recipe: str) -> Study:
@@ -133,7 +146,8 @@ def comparison(task: str, recipe: str) -> Study:
 
 def headline(task: str, recipe: str) -> Study:
     """Returns the methods of most interest, bare, at two ratios, on the whole test split."""
-    return _of_seeds(f"{task}_headline", task, recipe, HEADLINE, "[0.6,0.8]")
+    arms = HEADLINE if recipe.endswith("_s5") else SINGLE_INPUT
+    return _of_seeds(f"{task}_headline", task, recipe, arms, "[0.6,0.8]")
 
 
 def _of_seeds(

@@ -184,7 +184,7 @@ def main() -> None:
     layers: list[Row] = []
     for checkpoint in options.checkpoints:
         trained = restore({"checkpoint": checkpoint}, which="best")
-        inputs = jnp.asarray(next(iter(eval_batches(trained.splits.train, options.sequences))).inputs)
+        inputs = jnp.asarray(next(iter(eval_batches(trained.splits.train.padded_alike(), options.sequences))).inputs)
         networks = {"trained": trained.weights, "fresh": drawn(trained, trained.model, seed=0)}
         for name, weights in networks.items():
             facts = {"model": checkpoint, "weights": name, "sequences": options.sequences}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,17 +19,22 @@ from systems import complex_normal
 from test_parity import CASES, batch, our_config, weights
 
 from s5c.bench import __main__ as command
+from s5c.bench import inference, operator, reference, report, step, timing
 from s5c.bench import network as recipe
-from s5c.bench import operator, reference, report, timing
 from s5c.bench.rows import label, rows
 from s5c.bench.timing import REFERENCE, Case, Key, Program, Timing
 from s5c.errors import UserError
 from s5c.evaluation.collect import read_csv
 from s5c.model.classifier import InputSpec
 from s5c.ssm.call import Shape
+from s5c.ssm.modal import ModalSystem
 from s5c.ssm.operator import available_backends, why_unavailable
 from s5c.training.optimiser import optimiser, schedule
 from s5c.training.steps import TrainState
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
+
+import bench_reduction
 
 # ---- the reference model
 
@@ -50,10 +56,10 @@ def test_reference_reproduces_the_original_code(path: Path) -> None:
     forward = jax.jit(lambda p, s: reference.log_probs(p, s, first.inputs, first.lengths, config=config, spec=spec))
     np.testing.assert_allclose(forward(params, stats)[0], data["logits_init"], atol=1e-5)
 
-    step = reference.make_train_step(config, spec, transform)
+    train_step = reference.make_train_step(config, spec, transform)
     state, losses = TrainState(jnp.zeros((), jnp.int32), params, stats, jax.jit(transform.init)(params)), []
     for i in range(c["steps"]):
-        state, metrics = step(state, batch(data, i), jax.random.key(0))
+        state, metrics = train_step(state, batch(data, i), jax.random.key(0))
         losses.append(float(metrics["loss"]))
     np.testing.assert_allclose(losses, data["losses"], rtol=1e-4)
     expected = weights(data, "batch_stats_after", config)
@@ -214,10 +220,69 @@ def test_default_sizes() -> None:
     assert (config.n_layers, config.d_model, config.state_size, config.blocks) == (6, 256, 192, 12)
 
 
+def test_a_size_says_its_directions_and_an_option_the_inputs() -> None:
+    for text, both in (("5,12,4,6", False), ("5,12,4,6,both", True)):
+        options = command.parser().parse_args(["step", "--sizes", text, "--inputs", "3", "--layers", "2"])
+        for benchmark in (step, inference):
+            for case in benchmark.groups(options.sizes)[0]:
+                adapted = command.adapted(case, options)
+                assert (adapted.shape.bidirectional, adapted.inputs, adapted.layers) == (both, 3, 2)
+                assert recipe.network_config(adapted.shape, 2).bidirectional == both
+        (case,) = operator.groups(options.sizes)[0][:1]
+        assert command.adapted(case, options).inputs == 0, "a layer on its own reads features"
+    assert recipe.spec_of(3) == InputSpec(3, 2) and recipe.spec_of(0) == InputSpec(135, 2, tokens=True)
+    real, ids = (recipe.random_batch(Shape(5, 12, 4, 6, False), recipe.spec_of(n)) for n in (3, 0))
+    assert real.inputs.shape == (5, 12, 3) and real.lengths is None
+    assert ids.inputs.shape == (5, 12) and ids.lengths is not None and ids.lengths.min() >= 6
+    assert [step.groups(None)[0][0].shape, inference.groups(None)[0][0].shape] == [recipe.TEXT] * 2
+    row = rows_of_real_inputs()
+    assert row["inputs"] == 1 and label(row) == "2, 64, 6, 8, 1 real input"
+    assert all("inputs" not in row for row in fake_rows())
+
+
+def rows_of_real_inputs() -> dict[str, Any]:
+    key = Key(Case("sizes", Shape(2, 64, 6, 8, False), layers=2, inputs=1), "training step", REFERENCE)
+    (row,) = rows("step", 0, {key: Program(lambda: None, 1.0, 1)}, {key: Timing(1.0, 1.0)})
+    return row
+
+
+def test_pymors_first_call_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that only its calls move: the first takes a hundred seconds, the others two."""
+    now, calls = [0.0], []
+    clock = SimpleNamespace(perf_counter=lambda: now[0], process_time=lambda: now[0])
+    monkeypatch.setattr(bench_reduction, "time", clock)
+
+    def with_pymor(system: Any, order: int) -> None:
+        now[0] += 2 if calls else 100
+        calls.append(order)
+
+    systems = ModalSystem(*(np.ones((4, 1, 1)) for _ in range(4)))
+    case = bench_reduction.Case("four", systems, 1)
+    reduced = SimpleNamespace(order=np.arange(4), system=systems)
+    monkeypatch.setattr(bench_reduction, "with_pymor", with_pymor)
+    monkeypatch.setattr(bench_reduction, "realise", lambda systems: now.append(now.pop() + 1))
+    monkeypatch.setattr(bench_reduction, "truncate", lambda realisation, slots: reduced)
+    monkeypatch.setattr(bench_reduction, "deviation", lambda ours, theirs: 0.0)
+    row = bench_reduction.measure(case, 1, 2)
+    assert calls == [0, 0, 3] and row["pymor_wall_s"] == row["pymor_cpu_s"] == 2 * (2 + 2), "two of four systems"
+
+
 def variants(name: str) -> set[str]:
     usable = {name for name in available_backends() if why_unavailable(name, "cpu") is None}
     ours = {"operator": usable, "convolution": {"fft"}, "step": {"s5c", "s5c, remat"}, "inference": {"s5c"}}
     return {REFERENCE, *ours[name]}
+
+
+@pytest.mark.slow
+def test_a_network_of_one_direction_and_real_inputs_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as below
+    size = ("--sizes", "2,12,4,3", "--layers", "1", "--inputs", "1", "--rounds", "1", f"--output={tmp_path}")
+    for name in ("step", "inference"):
+        command.main([name, *size])
+        found = read_csv(tmp_path / f"{name}.csv")
+        assert {row["variant"] for row in found} == variants(name)
+        assert all((row["inputs"], row["bidirectional"]) == (1, False) and row["cpu_ms"] > 0 for row in found)
+        assert "| 2, 12, 4, 3, 1 real input |" in (tmp_path / f"{name}.md").read_text()
 
 
 @pytest.mark.slow
@@ -245,6 +310,7 @@ def test_every_benchmark_runs(
     [
         (["operater"], "invalid choice"),
         (["--rounds", "0"], "'0' is not a whole number above 0"),
+        (["--inputs", "0"], "'0' is not a whole number above 0"),
         (["--sizes", "2,4096,256"], "give batch,length,features,states"),
         (["--sizes", "2,4096,256,x"], "give batch,length,features,states"),
     ],
@@ -253,3 +319,8 @@ def test_wrong_arguments(arguments: list[str], message: str, capsys: pytest.Capt
     with pytest.raises(SystemExit):
         command.main(arguments)
     assert message in capsys.readouterr().err
+
+
+def test_inputs_of_a_layer_on_its_own_are_refused() -> None:
+    with pytest.raises(UserError, match=r"--inputs 3: only a network reads inputs, and `operator` times a layer"):
+        command.main(["operator", "--inputs", "3"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,11 +16,14 @@ from typing import Any
 
 import jobs
 import layouts
+import numpy as np
 import pytest
 
 from s5c.data.base import task_class
+from s5c.data.generator import listops
 from s5c.data.source import download
 from s5c.errors import UserError
+from s5c.locations import data_dir
 from s5c.pipeline import zoo
 from s5c.pipeline.trained import input_spec
 
@@ -48,6 +53,9 @@ evaluation: {{latency: false}}
 """
 
 
+NO_MORE = ("fsdd", "fsdd_short", "listops_short")
+"""Recipes whose test split is as large as what a comparison scores."""
+
 # ---- the queue
 
 
@@ -67,14 +75,30 @@ def test_all_recipes_are_listed_without_any_data(
     assert set(names) == {
         *recipes.known(),
         *(f"{task}_{kind}" for task in tasks for kind in ("comparison", "ablation", "latency")),
-        *(f"{task}_headline" for task in tasks if task not in ("digits", "listops", "listops_small")),
+        *(f"{task}_headline" for task in tasks if task not in ("digits", "listops", "listops_small", *NO_MORE)),
+        "imdb_short_s4d_headline",
         *(name for name in there if name.endswith("_bt")),
     }
+    first = names.index("imdb_short_s5")
+    assert first > names.index("digits_s5") and names[first : first + len(recipes.SHORT)] == list(recipes.SHORT)
     assert names[:2] == ["imdb_s5", "smnist_s5"] and names.index("digits_s5") < names.index("imdb_s4d")
     cells = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}
     assert cells["imdb_s5"] == ["35 × 450", "–", "–", "not started"], "a tenth of 25,000 is carved for validation"
     assert cells["pathfinder_s5"][0] == "200 × 2,500" and cells["speech35_s5"][0] == "40 × 5,302"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_recipe_of_fewer_epochs_has_its_place_and_differs_in_nothing_else() -> None:
+    found = {name for name in recipes.known() if re.search("_(short|medium)_", name)}
+    assert found == set(recipes.SHORT)
+    for recipe in recipes.queue(recipes.SHORT):
+        (full,) = recipes.queue([re.sub("_(short|medium)_", "_", recipe.name)])
+        assert recipe.job.recipe.epochs < full.job.recipe.epochs
+        same = dataclasses.replace(
+            recipe.job.recipe, epochs=full.job.recipe.epochs, warmup_epochs=full.job.recipe.warmup_epochs
+        )
+        assert (recipe.job.model, same, recipe.job.seed) == (full.job.model, full.job.recipe, full.job.seed)
+        assert {**recipe.job.task.description, "pad": "full"} == {**full.job.task.description, "pad": "full"}
 
 
 def test_another_name_is_refused() -> None:
@@ -110,6 +134,38 @@ def test_what_is_published_is_what_the_tasks_give(name: str, tmp_path: Path) -> 
 
 
 # ---- costs
+
+
+def padded_steps(name: str, *overrides: str) -> tuple[int, int]:
+    values = jobs.compose("train", f"+experiment={name}", *overrides)
+    recipe = recipes.Recipe(name, recipes.resolve(values)[0])
+    return step_cost.padded_steps(recipe.job.task.task, recipe.data)
+
+
+def test_a_step_is_measured_at_the_mean_length_that_sequences_are_padded_to() -> None:
+    assert padded_steps("imdb_s5") == (4096, 4096) and padded_steps("imdb_dss") == (2048, 2048)
+    assert padded_steps("imdb_small_s5") == (512, 512) and padded_steps("smnist_s5") == (784, 784)
+    assert padded_steps("imdb_short_s5") == padded_steps("imdb_short_s4d") == (4096, 1518)
+    assert padded_steps("listops_short_s5") == (2048, 1149) and padded_steps("fsdd_short_s5") == (8000, 3846)
+    assert padded_steps("imdb_s5", "task.pad=bucket") == (4096, 1845)
+    assert padded_steps("imdb_s5", "task.pad=[1024,2048,4096]") == (4096, 1845)
+    assert padded_steps("retrieval_s5", "task.pad=7") == (4000, 4000), "lengths that are not known count as the longest"
+
+
+HAVE = {"imdb": "aclImdb", "fsdd": "recordings"}
+
+
+@pytest.mark.parametrize("name", [name for name, data in step_cost.PUBLISHED.items() if data.lengths])
+def test_the_lengths_that_costs_rest_on_are_those_of_the_data(name: str) -> None:
+    data = step_cost.PUBLISHED[name]
+    assert sum(data.lengths) == data.train and len(data.lengths) == -(-data.length // step_cost.BIN)
+    if name == "listops":
+        offsets = listops.generate(300, seed=3, max_depth=10, max_args=10, min_length=500, max_length=2000)[1]
+        found = np.mean(-(-(np.diff(offsets) + 1) // step_cost.BIN))
+        assert found == pytest.approx(np.average(np.arange(1, 17), weights=data.lengths), rel=0.1)
+    elif (data_dir() / HAVE.get(name, "aclImdb/train/urls_pos.txt")).exists():
+        stored = task_class(name)(download=False).load().train.stored_lengths()
+        assert tuple(np.bincount(-(-stored // step_cost.BIN))[1:]) == data.lengths
 
 
 @pytest.fixture
@@ -224,6 +280,14 @@ def test_a_study_of_a_model_just_trained_trains_no_other(tmp_path: Path, monkeyp
     training, exported, compared, report = started
     assert training == ["-m", "s5c.train", "+experiment=imdb_s5"] and exported[1:] == ["export", "imdb_s5"]
     assert compared[:4] == ["-m", "s5c.reduce", "-m", "checkpoint=zoo:imdb_s5"] and report[1] == "s5c.report"
+
+
+def test_models_with_one_system_per_channel_are_not_given_what_does_not_fit_them() -> None:
+    (found,) = [study for study in studies.studies({"imdb_short_s4d"}) if study.recipe == "imdb_short_s4d"]
+    assert (found.name, found.published.name) == ("imdb_short_s4d_headline", "imdb_short_s4d_headline")
+    methods = found.commands[0][3].removeprefix("reduction=").split(",")
+    assert methods == ["last", "aire", "bt_tolerance", "h2", "calibrated"]
+    assert "lqo" in studies.headline("imdb", "imdb_s5").commands[0][3]
 
 
 WHOLE = ("digits_comparison", "smnist_small_ablation")

@@ -195,6 +195,11 @@ def test_a_shorter_training_of_a_task_reproduces_nothing(tmp_path: Path) -> None
         ([{**short, "experiment": "smnist_comparison"}], ["78.0 (−2.0)", "−0.5", "yes", "–"]),
         ([{**short, "test_accuracy": 0.796}], ["–", "–", "not run", "smnist_short: 79.6 (−0.4), higher"]),
         ([{**short, "test_accuracy": 0.774}], ["–", "–", "not run", "smnist_short: 77.4 (−2.6), **no**"]),
+        (
+            [short, {**short, "experiment": "smnist_medium_headline", "test_accuracy": 0.79}],
+            ["–", "–", "not run", "smnist_medium: 79.0 (−1.0), yes; smnist_short: 78.0 (−2.0), yes"],
+        ),
+        ([{**short, "experiment": "smnist_short_s4d_headline", "model": "s4d"}], ["–", "–", "not run", "–"]),
     ):
         line = claims_table(tmp_path / "papers.csv", rows).splitlines()[2]
         assert line.strip("| ").split(" | ")[-4:] == expected

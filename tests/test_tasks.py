@@ -9,13 +9,13 @@ import layouts
 import numpy as np
 import pytest
 
+from s5c.data import padding
 from s5c.data.base import Dataset, Split, assign_splits, task_class
 from s5c.data.decode import Windows, bit_reversal, luma
 from s5c.data.pixels import random_split
 from s5c.data.task.speech35 import WORDS
 from s5c.data.tokenise import (
     Cut,
-    buckets,
     byte_vocabulary,
     count_characters,
     encode_bytes,
@@ -78,9 +78,10 @@ def test_the_width_is_the_published_one_unless_too_small() -> None:
 
 
 def test_buckets_are_a_quarter_half_and_all() -> None:
-    assert (buckets("full", 4096), buckets("bucket", 4096), buckets("bucket", 2)) == ((), (1024, 2048, 4096), (1, 2))
+    found = [padding.chosen_lengths("bucket", most, np.array([1]), 1) for most in (4096, 2)]
+    assert found == [(1024, 2048, 4096), (1, 2)]
     with pytest.raises(UserError, match=r"task\.pad 'half'"):
-        buckets("half", 10)
+        padding.check("half", 10)
 
 
 # ---- imdb

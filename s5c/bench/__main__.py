@@ -33,6 +33,11 @@ progress = Console(stderr=True, highlight=False)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the benchmarks asked for and writes each one's results as soon as it is done."""
     options = parser().parse_args(arguments)
+    if options.inputs and options.benchmark not in ("step", "inference", "all"):
+        raise UserError(
+            f"--inputs {options.inputs}: only a network reads inputs, and `{options.benchmark}` times a layer on its "
+            "own. Leave it out, or time `step` or `inference`."
+        )
     options.output.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is found out now, not at last
     names = BENCHMARKS if options.benchmark == "all" else (options.benchmark,)
     for name in names:
@@ -68,9 +73,10 @@ def measure(name: str, options: argparse.Namespace) -> None:
 
 
 def adapted(case: Case, options: argparse.Namespace) -> Case:
-    """Returns the case with the batch and the depth that the command line asks for."""
+    """Returns the case with the batch and, of a network, the depth and the inputs that the command line asks for."""
     shape = case.shape if options.batch is None else case.shape._replace(batch=options.batch)
-    return case._replace(shape=shape, layers=options.layers if case.layers else 0)
+    network = {"layers": options.layers, "inputs": options.inputs} if case.layers else {}
+    return case._replace(shape=shape, **network)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -84,6 +90,9 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--batch", type=_positive, help="another batch at every size, say 50 on an accelerator")
     made.add_argument("--layers", type=_positive, default=LAYERS, help=f"depth of the network ({LAYERS})")
+    made.add_argument(
+        "--inputs", type=_positive, default=0, help="real channels that the network reads, instead of token ids"
+    )
     made.add_argument("--precision", choices=PRECISIONS, default="float32", help="of all matrix products (float32)")
     return made
 

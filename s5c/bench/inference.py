@@ -10,9 +10,10 @@ import jax
 import numpy as np
 
 from s5c.bench import reference
-from s5c.bench.network import LAYERS, SPEC, TEXT, classifier, initial_state, network_config, random_batch
+from s5c.bench.network import LAYERS, TEXT, classifier, initial_state, network_config, random_batch, spec_of
 from s5c.bench.operator import kept
 from s5c.bench.timing import REFERENCE, Case, Key, Program, Say, build, check, difference
+from s5c.model.classifier import InputSpec
 from s5c.model.compilation import compiler_options
 from s5c.model.family.s5 import Config
 from s5c.model.surgery import take
@@ -27,10 +28,9 @@ REMOVED = (0, 0.5, 0.75, 0.9)
 
 def groups(sizes: Sequence[Shape] | None) -> list[list[Case]]:
     """Returns what is measured: per network its four sizes, which take turns."""
-    shapes = [shape._replace(bidirectional=True) for shape in sizes or [TEXT]]
     return [
         [Case("sizes", shape._replace(state_dim=kept(shape, removed)), removed, LAYERS) for removed in REMOVED]
-        for shape in shapes
+        for shape in sizes or [TEXT]
     ]
 
 
@@ -46,18 +46,19 @@ def prepare(group: Sequence[Case], precision: str, say: Say) -> dict[Key, Progra
         UserError: the log-probabilities differ.
     """
     shape, layers = group[0].shape, group[0].layers
-    config, batch = network_config(shape, layers), random_batch(shape)
+    config, spec = network_config(shape, layers), spec_of(group[0].inputs)
+    batch = random_batch(shape, spec)
     say("drawing the initial weights")
-    state, _ = initial_state(classifier(config, shape.state_dim), batch)
+    state, _ = initial_state(classifier(config, shape.state_dim, spec), batch)
     order = np.random.default_rng(0).permutation(shape.state_dim)
     programs: dict[Key, Program] = {}
     for case in group:
         p = case.shape.state_dim
         params, _ = take(state.params, [order < p] * layers, config)
         weights = {"params": params, "batch_stats": state.batch_stats}
-        ours = classifier(config, p, precision=precision).apply
+        ours = classifier(config, p, spec, precision=precision).apply
         forward = {
-            REFERENCE: jax.jit(partial(_published, config=config)),
+            REFERENCE: jax.jit(partial(_published, config=config, spec=spec)),
             "s5c": jax.jit(ours, compiler_options=compiler_options()),  # as the evaluation compiles it
         }
         built = {name: build(f, weights, batch.inputs, batch.lengths) for name, f in forward.items()}
@@ -70,5 +71,5 @@ def prepare(group: Sequence[Case], precision: str, say: Say) -> dict[Key, Progra
     return programs
 
 
-def _published(weights: Params, inputs: Array, lengths: Array, *, config: Config) -> Array:
-    return reference.log_probs(weights["params"], weights["batch_stats"], inputs, lengths, config=config, spec=SPEC)[0]
+def _published(weights: Params, inputs: Array, lengths: Array | None, *, config: Config, spec: InputSpec) -> Array:
+    return reference.log_probs(weights["params"], weights["batch_stats"], inputs, lengths, config=config, spec=spec)[0]

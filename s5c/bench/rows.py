@@ -31,6 +31,7 @@ def rows(benchmark: str, group: int, programs: Mapping[Key, Program], timings: M
                 "sweep": case.sweep,
                 **case.shape._asdict(),
                 **({"layers": case.layers} if case.layers else {}),
+                **({"inputs": case.inputs} if case.inputs else {}),
                 "removed": case.removed,
                 "program": key.program,
                 "variant": key.variant,
@@ -56,6 +57,8 @@ def label(row: Row) -> str:
     """Returns the size of a row in words: batch, length, features, states."""
     text = ", ".join(str(row[key]) for key in ("batch", "length", "features", "state_dim"))
     text += " both ways" if row["bidirectional"] else ""
+    if inputs := row.get("inputs"):
+        text += f", {inputs} real input{'s' if inputs > 1 else ''}"
     return text + (f" (−{row['removed']:.0%})" if row["removed"] else "")
 
 

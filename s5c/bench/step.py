@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from s5c.bench import reference
-from s5c.bench.network import LAYERS, SPEC, TEXT, classifier, initial_state, network_config, random_batch
+from s5c.bench.network import LAYERS, TEXT, classifier, initial_state, network_config, random_batch, spec_of
 from s5c.bench.timing import REFERENCE, Case, Key, Program, Say, build
 from s5c.ssm.call import Shape
 from s5c.training.steps import make_train_step
@@ -25,7 +25,7 @@ STEP = "training step"
 
 def groups(sizes: Sequence[Shape] | None) -> list[list[Case]]:
     """Returns what is measured, one network a group."""
-    return [[Case("sizes", shape._replace(bidirectional=True), layers=LAYERS)] for shape in sizes or [TEXT]]
+    return [[Case("sizes", shape, layers=LAYERS)] for shape in sizes or [TEXT]]
 
 
 def prepare(group: Sequence[Case], precision: str, say: Say) -> dict[Key, Program]:
@@ -38,12 +38,13 @@ def prepare(group: Sequence[Case], precision: str, say: Say) -> dict[Key, Progra
     """
     programs = {}
     for case in group:
-        config, batch = network_config(case.shape, case.layers), random_batch(case.shape)
-        ours = partial(classifier, config, case.shape.state_dim, precision=precision)
+        config, spec = network_config(case.shape, case.layers), spec_of(case.inputs)
+        batch = random_batch(case.shape, spec)
+        ours = partial(classifier, config, case.shape.state_dim, spec, precision=precision)
         say("drawing the initial weights")
         state, transform = initial_state(ours(), batch)
         steps = {
-            REFERENCE: reference.make_train_step(config, SPEC, transform),
+            REFERENCE: reference.make_train_step(config, spec, transform),
             "s5c": make_train_step(ours(), transform),
             "s5c, remat": make_train_step(ours(remat=True), transform),
         }

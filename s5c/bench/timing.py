@@ -36,12 +36,14 @@ class Case(NamedTuple):
         shape: sizes, after states were removed.
         removed: fraction of the states removed.
         layers: depth of the network; 0 for an operator on its own.
+        inputs: real channels that the network reads; 0 for token ids.
     """
 
     sweep: str
     shape: Shape
     removed: float = 0.0
     layers: int = 0
+    inputs: int = 0
 
 
 class Key(NamedTuple):

@@ -6,6 +6,7 @@ import sys
 import time
 from typing import Any
 
+import numpy as np
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
@@ -14,6 +15,7 @@ from rich.table import Table
 from s5c import config as settings
 from s5c.cli import errors, run
 from s5c.data.base import Dataset, Split
+from s5c.data.decode import Windows
 
 
 def main(config: DictConfig) -> None:
@@ -31,17 +33,23 @@ def main(config: DictConfig) -> None:
 
 def _table(dataset: Dataset) -> Table:
     table = Table(title=escape(f"{dataset.name} [source={dataset.source}]"), title_justify="left")
-    for column in ("split", "examples", "steps", "mean length", "longest"):
+    for column in ("split", "examples", "steps", "mean length", "longest", "mean padded"):
         table.add_column(column, justify="left" if column == "split" else "right")
     for name, split in dataset.splits.items():
         table.add_row(name, f"{len(split):,}", f"{dataset.length:,}", *_lengths(split))
     return table
 
 
-def _lengths(split: Split) -> tuple[str, str]:
+def _lengths(split: Split) -> tuple[str, str, str]:
     if split.lengths is None:
-        return "all", "all"
-    return f"{split.lengths.mean():,.1f}", f"{split.lengths.max():,}"
+        return "all", "all", "all"
+    return f"{split.lengths.mean():,.1f}", f"{split.lengths.max():,}", f"{_padded(split).mean():,.1f}"
+
+
+def _padded(split: Split) -> np.ndarray:
+    """Returns the steps that each sequence is padded to; of a pair, the longer one decides."""
+    stored = split.padded_lengths()
+    return split.decode.steps(stored) if isinstance(split.decode, Windows) else stored
 
 
 def command(arguments: list[str]) -> Any:

@@ -20,6 +20,9 @@ from s5c.data.decode import Decode
 from s5c.data.ragged import Ragged
 from s5c.errors import UserError, unknown
 
+ADDED_LATER = {"added_later": True}
+"""Metadata of a task's key that older trainings do not know: at its default it does not enter their identity."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Split:
@@ -32,7 +35,8 @@ class Split:
         decode: from stored to what the network reads: token ids (b, l), real channels (b, l, features) or, for pairs,
             ids (b, 2, l). None if `inputs` is that already.
         rows: which of the stored examples, in this order; None for all.
-        buckets: lengths that sequences may be padded to; empty to pad every one to the full length.
+        buckets: stored lengths that sequences may be padded to, increasing, the last that of `inputs`; empty to pad
+            every one to that.
     """
 
     inputs: np.ndarray | Ragged
@@ -54,6 +58,10 @@ class Split:
             rows=rows if self.rows is None else self.rows[rows],
         )
 
+    def padded_alike(self) -> Split:
+        """Returns the same examples, all padded to the longest of the buckets."""
+        return dataclasses.replace(self, buckets=())
+
     def read(self, rows: np.ndarray, *, pad_to: int | None = None) -> np.ndarray:
         """Returns the decoded inputs of some examples.
 
@@ -70,6 +78,12 @@ class Split:
         assert isinstance(self.inputs, Ragged)
         lengths = self.inputs.lengths if self.rows is None else self.inputs.lengths[self.rows]
         return lengths if lengths.ndim == 1 else lengths.max(axis=1)
+
+    def padded_lengths(self) -> np.ndarray:
+        """Returns the stored steps that each example of `Ragged` inputs is padded to, itself included."""
+        assert isinstance(self.inputs, Ragged)
+        lengths = np.array(self.buckets or (self.inputs.length,))
+        return lengths[np.searchsorted(lengths, self.stored_lengths())]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +119,7 @@ class Dataset:
 
     @property
     def length(self) -> int:
-        """Steps per sequence, padding included."""
+        """Steps of the longest sequences, padding included."""
         return self.train.read(np.zeros(1, np.int64)).shape[2 if self.pairs else 1]
 
     @property

@@ -19,12 +19,14 @@ class Batch(NamedTuple):
         labels: (b,), int32.
         lengths: (rows,) or None.
         weights: (b,), 1 for an example, 0 for the filling of a last, partial evaluation batch.
+        places: (b,), of the examples in their split; None if they come from none.
     """
 
     inputs: np.ndarray
     labels: np.ndarray
     lengths: np.ndarray | None
     weights: np.ndarray
+    places: np.ndarray | None = None
 
 
 class Plan(NamedTuple):
@@ -50,22 +52,37 @@ def steps_per_epoch(split: Split, batch_size: int) -> int:
 
 def train_batches(split: Split, batch_size: int, *, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
     """Yields the shuffled batches of one epoch from number `start` on; the order depends on (seed, epoch) only."""
+    for plan in _planned(split, batch_size, seed=seed, epoch=epoch)[start:]:
+        yield _collate(split, batch_size, plan)
+
+
+def padding_saved(split: Split, batch_size: int, *, seed: int) -> str:
+    """Returns in words what padding to several lengths spares in the first epoch; nothing if there is one length."""
+    if not split.buckets:
+        return ""
+    plans = _planned(split, batch_size, seed=seed, epoch=0)
+    mean, longest = float(np.mean([plan.pad_to for plan in plans])), split.buckets[-1]
+    return (
+        f"Padding to {', '.join(map(str, split.buckets))}: {mean:,.0f} on average instead of {longest:,}, "
+        f"{mean / longest:.1%} of an epoch's steps."
+    )
+
+
+def _planned(split: Split, batch_size: int, *, seed: int, epoch: int) -> list[Plan]:
+    """Returns the batches of one epoch."""
     steps = steps_per_epoch(split, batch_size)
     rng = np.random.default_rng([seed, epoch])
-    order = rng.permutation(len(split))
+    order = rng.permutation(len(split))[: steps * batch_size]
     if split.buckets:
-        plans = _bucketed(split, order, batch_size, rng)
-    else:
-        plans = [Plan(order[i * batch_size : (i + 1) * batch_size], None) for i in range(steps)]
-    for plan in plans[start:]:
-        yield _collate(split, batch_size, plan)
+        return _bucketed(split, order, batch_size, rng)
+    return [Plan(rows, None) for rows in order.reshape(steps, batch_size)]
 
 
 def eval_batches(split: Split, batch_size: int) -> Iterator[Batch]:
     """Yields every example once; the last batch of each length is filled up with examples of weight 0.
 
-    Examples keep their order, or, with buckets, come in the order of their buckets. Each is padded to its own one, so
-    that the result does not depend on the size of the batches.
+    Examples keep their order, or, with buckets, come in the order of their buckets; `Batch.places` says which they are.
+    Each is padded to its own one, so that the result does not depend on the size of the batches.
     """
     groups: list[Plan] = [Plan(np.arange(len(split)), None)]
     if split.buckets:
@@ -86,7 +103,11 @@ def _buckets_of(split: Split) -> np.ndarray:
 
 
 def _bucketed(split: Split, order: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[Plan]:
-    """Returns as many batches as without buckets: what does not fill a batch of its bucket moves up to the next."""
+    """Returns as many batches as without buckets: what does not fill a batch of its bucket moves up to the next.
+
+    Batches hold sequences of similar lengths, and the share of padding in one depends on its bucket: with batch
+    normalisation, which counts padding, their statistics differ more from batch to batch than without buckets.
+    """
     bucket = _buckets_of(split)[order]
     plans, left = [], order[:0]
     for number, length in enumerate(split.buckets):
@@ -108,4 +129,4 @@ def _collate(split: Split, batch_size: int, plan: Plan) -> Batch:
         lengths = np.concatenate([lengths[:, 0], lengths[:, 1]])
     if np.issubdtype(inputs.dtype, np.integer):
         inputs = inputs.astype(np.int32)
-    return Batch(inputs, split.labels[rows], lengths, weights)
+    return Batch(inputs, split.labels[rows], lengths, weights, rows)

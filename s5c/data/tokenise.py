@@ -121,13 +121,6 @@ def width_of(vocabulary: Sequence[str], width: int | None) -> int:
     return len(vocabulary) if width is None else width
 
 
-def buckets(pad: str, max_length: int) -> tuple[int, ...]:
-    """Returns the lengths that batches may be padded to: none for `full`; a quarter, half and all for `bucket`."""
-    if pad not in ("full", "bucket"):
-        raise unknown("value for task.pad", pad, ("full", "bucket"))
-    return () if pad == "full" else tuple(sorted({-(-max_length // 4), -(-max_length // 2), max_length}))
-
-
 def _code_points(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le"), np.uint32)
 

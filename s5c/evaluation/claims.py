@@ -22,13 +22,17 @@ TRAINED = re.compile(r"_init \+\d+ epochs?$")
 """An arm that is a start for training is one in claims however long its task is trained."""
 
 STAND_INS = {
-    "imdb": ("imdb_small",),
-    "smnist": ("smnist_short", "smnist_small"),
-    "listops": ("listops_small",),
+    "imdb": ("imdb_short", "imdb_small"),
+    "smnist": ("smnist_medium", "smnist_short", "smnist_small"),
+    "listops": ("listops_short", "listops_small"),
+    "image": ("image_short",),
 }
 """Smaller tasks, and shorter trainings of the same one, that show whether a claim holds there too; no reproduction."""
-SHORT = "_short"
-"""Ends the name of a recipe that is a published one with fewer epochs; studies of its model begin with that name."""
+SHORTER = ("_short", "_medium")
+"""End the name, without the family, of a recipe that is a published one with fewer epochs; studies of its model begin
+with that name."""
+FAMILY = "s5"
+"""The models that claims about whole tasks, and their stand-ins, are about."""
 
 
 def claims_table(papers: Path, rows: Sequence[Row]) -> str:
@@ -49,8 +53,8 @@ def claims_table(papers: Path, rows: Sequence[Row]) -> str:
         "Ours: mean over seeds, checkpoints selected on validation data. A loss reproduces if ours is at most "
         f"{WITHIN:g} point larger, an accuracy without a stated loss if ours is within {WITHIN:g} point of it "
         "(“higher”: ours is above that), an order if it is the same. Stand-ins are smaller tasks (`_small`) and "
-        "trainings with fewer epochs (`_short`); what holds there reproduces nothing. “not run”: no stored rows of "
-        "that task, arm and ratio; `python scripts/reproduce.py list` shows what is left."
+        "trainings with fewer epochs (`_short`, `_medium`); what holds there reproduces nothing. “not run”: no stored "
+        "rows of that task, arm and ratio; `python scripts/reproduce.py list` shows what is left."
     )
     return table(head, body) + f"\n\n{note}"
 
@@ -104,7 +108,7 @@ def _compared(claim: Row, found: Sequence[Row], others: Sequence[Row]) -> tuple[
 def _stand_in(claim: Row, means: Sequence[Row]) -> str:
     found = []
     for recipe in STAND_INS.get(claim["task"], ()):
-        if not claim.get("versus") and claim.get("lost") is None and not recipe.endswith(SHORT):
+        if not claim.get("versus") and claim.get("lost") is None and not recipe.endswith(SHORTER):
             continue  # an accuracy of another task says nothing
         ours, _, verdict = _judged(claim, means, recipe)
         found += [] if verdict == "not run" else [f"{recipe}: {ours}, {verdict}"]
@@ -112,9 +116,12 @@ def _stand_in(claim: Row, means: Sequence[Row]) -> str:
 
 
 def _recipe(row: Row) -> str:
-    """Returns what a row's model was trained by: its task, or a shorter recipe of it."""
-    short = f"{row.get('task')}{SHORT}"
-    return short if str(row["experiment"]).startswith(short) else str(row.get("task"))
+    """Returns what a row's model was trained by: its task, or a shorter recipe of it, and that of which family."""
+    for end in SHORTER:
+        short = f"{row.get('task')}{end}"
+        if str(row["experiment"]).startswith(short):
+            return short if row.get("model", FAMILY) == FAMILY else f"{short}_{row['model']}"
+    return str(row.get("task"))
 
 
 def _tested(claim: Row, arm: str, means: Sequence[Row], recipe: str) -> list[Row]:

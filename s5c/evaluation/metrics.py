@@ -51,16 +51,21 @@ def predict(model: Classifier, weights: Params, batches: Iterable[Any], *, step_
         weights: `{"params": ..., "batch_stats": ...}`.
         batches: evaluation batches (`s5c.data.batching.eval_batches`); examples of weight 0 are left out.
         step_rescale: multiplies every Delta; 2 for inputs at half the rate of the training.
+
+    Returns:
+        The predictions in the order of the split, whatever that of the batches.
     """
     weights = jax.device_put(dict(weights))  # once, not with every batch
-    rows, labels = [], []
+    rows, labels, places = [], [], []
     with closing(prefetch(batches, lambda batch: (batch, to_device(batch)))) as ready:
         for batch, on_device in ready:
             valid = batch.weights > 0
             said = log_probs(model, weights, on_device.inputs, on_device.lengths, step_rescale)
             rows.append(np.asarray(jax.device_get(said))[valid])
             labels.append(batch.labels[valid])
-    return Predictions(np.concatenate(rows).astype(np.float64), np.concatenate(labels))
+            places += [] if batch.places is None else [batch.places[valid]]
+    order = np.argsort(np.concatenate(places), kind="stable") if places else slice(None)
+    return Predictions(np.concatenate(rows).astype(np.float64)[order], np.concatenate(labels)[order])
 
 
 def rank_correlation(x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]) -> float:

@@ -240,8 +240,11 @@ def _accuracies(selection: Predictions, test: Predictions, reference: Prediction
 
 
 def _measure(rows: list[Row], trained: TrainedModel, reduced: Sequence[Reduced], evaluation: EvaluationKeys) -> None:
-    """Adds latency and memory: all networks interleaved in one run, each on the full model's backend and on its own."""
-    batch = to_device(next(batches(trained.splits.test, evaluation.batch_size)()))
+    """Adds latency and memory: all networks interleaved in one run, each on the full model's backend and on its own.
+
+    The batch has the full length, as the counted operations have, also where the data is padded to several lengths.
+    """
+    batch = to_device(next(batches(trained.splits.test.padded_alike(), evaluation.batch_size)()))
     backend = cost.backend_of(trained.model, batch)
     networks: dict[str, tuple[Classifier, Any]] = {"0": (trained.model, trained.weights)}
     for i, network in enumerate(reduced, start=1):

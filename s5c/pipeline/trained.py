@@ -22,7 +22,7 @@ from rich.console import Console
 
 from s5c import config as settings
 from s5c.data.base import Dataset, Split, Splits, assign_splits
-from s5c.data.batching import eval_batches, steps_per_epoch, train_batches
+from s5c.data.batching import eval_batches, padding_saved, steps_per_epoch, train_batches
 from s5c.errors import UserError
 from s5c.evaluation.metrics import Predictions, predict
 from s5c.keys import WandbKeys
@@ -263,6 +263,8 @@ def _train(
         splits.selected_on,
         folder,
     )
+    if saved := padding_saved(splits.train, recipe.batch_size, seed=job.seed):
+        log.info("%s", saved)
     name = f"{dataset.name}-{job.model.family}-{trained_id}"
     run = Run(
         folder,

@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from s5c.data.base import Dataset, Split
+from s5c.data import padding
+from s5c.data.base import ADDED_LATER, Dataset, Split
 from s5c.data.cache import Entry, Writer
 from s5c.data.decode import Wave
 from s5c.data.origin import Located, Origin
@@ -31,10 +32,15 @@ class Task(Located):
 
     Attributes:
         max_length: steps; longer clips are cut.
+        pad: full | bucket | a list of lengths | how many to choose (`s5c.data.padding`).
     """
 
     licence: ClassVar[str] = "Free Spoken Digit Dataset, CC BY-SA 4.0."
     max_length: int = 8000
+    pad: Any = dataclasses.field(default=padding.FULL, metadata=ADDED_LATER)
+
+    def __post_init__(self) -> None:
+        padding.check(self.pad, self.max_length)
 
     def load(self) -> Dataset:
         """Returns waves of shape (n, max_length, 1) with their lengths."""
@@ -47,8 +53,17 @@ class Task(Located):
             tfds="spoken_digit",
         )
         entry = self.obtain("fsdd", ("fsdd", VERSION, {"max_length": self.max_length}), [files])
-        train, test = (self._split(entry, name) for name in ("train", "test"))
-        return Dataset("fsdd", entry.source, train, test, features=1, classes=10, checksum=entry.checksum)
+        splits = {name: self._split(entry, name) for name in ("train", "test")}
+        splits = padding.padded(splits, self.pad, self.max_length)
+        return Dataset(
+            name="fsdd",
+            source=padding.named(entry.source, self.pad, splits["train"]),
+            train=splits["train"],
+            test=splits["test"],
+            features=1,
+            classes=10,
+            checksum=entry.checksum,
+        )
 
     def _split(self, entry: Entry, name: str) -> Split:
         inputs = entry.ragged(name, self.max_length)

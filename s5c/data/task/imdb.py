@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from s5c.data import padding
 from s5c.data.base import Dataset, Split
 from s5c.data.cache import Entry, Writer
 from s5c.data.decode import Windows
@@ -18,7 +19,6 @@ from s5c.data.origin import Located, Origin
 from s5c.data.source import aclimdb, prepared
 from s5c.data.tokenise import (
     Cut,
-    buckets,
     byte_vocabulary,
     count_characters,
     vocabulary,
@@ -43,7 +43,7 @@ class Task(Located):
         keep: first | last characters of longer reviews.
         lower: make everything lower case.
         window, stride: read `window` tokens a step, and move `stride` tokens on. (1, 1) is the published way.
-        pad: full (published) | bucket: to a quarter, half or all of max_length, whichever holds the review.
+        pad: full (published) | bucket | a list of lengths | how many to choose (`s5c.data.padding`).
     """
 
     licence: ClassVar[str] = "Large Movie Review Dataset (Maas et al. 2011): no licence stated, to be cited."
@@ -56,7 +56,7 @@ class Task(Located):
     lower: bool = False
     window: int = 1
     stride: int = 1
-    pad: str = "full"
+    pad: Any = padding.FULL
 
     def __post_init__(self) -> None:
         if self.level not in ("characters", "bytes"):
@@ -66,7 +66,7 @@ class Task(Located):
         if not 1 <= self.stride <= self.window:
             raise UserError(f"task.window={self.window}, task.stride={self.stride}: need 1 <= stride <= window.")
         _ = self._cut  # refuses what cannot be cut
-        buckets(self.pad, self.max_length)
+        padding.check(self.pad, self.max_length)
 
     def load(self) -> Dataset:
         """Returns ids of shape (n, max_length), or one-hot windows of them."""
@@ -77,11 +77,13 @@ class Task(Located):
         ids = width_of(tokens, self.width)
         plain = (self.window, self.stride) == (1, 1)
         decode = None if plain else Windows(ids, self.window, self.stride)
+        splits = {name: self._split(entry, name, decode) for name in ("train", "test")}
+        splits = padding.padded(splits, self.pad, self.max_length)
         return Dataset(
             name=self.name,
-            source=entry.source + (", padded by bucket" if self.pad == "bucket" else ""),
-            train=self._split(entry, "train", decode),
-            test=self._split(entry, "test", decode),
+            source=padding.named(entry.source, self.pad, splits["train"]),
+            train=splits["train"],
+            test=splits["test"],
             features=ids if plain else self.window * ids,
             classes=2,
             tokens=plain,
@@ -96,7 +98,7 @@ class Task(Located):
     def _split(self, entry: Entry, name: str, decode: Windows | None) -> Split:
         inputs = entry.ragged(name, self.max_length)
         lengths = inputs.lengths if decode is None else decode.steps(inputs.lengths)
-        return Split(inputs, entry.labels(name), lengths, decode, buckets=buckets(self.pad, self.max_length))
+        return Split(inputs, entry.labels(name), lengths, decode)
 
     def _origins(self) -> list[Origin]:
         files = Origin(

@@ -11,17 +11,18 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
+from s5c.data import padding
 from s5c.data.base import Dataset, Split
 from s5c.data.cache import Writer
 from s5c.data.generator import listops as generator
 from s5c.data.origin import Located, Origin
 from s5c.data.progress import progress
 from s5c.data.source import tsv
-from s5c.data.tokenise import EOS, buckets, vocabulary, width_of
+from s5c.data.tokenise import EOS, vocabulary, width_of
 from s5c.errors import UserError
 
 VERSION = 1
@@ -36,7 +37,7 @@ class Task(Located):
     Attributes:
         max_length: steps with <eos>; longer expressions are cut.
         width: ids that the encoder provides for; null for as many as there are.
-        pad: full (published) | bucket: to a quarter, half or all of max_length, whichever holds the expression.
+        pad: full (published) | bucket | a list of lengths | how many to choose (`s5c.data.padding`).
         examples: drawn for training, validation and test, in this order.
         generator_seed: of the drawing.
         max_depth, max_args: levels of nesting and arguments of an operator that are drawn.
@@ -48,7 +49,7 @@ class Task(Located):
     published: ClassVar[bool] = True
     max_length: int = 2048
     width: int | None = 20
-    pad: str = "full"
+    pad: Any = padding.FULL
     examples: list[int] = dataclasses.field(default_factory=lambda: [96_000, 2_000, 2_000])
     generator_seed: int = 0
     max_depth: int = 10
@@ -61,7 +62,7 @@ class Task(Located):
                 f"task.examples={self.examples}, task.tokens={self.tokens}, task.max_length={self.max_length}: give "
                 "three counts (training, validation, test), two bounds, and a length of at least 2."
             )
-        buckets(self.pad, self.max_length)
+        padding.check(self.pad, self.max_length)
 
     def load(self) -> Dataset:
         """Returns ids of shape (n, max_length)."""
@@ -81,12 +82,11 @@ class Task(Located):
         splits = {}
         for split in SPLITS:
             inputs = entry.ragged(split, self.max_length)
-            splits[split] = Split(
-                inputs, entry.labels(split), inputs.lengths, buckets=buckets(self.pad, self.max_length)
-            )
+            splits[split] = Split(inputs, entry.labels(split), inputs.lengths)
+        splits = padding.padded(splits, self.pad, self.max_length)
         return Dataset(
             name=self.name,
-            source=entry.source + (", padded by bucket" if self.pad == "bucket" else ""),
+            source=padding.named(entry.source, self.pad, splits["train"]),
             train=splits["train"],
             validation=splits["validation"],
             test=splits["test"],

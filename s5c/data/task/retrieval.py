@@ -9,15 +9,16 @@ import dataclasses
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
+from s5c.data import padding
 from s5c.data.base import Dataset, Split
 from s5c.data.cache import Writer
 from s5c.data.origin import Located, Origin
 from s5c.data.source import tsv
-from s5c.data.tokenise import Cut, buckets, count_characters, vocabulary, width_of, write_characters
+from s5c.data.tokenise import Cut, count_characters, vocabulary, width_of, write_characters
 from s5c.errors import UserError
 
 VERSION = 1
@@ -30,17 +31,17 @@ class Task(Located):
     Attributes:
         max_length: steps of each text with <eos>; longer ones are cut.
         width: ids that the encoder provides for; null for as many as there are, as published.
-        pad: full (published) | bucket: to a quarter, half or all of max_length, whichever holds the longer text.
+        pad: full (published) | bucket | a list | how many to choose (`s5c.data.padding`), by the longer text.
     """
 
     licence: ClassVar[str] = "ACL Anthology Network, as the Long Range Arena publishes it: see its terms."
     max_length: int = 4000
     width: int | None = None
-    pad: str = "full"
+    pad: Any = padding.FULL
 
     def __post_init__(self) -> None:
         _ = self._cut  # refuses what cannot be cut
-        buckets(self.pad, self.max_length)
+        padding.check(self.pad, self.max_length)
 
     def load(self) -> Dataset:
         """Returns ids of shape (n, 2, max_length)."""
@@ -57,12 +58,11 @@ class Task(Located):
         for split in tsv.AAN:
             texts = entry.ragged(split, self.max_length)
             inputs = texts.take(np.arange(len(texts)).reshape(-1, 2))
-            splits[split] = Split(
-                inputs, entry.labels(split), inputs.lengths, buckets=buckets(self.pad, self.max_length)
-            )
+            splits[split] = Split(inputs, entry.labels(split), inputs.lengths)
+        splits = padding.padded(splits, self.pad, self.max_length)
         return Dataset(
             name="retrieval",
-            source=entry.source + (", padded by bucket" if self.pad == "bucket" else ""),
+            source=padding.named(entry.source, self.pad, splits["train"]),
             train=splits["train"],
             validation=splits["validation"],
             test=splits["test"],

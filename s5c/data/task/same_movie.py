@@ -15,15 +15,16 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
+from s5c.data import padding
 from s5c.data.base import Dataset, Split
 from s5c.data.cache import Entry, Writer
 from s5c.data.origin import Located, Origin
 from s5c.data.source import aclimdb
-from s5c.data.tokenise import Cut, buckets, count_characters, vocabulary, width_of, write_characters
+from s5c.data.tokenise import Cut, count_characters, vocabulary, width_of, write_characters
 from s5c.errors import UserError
 
 VERSION = 1
@@ -43,7 +44,7 @@ class Task(Located):
         width: ids that the encoder provides for; null for as many as there are.
         pairs: of one film, for training, validation and test; as many of two films are added.
         split_seed: of the films held out and of the pairs drawn.
-        pad: full | bucket: to a quarter, half or all of max_length, whichever holds the longer text.
+        pad: full | bucket | a list | how many to choose (`s5c.data.padding`), by the longer text.
     """
 
     licence: ClassVar[str] = "Large Movie Review Dataset (Maas et al. 2011): no licence stated, to be cited."
@@ -52,11 +53,11 @@ class Task(Located):
     width: int | None = None
     pairs: list[int] = dataclasses.field(default_factory=lambda: [73_543, 9_045, 8_718])
     split_seed: int = 42
-    pad: str = "full"
+    pad: Any = padding.FULL
 
     def __post_init__(self) -> None:
         _ = self._cut  # refuses what cannot be cut
-        buckets(self.pad, self.max_length)
+        padding.check(self.pad, self.max_length)
         if len(self.pairs) != 3 or min(self.pairs) < 1:
             raise UserError(f"task.pairs={self.pairs}: give three positive numbers, [train, validation, test].")
 
@@ -74,12 +75,15 @@ class Task(Located):
         options = {key: getattr(self, key) for key in ("max_length", "min_freq", "split_seed")}
         entry = self.obtain("same_movie", ("same_movie", VERSION, {**options, "pairs": self.pairs}), [files])
         tokens = entry.facts["vocabulary"]
+        texts = {"train": "train", "validation": "train", "test": "test"}
+        splits = {name: self._split(entry, name, of) for name, of in texts.items()}
+        splits = padding.padded(splits, self.pad, self.max_length)
         return Dataset(
             name="same_movie",
-            source=entry.source + (", padded by bucket" if self.pad == "bucket" else ""),
-            train=self._split(entry, "train", "train"),
-            validation=self._split(entry, "validation", "train"),
-            test=self._split(entry, "test", "test"),
+            source=padding.named(entry.source, self.pad, splits["train"]),
+            train=splits["train"],
+            validation=splits["validation"],
+            test=splits["test"],
             features=width_of(tokens, self.width),
             classes=2,
             tokens=True,
@@ -94,7 +98,7 @@ class Task(Located):
 
     def _split(self, entry: Entry, name: str, texts: str) -> Split:
         inputs = entry.ragged(texts, self.max_length).take(entry.array(f"{name}.members"))
-        return Split(inputs, entry.labels(name), inputs.lengths, buckets=buckets(self.pad, self.max_length))
+        return Split(inputs, entry.labels(name), inputs.lengths)
 
     def _build(self, place: Path, writer: Writer) -> str:
         texts, ratings, source = aclimdb.read(place, writer)
