@@ -16,6 +16,9 @@ PARTS = {"train": "train", "test": "t10k"}
 IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
 SIDE = 28
 
+OFFICIAL = {"b2d8f5bf": "MNIST", "14410854": "Fashion-MNIST"}
+"""Begins of the checksums of the published sets, whose files have the same names."""
+
 LARGEST = 2**29
 """Bytes of one file, unpacked: eleven times those of MNIST's largest."""
 
@@ -58,7 +61,10 @@ def build(folder: Path, writer: Writer, *, title: str) -> str:
         check(images, labels, f"{folder}: {part}")
         writer.labels(split, labels, classes=10, where=folder / f"{part}-{LABELS}")
         writer.add(f"{split}.inputs", images)
-    return f"{title} IDX (files {writer.raw.hexdigest()[:8]})"
+    checksum = writer.raw.hexdigest()[:8]
+    if (known := OFFICIAL.get(checksum, title)) != title:
+        raise UserError(f"{folder} holds {known} and not {title}. Give the folder of the right set with task.data_dir=...")
+    return f"{title} IDX (files {checksum})"
 
 
 def check(images: np.ndarray, labels: np.ndarray, where: str) -> None:

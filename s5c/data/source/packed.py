@@ -6,6 +6,7 @@ What comes out is read piece by piece up to a bound that the caller sets, for a 
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
@@ -51,4 +52,4 @@ def read(file: IO[bytes], count: int) -> bytes:
 
 def is_damage(error: Exception) -> bool:
     """Says whether an error of reading is the data's fault and not the disk's."""
-    return not isinstance(error, OSError) or error.errno is None
+    return not isinstance(error, OSError) or error.errno in (None, errno.EINVAL)  # EINVAL: a place before the begin
