@@ -75,8 +75,8 @@ def run(job: Callable[[DictConfig], Any], config_name: str) -> None:
         if show_traceback or not isinstance(disk, OSError) or not (full or disk.errno in DISK_ERRORS):
             raise
         _fail(
-            f"{disk.strerror or 'No space left on device'}: {disk.filename or 'while writing'}. What was saved before is "
-            "intact: make room or repair the folder, or choose another one with results_dir=..., and run the same "
+            f"{disk.strerror or 'No space left on device'}: {disk.filename or 'while writing'}. What was saved before "
+            "is intact: make room or repair the folder, or choose another one with results_dir=..., and run the same "
             "command again."
         )
 
@@ -94,9 +94,9 @@ def explain(error: Exception, config_name: str) -> str:
             message += _quoting(ambiguous[1])
         elif isinstance(error, InterpolationResolutionError | GrammarParseError):
             message += (
-                "\nIn a value ${...} stands for the value of another key. In the name of a folder write \\${, in single "
-                "quotes for the shell: 'task.data_dir=\\${x}'. Results cannot lie in such a folder: choose another one "
-                "with results_dir=FOLDER or S5C_RESULTS=FOLDER."
+                "\nIn a value ${...} stands for the value of another key. In the name of a folder write \\${, in "
+                "single quotes for the shell: 'task.data_dir=\\${x}'. Results cannot lie in such a folder: choose "
+                "another one with results_dir=FOLDER or S5C_RESULTS=FOLDER."
             )
         return message
     key = match.group(1)
@@ -112,7 +112,9 @@ def _quoting(override: str) -> str:
         return ""
     text = value.strip("\"'").replace('"', '\\"').replace("${", "\\${")
     written = shlex.quote(f'{key}="{text}"')
-    return f"\nText with any of = , ( ) [ ] {{ }} or quotes in it is quoted twice, for the shell and for Hydra: {written}"
+    return (
+        f"\nText with any of = , ( ) [ ] {{ }} or quotes in it is quoted twice, for the shell and for Hydra: {written}"
+    )
 
 
 def check_choices(arguments: Sequence[str], conf: Path) -> None:

@@ -49,6 +49,7 @@ def for_checkpoints(folder: Path) -> Path:
     if any(character in text for character in "*?[\\") or os.fsencode(folder) != text.encode("utf-8", "replace"):
         raise UserError(
             f"No checkpoint can be stored in {folder}: its path has one of the characters * ? [ \\ in it, or is no "
-            "UTF-8, and would not be read back. Choose another folder: results_dir=FOLDER, S5C_RESULTS=FOLDER or name=..."
+            "UTF-8, and what is stored there cannot be read back. Choose another folder: results_dir=FOLDER, "
+            "S5C_RESULTS=FOLDER or name=..."
         )
     return folder

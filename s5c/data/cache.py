@@ -27,6 +27,9 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 """Raised when the layout of entries changes; others are ignored."""
 
+KEYS = {*("format", "set", "version", "options", "kind", "source", "raw_sha256", "place", "stamp", "facts", "arrays")}
+"""Of a manifest, besides its checksum."""
+
 ALWAYS_VERIFIED = 2**28
 """Bytes up to which the checksums of an entry are compared at every start: about 0.3 s. Larger ones on request."""
 
@@ -250,7 +253,7 @@ def _manifest(path: Path) -> dict[str, Any] | None:
         if "sha256" in manifest:
             sound = manifest["sha256"] == _own_checksum(manifest)
         else:
-            sound = path.parent.name == _folder_name(manifest)
+            sound = set(manifest) == KEYS and path.parent.name == _folder_name(manifest)
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     return manifest if sound else None

@@ -112,15 +112,14 @@ class Located:
         log.info("Data of %s: %s [%s]", task, entry.source, entry.folder)
         return entry
 
-
     def _obstacle(self, error: OSError) -> str:
         """Returns what an error of the system means while data is read and prepared, and what to do."""
         where = str(error.filename or self.root)
         needed = "Make room there" if error.errno in FULL else "Make it readable, and writable where s5c prepares data"
         return (
-            f"{error.strerror or error}: {where}.\n{needed}, or choose other folders: task.data_dir=FOLDER for raw data, "
-            "task.cache_dir=FOLDER or S5C_DATA=FOLDER for what is prepared. Nothing half-written is kept; run the same "
-            "command again."
+            f"{error.strerror or error}: {where}.\n{needed}, or choose other folders: task.data_dir=FOLDER for raw "
+            "data, task.cache_dir=FOLDER or S5C_DATA=FOLDER for what is prepared. Nothing half-written is kept; run "
+            "the same command again."
         )
 
 

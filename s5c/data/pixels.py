@@ -17,6 +17,7 @@ from s5c.errors import UserError
 VERSION = 1
 """Of the stored images; they are decoded when read."""
 
+
 def random_split(n: int, *sizes: int, seed: int) -> list[np.ndarray]:
     """Returns the rows of a first part, then of parts of the given sizes, at random.
 

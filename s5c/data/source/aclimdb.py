@@ -99,7 +99,7 @@ def films(folder: Path, writer: Writer) -> dict[str, list[str]]:
 
 
 def _ordered(folder: Path) -> dict[str, list[tuple[int, Path]]]:
-    """Returns number and file of the reviews of each folder, by number; what systems leave in folders is passed over."""
+    """Returns number and file of the reviews of each folder, by number; passes over what systems leave in folders."""
     ordered: dict[str, list[tuple[int, Path]]] = {}
     strangers: list[Path] = []
     for name in FOLDERS:

@@ -66,7 +66,7 @@ class _Member(tarfile.TarInfo):
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> _Member:
         """Returns the next member; raises EOFHeaderError where the archive ends as it should."""
         try:
-            return super().fromtarfile(tarfile_)  # type: ignore[return-value]
+            return super().fromtarfile(tarfile_)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             raise
         except tarfile.HeaderError as error:
@@ -139,6 +139,6 @@ def _check(path: Path, member: tarfile.TarInfo) -> None:
 
 def _too_large(path: Path, where: str) -> UserError:
     return UserError(
-        f"{path} is refused at {where}: it would unpack to more than {RATIO} times its size, or to over {MEMBERS:,} files. "
-        "Nothing was unpacked. Get the archive from its publisher, or unpack it yourself and give the folder."
+        f"{path} is refused at {where}: it would unpack to more than {RATIO} times its size, or to over {MEMBERS:,} "
+        "files. Nothing was unpacked. Get the archive from its publisher, or unpack it yourself and give the folder."
     )

@@ -1,4 +1,4 @@
-"""What lies in a folder of raw data: the files of a set, and what operating systems and file managers leave beside them."""
+"""What lies in a folder of raw data: the files of a set, and what operating systems leave beside them."""
 
 from __future__ import annotations
 

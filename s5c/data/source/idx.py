@@ -63,7 +63,9 @@ def build(folder: Path, writer: Writer, *, title: str) -> str:
         writer.add(f"{split}.inputs", images)
     checksum = writer.raw.hexdigest()[:8]
     if (known := OFFICIAL.get(checksum, title)) != title:
-        raise UserError(f"{folder} holds {known} and not {title}. Give the folder of the right set with task.data_dir=...")
+        raise UserError(
+            f"{folder} holds {known} and not {title}. Give the folder of the right set with task.data_dir=..."
+        )
     return f"{title} IDX (files {checksum})"
 
 
@@ -104,13 +106,13 @@ def _array(path: Path, file: packed.IO[bytes], dimensions: int, writer: Writer) 
     shape = np.frombuffer(head, ">u4", dimensions, 4).tolist()
     size = math.prod(shape)
     if size > LARGEST:
-        raise UserError(f"{path} announces {size:,} bytes, shape {shape}: more than any file of such a set. Get it again.")
+        raise UserError(
+            f"{path} announces {size:,} bytes, shape {shape}: more than any file of such a set. Get it again."
+        )
     content = packed.read(file, size + 1)  # the end of the file, where a packed one has its checksum, is read too
     if len(content) != size:
-        raise UserError(
-            f"{path} is cut short or too long: {'more than ' * (len(content) > size)}{min(len(content), size)} bytes of "
-            f"data for shape {shape}. Get it again."
-        )
+        bytes_found = f"{len(content)} bytes" if len(content) < size else f"more than {size} bytes"
+        raise UserError(f"{path} is cut short or too long: {bytes_found} of data for shape {shape}. Get it again.")
     writer.raw.update(head)
     writer.raw.update(content)
     return np.frombuffer(content, np.uint8).reshape(shape)

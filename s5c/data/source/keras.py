@@ -31,7 +31,15 @@ def build(folder: Path, writer: Writer) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             arrays = {name: _array(archive, name) for name in ("x_train", "y_train", "x_test", "y_test")}
-    except (zipfile.BadZipFile, KeyError, ValueError, OverflowError, RuntimeError, struct.error, *packed.DAMAGE) as error:
+    except (
+        zipfile.BadZipFile,
+        KeyError,
+        ValueError,
+        OverflowError,
+        RuntimeError,
+        struct.error,
+        *packed.DAMAGE,
+    ) as error:
         if not packed.is_damage(error):  # RuntimeError: encrypted, or packed in a way that is not known here
             raise
         raise UserError(f"{path} is damaged or not Keras's {FILE} ({error}). Get it again.") from error
@@ -39,8 +47,8 @@ def build(folder: Path, writer: Writer) -> str:
         images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
         if images.ndim != 3 or images.dtype != np.uint8 or labels.ndim != 1 or labels.dtype.kind not in "iu":
             raise UserError(
-                f"{path}: x_{split} is {images.dtype} {images.shape}, y_{split} {labels.dtype} {labels.shape}; expected "
-                "uint8 images (n, 28, 28) and whole numbers (n,)."
+                f"{path}: x_{split} is {images.dtype} {images.shape}, y_{split} {labels.dtype} {labels.shape}; "
+                "expected uint8 images (n, 28, 28) and whole numbers (n,)."
             )
         idx.check(images, labels, f"{path}: {split}")
         writer.raw.update(np.ascontiguousarray(images).data)

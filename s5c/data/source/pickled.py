@@ -19,7 +19,17 @@ OPERATIONS = frozenset(
         *("PROTO", "FRAME", "STOP", "MARK", "POP", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT", "GET", "BINGET"),
         *("LONG_BINGET", "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS", "EMPTY_LIST", "LIST", "APPEND", "APPENDS"),
         *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT"),
-        *("BININT1", "BININT2", "LONG", "LONG1", "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES"),
+        *(
+            "BININT1",
+            "BININT2",
+            "LONG",
+            "LONG1",
+            "STRING",
+            "BINSTRING",
+            "SHORT_BINSTRING",
+            "BINBYTES",
+            "SHORT_BINBYTES",
+        ),
         *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BYTEARRAY8", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD"),
     }
 )
@@ -98,7 +108,7 @@ def load(content: bytes) -> dict[str, Any]:
     for operation, argument, _ in pickletools.genops(content):
         if operation.name not in OPERATIONS:
             raise ValueError(f"it has the operation {operation.name}")
-        if "PUT" in operation.name and not 0 <= int(argument) < MEMO:
+        if "PUT" in operation.name and not (isinstance(argument, int) and 0 <= argument < MEMO):
             raise ValueError(f"it stores value number {argument}")
     found = _Unpickler(io.BytesIO(content), encoding="bytes").load()
     if not isinstance(found, dict):

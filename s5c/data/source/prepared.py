@@ -48,11 +48,12 @@ def find(folder: Path, name: str, config: str | None = None) -> Path | None:
         found = [info.get("name", name), info.get("configName") or config]
         if found != [name, config]:
             wanted = name if config is None else f"{name}/{config}"
-            obstacles.append(f"{place} is {'/'.join(map(str, found))} and is passed over: what is read is {wanted}.")
+            called = "/".join(str(part) for part in found if part)
+            obstacles.append(f"{place} is {called} and is passed over: what is read is {wanted}.")
         elif READ not in (formats := _formats(info)):
             obstacles.append(
-                f"{place} is stored as {', '.join(formats)}, which only TensorFlow reads, and is passed over: prepare it "
-                f"again with `tfds build {name} --file_format={READ}`."
+                f"{place} is stored as {', '.join(formats)}, which only TensorFlow reads, and is passed over: prepare "
+                f"it again with `tfds build {name} --file_format={READ}`."
             )
         else:
             usable.append(place)
@@ -77,7 +78,7 @@ def read(place: Path, split: str, kinds: Mapping[str, type]) -> Iterator[dict[st
     import tensorflow_datasets as tfds  # 0.3 s, for those who need it
 
     try:
-        source = tfds.builder_from_directory(place, file_format=READ).as_data_source(split=split)
+        source = tfds.builder_from_directory(place).as_data_source(split=split)
         for first in range(0, len(source), CHUNK):
             for example in source.__getitems__(list(range(first, min(first + CHUNK, len(source))))):
                 yield {field: _field(example, field, kind) for field, kind in kinds.items()}
@@ -125,9 +126,7 @@ def _formats(info: Mapping[str, Any]) -> list[str]:
 
 
 def _field(example: Mapping[str, Any], field: str, kind: type) -> Any:
-    value = example[field] if field in example else None
-    if kind is int and isinstance(value, np.integer) or kind is np.ndarray and isinstance(value, np.ndarray):
-        return value
-    if not isinstance(value, kind):
+    value = example.get(field)
+    if not isinstance(value, (int, np.integer) if kind is int else kind):
         raise ValueError(f"the field {field} is {type(value).__name__} instead of {kind.__name__}")
     return value

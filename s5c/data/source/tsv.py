@@ -20,6 +20,8 @@ AAN = {
     split: f"new_aan_pairs.{name}.tsv" for split, name in (("train", "train"), ("validation", "eval"), ("test", "test"))
 }
 
+FIELD = 2**24
+"""Characters of a field at most, a hundred times those of the longest paper: behind an open quote all is one field."""
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 COLUMN = r"[A-Za-z_][\w .-]{0,30}"
 """A name of a column, such as Source, input1_id or "text 1"; expressions and ids have other characters first."""
@@ -57,7 +59,7 @@ def pairs(path: Path) -> Iterator[tuple[str, str, int]]:
 
 
 def _is_header_of_pairs(row: list[str]) -> bool:
-    """Says whether a first row names the columns, in the order in which they are read: none of the first three is text."""
+    """Says whether a first row names the columns, in the order in which they are read: the texts last."""
     names = [cell.strip().lower() for cell in row]
     if len(names) != 5 or not all(re.fullmatch(COLUMN, name) for name in names):
         return False
@@ -69,7 +71,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     found = find_file(path.parent, path.name)
     if found is None:
         raise UserError(f"{path} is missing: the set has three files.")
-    csv.field_size_limit(2**31 - 1)
+    csv.field_size_limit(FIELD)
     line, empty = 0, True
     try:
         with found.open("rb") as file:
