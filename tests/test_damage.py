@@ -125,8 +125,8 @@ def damaged(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_damage_ends_in_a_message_or_is_read(kind: str, tmp_path: Path) -> None:
-    logging.getLogger("s5c").setLevel(logging.ERROR)
+def test_damage_ends_in_a_message_or_is_read(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR, "s5c")
     make, read = KINDS[kind]
     root = tmp_path / "raw"
     root.mkdir()

@@ -98,8 +98,8 @@ def test_checkpoints_are_not_stored_where_they_could_not_be_read(name: str, tmp_
 @pytest.mark.parametrize(
     "name", ["a=b", "a b", "${x}", "a$b", "(a)", "{a}", "a,b", "a'b", 'a"b', "a:b", "a;b", "é日😀", "%41", "#"]
 )
-def test_checkpoints_are_stored_everywhere_else(name: str, tmp_path: Path) -> None:
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+def test_checkpoints_are_stored_everywhere_else(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, "absl")
     assert for_checkpoints(tmp_path / name) == tmp_path / name
     save_single(tmp_path / name / "x", weights={"params": {"w": np.arange(3.0)}}, metadata={})
     np.testing.assert_array_equal(load(tmp_path / name / "x").weights["params"]["w"], np.arange(3.0))

@@ -7,13 +7,14 @@ not whole, or unpacks to far more than it is, is refused.
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 import shutil
 import struct
 import tarfile
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 import filelock
 
@@ -76,7 +77,7 @@ class _Member(tarfile.TarInfo):
 class _Metered:
     """A stream of which only as much can be read as was allowed before; `tarfile` itself reads what is announced."""
 
-    def __init__(self, path: Path, file: IO[bytes]) -> None:
+    def __init__(self, path: Path, file: io.BufferedIOBase) -> None:
         self.path, self.file, self.left = path, file, 0
 
     def read(self, count: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
@@ -96,7 +97,7 @@ def _read(folder: Path, part: str, kind: str, writer: Writer) -> np.ndarray:
         raise UserError(f"{path} is damaged ({error}). Get it again.") from error
 
 
-def _array(path: Path, file: packed.IO[bytes], dimensions: int, writer: Writer) -> np.ndarray:
+def _array(path: Path, file: io.BufferedIOBase, dimensions: int, writer: Writer) -> np.ndarray:
     head = packed.read(file, 4 * (1 + dimensions))
     magic, found = 0x0800 + dimensions, int.from_bytes(head[:4], "big")
     if len(head) < 4 * (1 + dimensions) or found != magic:

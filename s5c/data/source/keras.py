@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +62,8 @@ def build(folder: Path, writer: Writer) -> str:
 
 def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     """Reads an array that is no pickle, once its header agrees with the size of what is packed."""
-    with archive.open(f"{name}.npy") as file:
+    packed_file: Any = archive.open(f"{name}.npy")
+    with io.BufferedReader(packed_file) as file:
         readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         version = np.lib.format.read_magic(file)
         if version not in readers:

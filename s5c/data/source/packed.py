@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 LAYERS = 2
 """Compressed once or, as some servers and browsers leave a file, twice."""
@@ -28,7 +28,7 @@ PIECE = 2**20
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[IO[bytes]]:
+def opened(path: Path) -> Iterator[io.BufferedIOBase]:
     """Opens a file, compressed or not, for reading from begin to end."""
     with ExitStack() as stack:
         file: Any = stack.enter_context(path.open("rb"))
@@ -41,7 +41,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         yield file
 
 
-def read(file: IO[bytes], count: int) -> bytes:
+def read(file: io.BufferedIOBase, count: int) -> bytes:
     """Returns `count` bytes, or as many as there are; memory is taken for what comes, not for what was announced."""
     pieces = []
     while count > 0 and (piece := file.read(min(count, PIECE))):
