@@ -73,7 +73,7 @@ COMMANDS: list[tuple[str, list[str]]] = [
     ("train wandb.mode=ofline", ["'ofline'", "first: offline"]),
     ("train epochs", ["'epochs'", "key=value"]),
     # Paths that Hydra does not read as text.
-    ("evaluate checkpoint=/tmp/a=b", ["quoted twice", """'checkpoint="/tmp/a=b"'"""]),
+    ("evaluate checkpoint=/d/a=b", ["quoted twice", """'checkpoint="/d/a=b"'"""]),
     ("train task=smnist task.data_dir=/d/a=b", ["""'task.data_dir="/d/a=b"'"""]),
     ("train task=smnist task.data_dir=/d/br[ack]et", ["""'task.data_dir="/d/br[ack]et"'"""]),
     ("train task=smnist task.data_dir=/d/a(b)", ["""'task.data_dir="/d/a(b)"'"""]),
