@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 import hydra
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import GrammarParseError, InterpolationResolutionError, OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
 
@@ -27,16 +28,18 @@ from s5c.errors import UserError, unknown
 from s5c.locations import conf_dir, results_dir
 from s5c.training.interrupt import Interrupted
 
-errors = Console(stderr=True, highlight=False)
+errors = Console(stderr=True, highlight=False, emoji=False)
 
 NOT_IN_RUN_NAME = ("experiment", "results_dir", "name", "wandb", "checkpoint", "hydra")
 """Overrides that do not tell two runs of an experiment apart."""
 
 DISK_ERRORS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
-    *(errno.ENOENT, errno.ENOTDIR, errno.EEXIST),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO),
 }
-"""What a person can put right: a full disk, a quota, a folder that cannot be written or is none."""
+"""What a person can put right: a full disk, a quota, a folder that cannot be written or is none, a name too long."""
+NUMPY_FULL = re.compile(r"\d+ requested and \d+ written")
+"""All that NumPy says when a file cannot be written to its end; such an error has no number."""
 
 
 def run(job: Callable[[DictConfig], Any], config_name: str) -> None:
@@ -65,12 +68,16 @@ def run(job: Callable[[DictConfig], Any], config_name: str) -> None:
         if show_traceback:
             raise
         _fail(explain(error, config_name))
-    except OSError as error:
-        if show_traceback or error.errno not in DISK_ERRORS:
+    except (OSError, ValueError) as error:
+        # Hydra's logging says ValueError where its log file cannot be opened, and only its cause why.
+        disk = error.__cause__ if str(error).startswith("Unable to configure") else error
+        full = isinstance(disk, OSError) and disk.errno is None and NUMPY_FULL.search(str(disk))
+        if show_traceback or not isinstance(disk, OSError) or not (full or disk.errno in DISK_ERRORS):
             raise
         _fail(
-            f"{error.strerror}: {error.filename or 'while writing'}. What was saved before is intact: make room or "
-            "repair the folder, or choose another one with results_dir=..., and run the same command again."
+            f"{disk.strerror or 'No space left on device'}: {disk.filename or 'while writing'}. What was saved before "
+            "is intact: make room or repair the folder, or choose another one with results_dir=..., and run the same "
+            "command again."
         )
 
 
@@ -79,13 +86,35 @@ def explain(error: Exception, config_name: str) -> str:
     message = str(error)
     match = re.search(r"Could not override '([^']+)'", message)
     if match is None:
+        ambiguous = re.search(r"Ambiguous value for argument '(.*/.*)'", message)
         if isinstance(error, OverrideParseException):
             message += "\nOverrides are written key=value; quote lists and spaces: 'reduction.ratio=[0.3, 0.5]'."
+            message += _quoting(error.override)
+        elif ambiguous is not None:
+            message += _quoting(ambiguous[1])
+        elif isinstance(error, InterpolationResolutionError | GrammarParseError):
+            message += (
+                "\nIn a value ${...} stands for the value of another key. In the name of a folder write \\${, in "
+                "single quotes for the shell: 'task.data_dir=\\${x}'. Results cannot lie in such a folder: choose "
+                "another one with results_dir=FOLDER or S5C_RESULTS=FOLDER."
+            )
         return message
     key = match.group(1)
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = hydra.compose(config_name)
     return f"There is no configuration key {key!r}. {suggest_key(composed, key)}"
+
+
+def _quoting(override: str) -> str:
+    """Returns how to write an override whose value Hydra reads as something else than text."""
+    key, _, value = override.partition("=")
+    if not value or value[0] in "[{":
+        return ""
+    text = value.strip("\"'").replace('"', '\\"').replace("${", "\\${")
+    written = shlex.quote(f'{key}="{text}"')
+    return (
+        f"\nText with any of = , ( ) [ ] {{ }} or quotes in it is quoted twice, for the shell and for Hydra: {written}"
+    )
 
 
 def check_choices(arguments: Sequence[str], conf: Path) -> None:

@@ -20,6 +20,7 @@ from s5c.data.base import ADDED_LATER, Task, task_class
 from s5c.data.origin import PLACE_KEYS
 from s5c.errors import UserError, nearest_first, unknown
 from s5c.keys import CalibrationKeys, FinetuneKeys, ReductionKeys, TaskKeys
+from s5c.locations import for_checkpoints
 from s5c.model.config import ModelConfig, load_family
 from s5c.reduction.contract import Method, Refit, load_allocation, load_refit, method_class
 from s5c.reduction.target import Target
@@ -88,7 +89,10 @@ def build(schema: type[T], values: Mapping[str, Any], where: str) -> T:
             OmegaConf.update(node, key, value)
         except OmegaConfBaseException as error:
             expected = next(f.type for f in dataclasses.fields(schema) if f.name == key)  # type: ignore[arg-type]
-            raise UserError(f"{where}.{key}={value!r} is not of type {expected}: give a value of that type.") from error
+            quoting = f" Text is quoted twice: '{where}.{key}=\"[x]\"'." if isinstance(value, list | dict) else ""
+            raise UserError(
+                f"{where}.{key}={value!r} is not of type {expected}: give a value of that type.{quoting}"
+            ) from error
     missing = [key for key in allowed if OmegaConf.is_missing(node, key)]
     if missing:
         raise UserError(f"{where}.{missing[0]} is not set: add {where}.{missing[0]}=... to the command or the yaml.")
@@ -192,8 +196,10 @@ def check_keys(values: Mapping[str, Any], allowed: Sequence[str]) -> None:
 
 
 def results_folder(config: Mapping[str, Any]) -> Path:
-    """Returns the absolute results folder."""
-    return Path(config["results_dir"]).expanduser().absolute()
+    """Returns the absolute results folder; raises `UserError` if checkpoints cannot be stored below it."""
+    folder = Path(config["results_dir"]).expanduser().absolute()
+    for_checkpoints(folder / str(config.get("name") or ""))
+    return folder
 
 
 def jsonable(value: Any) -> Any:

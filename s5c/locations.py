@@ -36,3 +36,20 @@ def results_dir() -> Path:
 def data_dir() -> Path:
     """Returns the absolute folder for data sets: `$S5C_DATA` if set, else `~/.cache/s5c`."""
     return Path(os.environ.get("S5C_DATA") or "~/.cache/s5c").expanduser().absolute()
+
+
+def for_checkpoints(folder: Path) -> Path:
+    """Returns a folder, if checkpoints can be stored in it.
+
+    Raises:
+        UserError: its path has `*`, `?`, `[` or a backslash in it, or is no UTF-8. Orbax takes the first for a pattern
+            that matches nothing, TensorStore writes the others elsewhere: what is stored there cannot be read back.
+    """
+    text = str(folder)
+    if any(character in text for character in "*?[\\") or os.fsencode(folder) != text.encode("utf-8", "replace"):
+        raise UserError(
+            f"No checkpoint can be stored in {folder}: its path has one of the characters * ? [ \\ in it, or is no "
+            "UTF-8, and what is stored there cannot be read back. Choose another folder: results_dir=FOLDER, "
+            "S5C_RESULTS=FOLDER or name=..."
+        )
+    return folder

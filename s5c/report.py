@@ -50,7 +50,8 @@ def _report(values: Mapping[str, Any]) -> None:
     figures = save_figures(rows, arrays, output, ("png",) if _is_published(output) else ("png", "pdf"))
     out = results_console()
     out.print(console(rows))
-    out.print(f"\n{len(rows)} rows -> {output / 'table.csv'}, {output / 'report.md'} and {len(figures)} figures.")
+    made = f"\n{len(rows)} rows -> {output / 'table.csv'}, {output / 'report.md'} and {len(figures)} figures."
+    out.print(made, markup=False)
     if values["html"]:
         _write_page(rows, output / "report.html")
 
@@ -61,7 +62,8 @@ def _publish(values: Mapping[str, Any]) -> None:
     written = published.publish(root, zoo.summaries())
     for path in published.strays(root, written):
         path.unlink()
-    results_console().print(f"{len(written)} files from {root / readme.FOLDER}; the page is {root / published.PAGE}.")
+    made = f"{len(written)} files from {root / readme.FOLDER}; the page is {root / published.PAGE}."
+    results_console().print(made, markup=False)
     if values["html"]:
         _write_page(readme.stored_rows(root), Path(values["output"] or "results") / "report.html")
 
@@ -76,7 +78,7 @@ def _check() -> None:
 def _write_page(rows: list[Row], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page(rows), "utf-8")
-    results_console().print(f"Open {path} in a browser; it needs no network.")
+    results_console().print(f"Open {path} in a browser; it needs no network.", markup=False)
 
 
 def _checkout() -> Path:

@@ -117,12 +117,102 @@ def test_a_broken_manifest_is_no_entry_and_is_replaced(tmp_path: Path) -> None:
     assert shelf(tmp_path).find("files") is not None
 
 
+def test_no_flipped_bit_of_a_manifest_goes_unnoticed(tmp_path: Path) -> None:
+    entry = make(tmp_path)
+    path, rng = entry.folder / MANIFEST, np.random.default_rng(0)
+    content = path.read_bytes()
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << rng.integers(8)]) + content[place + 1 :])
+        found = shelf(tmp_path).find("files")
+        assert found is None or found.manifest == entry.manifest, path.read_bytes()[place - 20 : place + 20]
+    assert make(tmp_path).folder == entry.folder, "prepared again, it is replaced"
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda manifest: manifest["facts"].update(vocabulary=["è"]),
+        lambda manifest: manifest["arrays"]["train.inputs"].update(dtype="<u2"),
+        lambda manifest: manifest.pop("arrays"),
+        lambda manifest: manifest.update(sha255="", raw_sha256=""),
+    ],
+)
+def test_a_manifest_of_before_it_had_a_checksum_is_checked_by_its_folder(change: Any, tmp_path: Path) -> None:
+    path = make(tmp_path).folder / MANIFEST
+    manifest = json.loads(path.read_text("utf-8"))
+    del manifest["sha256"]
+    path.write_text(json.dumps(manifest, indent=1, ensure_ascii=False), "utf-8")
+    entry = shelf(tmp_path).find("files", "1")
+    assert entry is not None and entry.manifest == manifest and entry.facts == {"vocabulary": ["é"]}
+    change(manifest)
+    path.write_text(json.dumps(manifest), "utf-8")
+    assert shelf(tmp_path).find("files") is None
+    assert shelf(tmp_path).damaged() == [f"{path} is damaged; what lies beside it is not used."]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", "5", "[" * 100_000, "\ud800"])
+def test_what_is_no_manifest_is_none(content: str, tmp_path: Path) -> None:
+    path = make(tmp_path).folder / MANIFEST
+    path.write_bytes(content.encode("utf-8", "surrogatepass"))
+    assert shelf(tmp_path).find("files") is None and len(shelf(tmp_path).damaged()) == 1
+
+
+def test_a_damaged_manifest_is_named_where_the_data_cannot_be_prepared_again(tmp_path: Path) -> None:
+    raw = layouts.aclimdb(tmp_path / "raw")
+    imdb(tmp_path, data_dir=str(raw))
+    manifest = next((tmp_path / "cache").rglob(MANIFEST))
+    manifest.write_bytes(manifest.read_bytes().replace(b'"facts"', b'"fakts"'))
+    imdb(tmp_path, data_dir=str(raw))  # prepared again
+    manifest.write_bytes(manifest.read_bytes().replace(b'"facts"', b'"fakts"'))
+    raw.rename(tmp_path / "gone")
+    with pytest.raises(UserError, match=rf"no data for task imdb(.|\n)*{manifest} is damaged"):
+        imdb(tmp_path, download=False)
+
+
 def test_chunks_of_different_kinds_are_refused(tmp_path: Path) -> None:
     writer = Writer(tmp_path)
     writer.add("x", np.zeros((2, 3), np.uint8))
     for chunk in (np.zeros((2, 4), np.uint8), np.zeros((2, 3), np.int16)):
         with pytest.raises(ValueError, match="a chunk of it"):
             writer.add("x", chunk)
+
+
+# ---- the disk
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a file to which nothing can be written")
+@pytest.mark.parametrize("count", [3, 10**6])
+def test_a_full_disk_is_said_and_nothing_is_kept(count: int, tmp_path: Path) -> None:
+    def build(place: Path, writer: Writer) -> str:
+        (writer.folder / "train.inputs").symlink_to("/dev/full")
+        writer.add("train.inputs", np.zeros(count, np.int16))
+        return "never"
+
+    origin = Origin("generated", "numbers", build)
+    message = r"The data of task numbers is not ready: No space left on device: .*\nMake room there, or choose other"
+    with pytest.raises(UserError, match=message) as caught:
+        Located(cache_dir=str(tmp_path)).obtain("numbers", ("numbers", 1, {}), [origin])
+    assert "task.cache_dir=FOLDER" in str(caught.value)
+    assert [path.name for path in shelf(tmp_path).folder.iterdir()] == [".lock"]
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "prepared").write_text("a file")
+    with pytest.raises(UserError, match=r"task imdb is not ready: (Not a directory|File exists): .*prepared"):
+        imdb(tmp_path, data_dir=str(layouts.aclimdb(tmp_path / "raw")), cache_dir=str(tmp_path))
+
+
+def test_prepared_data_is_read_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = layouts.aclimdb(tmp_path / "raw")
+    first = imdb(tmp_path, data_dir=str(raw))
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    assert imdb(tmp_path, data_dir=str(raw)).fingerprint() == first.fingerprint()
 
 
 # ---- origins
@@ -153,7 +243,7 @@ def test_two_processes_prepare_once(tmp_path: Path) -> None:
 
 
 def imdb(folder: Path, **keys: Any) -> Any:
-    return task_class("imdb")(cache_dir=str(folder / "cache"), **keys).load()
+    return task_class("imdb")(**{"cache_dir": str(folder / "cache"), **keys}).load()
 
 
 def test_changed_files_are_read_again_and_untouched_ones_are_not(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def main(config: DictConfig) -> None:
     job = settings.task_job(values["task"])
     began = time.monotonic()
     dataset = job.task.load()
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     console.print(_table(dataset))
     kind = f"{dataset.features} {'token ids' if dataset.tokens else 'channel(s)'}, {dataset.classes} classes"
     console.print(f"{kind}, fingerprint {dataset.fingerprint()}, ready in {time.monotonic() - began:.1f} s.")

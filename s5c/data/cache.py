@@ -27,6 +27,9 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 """Raised when the layout of entries changes; others are ignored."""
 
+KEYS = {*("format", "set", "version", "options", "kind", "source", "raw_sha256", "place", "stamp", "facts", "arrays")}
+"""Of a manifest, besides its checksum."""
+
 ALWAYS_VERIFIED = 2**28
 """Bytes up to which the checksums of an entry are compared at every start: about 0.3 s. Larger ones on request."""
 
@@ -124,7 +127,7 @@ class Writer:
         facts["shape"][0] += len(chunk)
         self._sums.setdefault(name, hashlib.sha256()).update(chunk.data.cast("B") if chunk.size else b"")
         with (self.folder / name).open("ab") as file:
-            chunk.tofile(file)
+            file.write(chunk.data.cast("B") if chunk.size else b"")  # tofile says not why it failed
 
     def sequences(self, split: str, flat: np.ndarray, lengths: np.ndarray) -> None:
         """Appends sequences of different lengths, given end to end."""
@@ -176,13 +179,15 @@ class Shelf:
         wanted = {**self._description(), "kind": kind, **({} if stamp is None else {"stamp": stamp})}
         found = []
         for path in self.folder.glob(f"*/{MANIFEST}"):
-            try:
-                manifest = json.loads(path.read_text("utf-8"))
-            except ValueError:
-                continue  # prepared again, which writes the manifest anew
-            if all(manifest.get(key) == value for key, value in wanted.items()):
+            manifest = _manifest(path)
+            if manifest is not None and all(manifest.get(key) == value for key, value in wanted.items()):
                 found.append((path.stat().st_mtime, path.parent, manifest))
         return Entry(*max(found, key=lambda item: item[:2])[1:]) if found else None
+
+    def damaged(self) -> list[str]:
+        """Returns a line for each entry whose manifest is damaged."""
+        paths = sorted(path for path in self.folder.glob(f"*/{MANIFEST}") if _manifest(path) is None)
+        return [f"{path} is damaged; what lies beside it is not used." for path in paths]
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -224,9 +229,9 @@ class Shelf:
             "arrays": writer.arrays(),
         }
         manifest = json.loads(json.dumps(manifest))
-        (writer.folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False), "utf-8")
-        key = [manifest[name] for name in ("version", "options", "kind", "raw_sha256", "arrays", "facts")]
-        final = self.folder / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+        manifest["sha256"] = _own_checksum(manifest)
+        (writer.folder / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
+        final = self.folder / _folder_name(manifest)
         if final.exists():
             (writer.folder / MANIFEST).replace(final / MANIFEST)
         else:
@@ -236,6 +241,32 @@ class Shelf:
     def _description(self) -> dict[str, Any]:
         description = {"format": FORMAT, "set": self.name, "version": self.version, "options": dict(self.options)}
         return json.loads(json.dumps(description))
+
+
+def _manifest(path: Path) -> dict[str, Any] | None:
+    """Returns what a manifest says, or None if it is damaged.
+
+    It carries a checksum of itself. Those of versions before that are checked by the name of their folder.
+    """
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+        if "sha256" in manifest:
+            sound = manifest["sha256"] == _own_checksum(manifest)
+        else:
+            sound = set(manifest) == KEYS and path.parent.name == _folder_name(manifest)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return manifest if sound else None
+
+
+def _own_checksum(manifest: Mapping[str, Any]) -> str:
+    content = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _folder_name(manifest: Mapping[str, Any]) -> str:
+    key = [manifest[name] for name in ("version", "options", "kind", "raw_sha256", "arrays", "facts")]
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _nbytes(facts: Mapping[str, Any]) -> int:

@@ -7,6 +7,7 @@ A task lists its origins in order of preference: the published files, a data set
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import logging
 import os
@@ -16,6 +17,7 @@ from typing import Any
 
 from s5c.data.cache import Entry, Shelf, Writer
 from s5c.data.source import archive, download
+from s5c.data.source.folder import UnreadableError, contents, find_file, is_clutter
 from s5c.errors import UserError, unknown
 from s5c.locations import data_dir
 
@@ -23,6 +25,9 @@ log = logging.getLogger(__name__)
 
 PLACE_KEYS = ("data_dir", "cache_dir", "download", "verify")
 """Keys of a task that say where its data lies, and never what it is; they do not enter a training's identity."""
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Errors of a disk, a quota or a limit that leaves no room."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +39,8 @@ class Origin:
         title: what is looked for, or made, in a few words; the help on missing data prints it.
         build: writes the arrays from the data at a place; returns the source in words.
         find: the place of the data in a folder, or None if it is not there; None for generators, which need no data.
-        names: of files and folders at the place whose sizes and times tell whether it has changed; all if empty.
+        names: of files and folders at the place whose sizes and times tell whether it has changed, or a function that
+            returns them; all if empty.
         archives: names of the published archives; found ones are unpacked.
         tfds: data set of TFDS that this is, or whose download consists of these files.
     """
@@ -43,7 +49,7 @@ class Origin:
     title: str
     build: Callable[[Path, Writer], str]
     find: Callable[[Path], Path | None] | None = None
-    names: tuple[str, ...] = ()
+    names: tuple[str, ...] | Callable[[Path], tuple[str, ...]] = ()
     archives: tuple[str, ...] = ()
     tfds: str | None = None
 
@@ -55,8 +61,8 @@ class Origin:
             return found
         for name in self.archives:
             packed = folder if folder.name == name else folder / name
-            if packed.is_file():
-                return self.find(archive.unpack(packed))
+            if packed.is_file() and (found := self.find(archive.unpack(packed))):
+                return found
         return None
 
 
@@ -98,10 +104,23 @@ class Located:
         if self.source not in ("auto", *kinds):
             raise unknown("value for task.source", self.source, ("auto", *kinds))
         allowed = [origin for origin in origins if self.source in ("auto", origin.kind)]
-        entry = _Search(self, task, Shelf(self.root, *shelf), allowed).run()
-        entry.verify(thoroughly=self.verify)
+        try:
+            entry = _Search(self, task, Shelf(self.root, *shelf), allowed).run()
+            entry.verify(thoroughly=self.verify)
+        except OSError as error:
+            raise UserError(f"The data of task {task} is not ready: {self._obstacle(error)}") from error
         log.info("Data of %s: %s [%s]", task, entry.source, entry.folder)
         return entry
+
+    def _obstacle(self, error: OSError) -> str:
+        """Returns what an error of the system means while data is read and prepared, and what to do."""
+        where = str(error.filename or self.root)
+        needed = "Make room there" if error.errno in FULL else "Make it readable, and writable where s5c prepares data"
+        return (
+            f"{error.strerror or error}: {where}.\n{needed}, or choose other folders: task.data_dir=FOLDER for raw "
+            "data, task.cache_dir=FOLDER or S5C_DATA=FOLDER for what is prepared. Nothing half-written is kept; run "
+            "the same command again."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,25 +129,37 @@ class _Search:
     task: str
     shelf: Shelf
     origins: Sequence[Origin]
+    obstacles: list[str] = dataclasses.field(default_factory=list)
 
     def run(self) -> Entry:
+        for line in self.shelf.damaged():
+            log.warning("%s", line)
         given = self.located.data_dir
         folder = Path(given).expanduser().absolute() if given else self.located.root
         if given and not folder.exists():
             raise UserError(f"task.data_dir={given}: there is no folder {folder}.")
         for origin in self.origins:
             for searched in [folder] if given else self._folders(origin):
-                if origin.find is not None and (place := origin.place(searched)) is not None:
+                if origin.find is not None and (place := self._place(origin, searched)) is not None:
                     return self._prepared(origin, place)
         if given and any(origin.find is not None for origin in self.origins):
             raise UserError(
-                f"task.data_dir={given} does not hold the data of task {self.task}.\n{self._wanted(folder)}\n"
-                "Give the folder of the right set, or leave task.data_dir out."
+                f"task.data_dir={given} does not hold the data of task {self.task}: {contents(folder)}.\n"
+                f"{self._wanted(folder)}\nGive the folder of the right set, or leave task.data_dir out."
             )
         for origin in self.origins:
             if (entry := self.shelf.find(origin.kind)) is not None:
                 return entry  # the raw data is gone, what was made of it is here
         return self._fetched(folder)
+
+    def _place(self, origin: Origin, folder: Path) -> Path | None:
+        """Returns where the data lies in a folder; data that cannot be taken is noted, and the search goes on."""
+        try:
+            return origin.place(folder)
+        except UnreadableError as error:
+            log.warning("%s", error)
+            self.obstacles.extend(str(error).splitlines())
+            return None
 
     def _folders(self, origin: Origin) -> list[Path]:
         """Returns where data is looked for if no folder is given."""
@@ -153,7 +184,7 @@ class _Search:
                 if self.located.download:
                     obstacle = download.fetch(origin.tfds, self.located.root)
                     for searched in self._folders(origin) if obstacle is None else []:
-                        if (place := origin.place(searched)) is not None:
+                        if (place := self._place(origin, searched)) is not None:
                             return self._prepared(origin, place)
                     why = f"Not downloaded: {obstacle or 'what came is not the expected set.'}"
         raise UserError(self._help(folder, why))
@@ -180,6 +211,7 @@ class _Search:
             if origin.find is not None:
                 packed = f" (or {', '.join(origin.archives)})" if origin.archives else ""
                 lines.append(f"  {origin.title}{packed}: none in {folder}")
+        lines += [f"  {obstacle}" for obstacle in (*self.obstacles, *self.shelf.damaged())]
         return "Looked for:\n" + "\n".join(lines)
 
     def _help(self, folder: Path, why: str) -> str:
@@ -209,12 +241,13 @@ class _Search:
         )
 
 
-def _stamp(place: Path, names: Sequence[str]) -> str:
+def _stamp(place: Path, names: tuple[str, ...] | Callable[[Path], tuple[str, ...]]) -> str:
     """Returns a checksum of the names, sizes and times of the files, without reading them."""
-    digest = hashlib.sha256(str(place).encode())
-    for start in [place / name for name in names] or [place]:
+    digest = hashlib.sha256(os.fsencode(place))
+    wanted = names if isinstance(names, tuple) else names(place)
+    for start in [find_file(place, name) or place / name for name in wanted] or [place]:
         for path, facts in sorted(_files(start)):
-            digest.update(f"{path} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+            digest.update(os.fsencode(f"{path} {facts.st_size} {facts.st_mtime_ns}\n"))
     return digest.hexdigest()
 
 
@@ -222,9 +255,11 @@ def _files(start: Path) -> Iterator[tuple[str, os.stat_result]]:
     if start.is_file():
         yield str(start), start.stat()
     elif start.is_dir():
-        with os.scandir(start) as entries:
-            for entry in entries:
+        with os.scandir(start) as found:
+            for entry in found:
+                if is_clutter(entry.name):
+                    continue
                 if entry.is_dir():
                     yield from _files(Path(entry.path))
-                else:
+                elif entry.is_file():  # no link to nowhere: readers say what it is
                     yield entry.path, entry.stat()

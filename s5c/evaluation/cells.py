@@ -17,7 +17,13 @@ HIGHLIGHTED = ("last", "calibrated")
 def table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
     """Returns a Markdown table, numbers to the right of the first column."""
     lines = [list(head), ["---", *["---:"] * (len(head) - 1)], *body]
-    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(plain(cell).replace("|", r"\|") for cell in line) + " |" for line in lines)
+
+
+def plain(text: Any) -> str:
+    """Returns text of rows, which anybody may have written, for Markdown: one line, and neither HTML nor a link."""
+    line = " ".join(str(text).splitlines())
+    return line.replace("&", "&amp;").replace("<", "&lt;").replace("](", "]\\(")
 
 
 def flagged(name: str, row: Row) -> str:

@@ -26,6 +26,8 @@ Spectra = Mapping[str, Mapping[str, NDArray[Any]]]
 
 ROWS_FILE = "rows.jsonl"
 TABLE_FILE = "table.csv"
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+"""What a cell begins with, after blanks, that spreadsheets take for a formula."""
 SPECTRA_FILE = "spectra.npz"
 
 
@@ -139,23 +141,26 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
     """Writes rows so that `read_csv` returns them unchanged.
 
     Text stands as it is, everything else as JSON, an absent key as an empty cell. Text that reads as JSON (a git hash
-    made of digits, say) is quoted, lest a spreadsheet or `read_csv` take it for a number.
+    made of digits, say) is quoted, lest a spreadsheet or `read_csv` take it for a number; so is text that a spreadsheet
+    would run as a formula.
     """
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
+        writer.writerow([_to_cell(key) for key in columns])
         writer.writerows([_to_cell(row[key]) if key in row else "" for key in columns] for row in rows)
 
 
 def read_csv(path: Path) -> list[Row]:
     """Returns the rows that `write_csv` wrote."""
     with path.open(newline="", encoding="utf-8") as file:
-        return [{key: _from_cell(cell) for key, cell in row.items() if cell != ""} for row in csv.DictReader(file)]
+        rows = csv.DictReader(file)
+        rows.fieldnames = [_text_from_cell(name) for name in rows.fieldnames or ()]
+        return [{key: _from_cell(cell) for key, cell in row.items() if cell != ""} for row in rows]
 
 
 def _to_cell(value: Any) -> str:
-    if isinstance(value, str) and value and _from_cell(value) is value:
+    if isinstance(value, str) and value and _from_cell(value) is value and not value.lstrip().startswith(FORMULA):
         return value
     return json.dumps(value, ensure_ascii=False)
 
@@ -165,6 +170,11 @@ def _from_cell(cell: str) -> Any:
         return json.loads(cell)
     except ValueError:
         return cell
+
+
+def _text_from_cell(cell: str) -> str:
+    value = _from_cell(cell)
+    return value if isinstance(value, str) else cell
 
 
 def _arrays(file: Path) -> dict[str, NDArray[Any]]:

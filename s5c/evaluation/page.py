@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ def _study(study: Study) -> dict[str, Any]:
     return {
         "title": study.title,
         "about": " · ".join(
-            line.removeprefix("- ").replace("`", "") for line in description(study).splitlines() if line
+            html.unescape(line.removeprefix("- ").replace("`", "")) for line in description(study).splitlines() if line
         ),
         "accuracy": _percent(averaged[-1].get("test_accuracy_full")),
         "latency": _finite(averaged[-1].get("latency_full_ms")),

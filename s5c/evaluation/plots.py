@@ -8,6 +8,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from s5c.evaluation import curves, spectra
 from s5c.evaluation.arms import Row, by_arm
@@ -61,13 +62,22 @@ def drawings(study: Study, arrays: Spectra) -> dict[str, Drawing]:
 def _save(drawing: Drawing, stem: Path, formats: Sequence[str]) -> list[Path]:
     draw, data = drawing
     pictures = [stem.with_suffix(f".{form}") for form in formats]
-    figure = draw() if pictures else Figure()
+    figure = _as_written(draw()) if pictures else Figure()
     for path in pictures:
         options = {"metadata": {"CreationDate": None}} if path.suffix == ".pdf" else {"dpi": 150}
         figure.savefig(path, **options)  # the same data gives the same file
     table = stem.with_suffix(".csv")
     write_csv(data, table)
     return [*pictures, table]
+
+
+def _as_written(figure: Figure) -> Figure:
+    """Keeps names with dollar signs from being set as formulas; numbers on axes with powers of ten are formulas."""
+    numbers = {text for ax in figure.axes for axis in (ax.xaxis, ax.yaxis) for text in axis.findobj(Text)}
+    for text in figure.findobj(Text):
+        if text not in numbers:
+            text.set_parse_math(False)
+    return figure
 
 
 def _line_figure(study: Study, draw: Callable[[Sequence[Row]], Figure], measure: str) -> Drawing | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
@@ -27,6 +28,7 @@ from s5c.evaluation.cells import (
     milliseconds,
     number,
     percent,
+    plain,
     selection,
     share,
     short,
@@ -66,7 +68,7 @@ def console(rows: Sequence[Row]) -> RenderableType:
 
 
 def _section(study: Study) -> str:
-    parts: dict[str, str | None] = {f"## {study.title}": description(study)}
+    parts: dict[str, str | None] = {f"## {plain(study.title)}": description(study)}
     if any(row["reduction"] != FULL for row in study.rows):
         if summary.grid(study)[0]:
             parts["### Test accuracy in %, by share of states removed"] = summary.accuracies(study)
@@ -90,10 +92,10 @@ def description(study: Study) -> str:
     sizes = [integer(before(first, key)) for key in ("states", "params", "state_params")]
     over = f" over {mean['n']} seeds" if mean["n"] > 1 else ", one seed"
     lines = [
-        f"- Data: {first.get('source', NOTHING)}",
+        f"- Data: {plain(first.get('source', NOTHING))}",
         f"- Unpruned model: {sizes[0]} states ({' + '.join(f'{n:g}' for n in orders)}), {sizes[1]} parameters, "
         f"{sizes[2]} of them the states'; test accuracy {percent(mean, key)} %{over}{_interval(mean, key)}",
-        f"- Protocol: `{first.get('protocol', NOTHING)}`, checkpoints {selection(first)}",
+        f"- Protocol: `{plain(first.get('protocol', NOTHING)).replace('`', '')}`, checkpoints {selection(first)}",
     ]
     if first.get("protocol") == "paper":
         lines.append(
@@ -137,7 +139,7 @@ def _model_table(study: Study) -> str:
     devices = sorted({str(row["device"]) for row in study.rows if row.get("device")})
     notes = ["Agreement: share of test predictions equal to the unpruned model's."]
     if any(row.get("latency_ms") is not None for row in study.rows):
-        notes.append(f"Latency measured on {', '.join(devices) or 'an unnamed device'}.")
+        notes.append(f"Latency measured on {plain(', '.join(devices)) or 'an unnamed device'}.")
     else:
         notes.append("Latency was not measured.")
     return f"{table(list(columns), body)}\n\n{' '.join(notes)}"
@@ -163,7 +165,7 @@ def _seeds(row: Row) -> str:
 
 
 def _notes(study: Study) -> str | None:
-    notes = {f"- {label(row)}: {note}": None for row in study.rows for note in row.get("notes") or []}
+    notes = {f"- {plain(label(row))}: {plain(note)}": None for row in study.rows for note in row.get("notes") or []}
     return "\n".join(notes) or None
 
 
@@ -179,16 +181,20 @@ def commands(rows: Sequence[Row]) -> str:
         return "The rows carry no commands."
     blocks = []
     for command, origins in produced.items():
-        comments = "".join(f"# {', '.join(names)}; {seed}\n" for seed, names in origins.items())
-        blocks.append(comments + command)
-    return "```bash\n" + "\n\n".join(blocks) + "\n```"
+        said = (" ".join(f"# {', '.join(names)}; {seed}".splitlines()) for seed, names in origins.items())
+        blocks.append("".join(f"{line}\n" for line in said) + command)
+    text = "\n\n".join(blocks)
+    longest = max((len(ticks) for ticks in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)  # no command can end the block
+    return f"{fence}bash\n{text}\n{fence}"
 
 
 # ------------------------------------------------------------------------------------------------------------- console
 
 
 def _sizes(study: Study) -> Table:
-    printed = Table(title=study.title, title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    title = Text(study.title)  # text as it is: names may look like markup
+    printed = Table(title=title, title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     printed.add_column("arm", width=METHOD_WIDTH, overflow="fold")
     for name in ("ratio", "states", "params", "MACs", "disk", "speed-up", "accuracy", "diff", "agree"):
         printed.add_column(name, justify="right", no_wrap=True)
@@ -199,7 +205,7 @@ def _sizes(study: Study) -> Table:
             head = heads[index : index + 1] if index < len(rows) - 1 else heads[index:]
             printed.add_row(Text("\n").join(head), *_size_cells(row))
         printed.add_section()
-    printed.caption = f"{study.rows[0].get('source', '')}; {selection(study.rows[0])}"
+    printed.caption = Text(f"{study.rows[0].get('source', '')}; {selection(study.rows[0])}")
     return printed
 
 

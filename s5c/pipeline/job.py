@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from rich.markup import escape
 from rich.tree import Tree
 
 from s5c import config as settings
@@ -32,12 +33,12 @@ def start(config: DictConfig, values: Mapping[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.resolved.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
     write_json(folder / "environment.json", environment())
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, emoji=False)
     in_sweep = hydra.mode == RunMode.MULTIRUN
     if not in_sweep or hydra.job.num == 0:
         console.print(_tree(str(values["name"]), values))
     if in_sweep:  # the jobs of a sweep differ in their overrides only
-        console.rule(f"job {hydra.job.num}: {' '.join(hydra.overrides.task)}", align="left", style="dim")
+        console.rule(escape(f"job {hydra.job.num}: {' '.join(hydra.overrides.task)}"), align="left", style="dim")
     return folder
 
 
@@ -79,24 +80,24 @@ def report(rows: Sequence[Row], folder: Path) -> list[Path]:
     console.print(tables.console(here))
     figures = plots.save_figures(here, read_spectra(here), folder / "figures") if len(rows) > 1 else []
     (folder / "report.md").write_text(tables.markdown(here))
-    console.print(f"\nReproduce: {rows[0]['command']}", soft_wrap=True)
-    console.print(f"Run folder: {folder}", soft_wrap=True)
+    console.print(f"\nReproduce: {rows[0]['command']}", soft_wrap=True, markup=False)
+    console.print(f"Run folder: {folder}", soft_wrap=True, markup=False)
     return figures
 
 
 def results_console() -> Console:
     """Returns the console for results: as wide as the terminal, 110 columns in a pipe."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=110)
+    console = Console(highlight=False, emoji=False)
+    return console if console.is_terminal else Console(highlight=False, emoji=False, width=110)
 
 
 def _tree(name: str, values: Mapping[str, Any]) -> Tree:
-    tree = Tree(f"[bold]{name}[/]", guide_style="dim")
+    tree = Tree(f"[bold]{escape(name)}[/]", guide_style="dim")
     scalars = {key: value for key, value in values.items() if not isinstance(value, dict) and key != "name"}
     for key, value in scalars.items():
-        tree.add(f"[cyan]{key}[/]: {value}")
+        tree.add(f"[cyan]{key}[/]: {escape(str(value))}")
     for group, content in values.items():
         if isinstance(content, dict):
-            text = ", ".join(f"[dim]{key}=[/]{value}" for key, value in content.items())
+            text = ", ".join(f"[dim]{key}=[/]{escape(str(value))}" for key, value in content.items())
             tree.add(f"[cyan]{group}[/]: {text}")
     return tree

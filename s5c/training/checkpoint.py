@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import orbax.checkpoint as ocp
 
 from s5c.errors import UserError, nearest_first, unknown
+from s5c.locations import for_checkpoints
 from s5c.training.integrity import (
     DamagedCheckpointError,
     as_nested_dict,
@@ -95,7 +96,7 @@ class CheckpointStore:
     def __init__(self, directory: Path, *, keep_latest: int = 2) -> None:
         if keep_latest < 1:
             raise UserError(f"keep_latest is {keep_latest}; at least 1 checkpoint must be kept to resume from.")
-        self.directory = Path(directory).absolute()
+        self.directory = for_checkpoints(Path(directory).absolute())
         self._keep_latest = keep_latest
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -284,7 +285,7 @@ def save_single(path: Path, *, weights: Mapping, metadata: Mapping) -> Path:
     Raises:
         UserError: If the folder exists, or the disk is full or not writable.
     """
-    target = Path(path).expanduser().absolute()
+    target = for_checkpoints(Path(path).expanduser().absolute())
     if target.exists():
         raise UserError(f"{target} already exists. Delete it first, or choose another name.")
     sealed, stored = seal(metadata, on_host({"weights": as_nested_dict(weights)}))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import struct
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -12,11 +15,15 @@ import numpy as np
 
 from s5c.data.cache import Writer
 from s5c.data.progress import progress
+from s5c.data.source.folder import entries, lines
 from s5c.errors import UserError
 
 LEVELS = {6: "curv_baseline", 9: "curv_contour_length_9", 14: "curv_contour_length_14"}
 KNOWN_EMPTY = {"curv_baseline/imgs/0/sample_172.png"}
 """One image of pathfinder32 is an empty file in the release itself; the published loaders leave it out."""
+
+DAMAGE = (SyntaxError, ValueError, EOFError, OverflowError, struct.error, zlib.error)
+"""What Pillow's readers let through of damaged images, besides OSError and its own."""
 
 CHUNK = 4096
 
@@ -55,14 +62,14 @@ def build(folder: Path, writer: Writer, *, size: int) -> str:
 
 
 def _rows(folder: Path) -> Iterator[Listed]:
-    files = list((folder / "metadata").glob("*.npy"))
-    if not files or any(not path.stem.isdigit() for path in files):
+    files = entries(folder / "metadata", ".npy")
+    if not files or any(re.fullmatch("[0-9]{1,9}", path.stem) is None for path in files):
         raise UserError(f"{folder / 'metadata'} should hold 0.npy, 1.npy, ..., and nothing else that ends in .npy.")
     for path in sorted(files, key=lambda path: int(path.stem)):
-        content = path.read_bytes()
-        if content.startswith(b"\x93NUMPY"):
-            raise UserError(f"{path} is a NumPy file; the release has text in it: folder, file, number, label, ...")
-        for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), start=1):
+        with path.open("rb") as file:
+            if file.read(6) == b"\x93NUMPY":
+                raise UserError(f"{path} is a NumPy file; the release has text in it: folder, file, number, label, ...")
+        for number, line in lines(path):
             fields = line.split()
             where = f"{path}, line {number}"
             if len(fields) < 4 or fields[3] not in ("0", "1"):
@@ -74,13 +81,14 @@ def _rows(folder: Path) -> Iterator[Listed]:
 
 
 def _image(row: Listed, size: int) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError  # comes with matplotlib
+    from PIL import Image  # comes with matplotlib
 
     try:
         with Image.open(row.image) as image:
-            pixels = np.asarray(image.convert("L"))
-    except (FileNotFoundError, UnidentifiedImageError, OSError, SyntaxError) as error:
+            if image.size != (size, size):  # before the pixels are unpacked, of which there may be too many
+                raise UserError(f"{row.image} is {image.size[0]} x {image.size[1]} pixels, not {size} x {size}.")
+            return np.asarray(image.convert("L"))
+    except UserError:
+        raise
+    except (OSError, Image.DecompressionBombError, *DAMAGE) as error:
         raise UserError(f"{row.image} (named in {row.where}) cannot be read: {error}. Get it again.") from error
-    if pixels.shape != (size, size):
-        raise UserError(f"{row.image} is {pixels.shape[1]} x {pixels.shape[0]} pixels, not {size} x {size}.")
-    return pixels

@@ -19,11 +19,13 @@ from s5c.data.cache import Entry, Writer
 from s5c.data.decode import Wave
 from s5c.data.origin import Located, Origin
 from s5c.data.source import wav
+from s5c.data.source.folder import entries, shown
 from s5c.errors import UserError
 
 VERSION = 1
 RATE = 8_000
 TEST_RECORDINGS = 5
+NAME = re.compile(r"([0-9])_\w+_([0-9]{1,9})\.wav", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,16 +72,18 @@ class Task(Located):
         return Split(inputs, entry.labels(name), inputs.lengths, Wave())
 
     def _from_files(self, place: Path, writer: Writer) -> str:
-        clips = sorted(place.glob("*.wav"))
+        clips = entries(place, ".wav")
+        if strangers := [path for path in clips if NAME.fullmatch(path.name) is None]:
+            are = "is no clip" if len(strangers) == 1 else "are no clips"
+            raise UserError(f"{shown(strangers)} {are} of this set: names are <digit>_<speaker>_<number>.wav.")
         self._write(writer, {path.name: wav.read(path, RATE) for path in clips}, place)
         return f"free-spoken-digit-dataset (files {writer.raw.hexdigest()[:8]})"
 
     def _write(self, writer: Writer, clips: dict[str, np.ndarray], place: Path) -> None:
         found: dict[str, int] = {"train": 0, "test": 0}
         for name, samples in clips.items():
-            match = re.fullmatch(r"(\d)_\w+_(\d+)\.wav", name)
-            if match is None:
-                raise UserError(f"{place / name} is no clip of this set: names are <digit>_<speaker>_<number>.wav.")
+            match = NAME.fullmatch(name)
+            assert match is not None
             split = "test" if int(match[2]) < TEST_RECORDINGS else "train"
             cut = samples[: self.max_length]
             writer.raw.update(np.ascontiguousarray(samples).data)
@@ -93,6 +97,6 @@ class Task(Located):
 def _find(folder: Path) -> Path | None:
     bases = (folder, *folder.glob("free-spoken-digit-dataset*"))
     for candidate in (folder, *(base / "recordings" for base in bases)):
-        if any(candidate.glob("[0-9]_*_[0-9]*.wav")):
+        if candidate.is_dir() and any(NAME.fullmatch(path.name) for path in entries(candidate, ".wav")):
             return candidate
     return None

@@ -17,6 +17,7 @@ from s5c.data.cache import Entry, Writer
 from s5c.data.decode import Windows
 from s5c.data.origin import Located, Origin
 from s5c.data.source import aclimdb, prepared
+from s5c.data.source.folder import shown
 from s5c.data.tokenise import (
     Cut,
     byte_vocabulary,
@@ -110,28 +111,34 @@ class Task(Located):
             archives=("aclImdb_v1.tar.gz",),
             tfds="imdb_reviews",
         )
-        find = partial(prepared.find, name="imdb_reviews")
+        find = partial(prepared.find, name="imdb_reviews", config="plain_text")
         return [files, Origin("tfds", "imdb_reviews as TFDS prepares it", self._from_tfds, find, tfds="imdb_reviews")]
 
     def _from_files(self, place: Path, writer: Writer) -> str:
-        texts, labels, source = aclimdb.read(place, writer)
-        self._write(writer, texts, labels)
-        return source
+        reviews = aclimdb.read(place, writer)
+        self._write(writer, reviews, place)
+        return reviews.source
 
     def _from_tfds(self, place: Path, writer: Writer) -> str:
-        texts: dict[str, list[str]] = {"train": [], "test": []}
-        labels: dict[str, list[int]] = {"train": [], "test": []}
-        for split in texts:
-            for example in prepared.read(place, split):
+        reviews = aclimdb.Reviews.none(prepared.title(place))
+        for split in reviews.texts:
+            for number, example in enumerate(prepared.read(place, split, {"text": bytes, "label": int}), start=1):
                 writer.raw.update(example["text"])
-                texts[split].append(example["text"].decode("utf-8"))
-                labels[split].append(int(example["label"]))
-        self._write(writer, texts, labels)
-        return prepared.title(place)
+                name = f"{split}, example {number}"
+                try:
+                    reviews.texts[split].append(example["text"].decode("utf-8"))
+                except UnicodeDecodeError as error:
+                    raise UserError(f"{place}: {name} is not UTF-8 text. Prepare the set with TFDS again.") from error
+                reviews.labels[split].append(int(example["label"]))
+                reviews.names[split].append(name)
+        self._write(writer, reviews, place)
+        return reviews.source
 
-    def _write(self, writer: Writer, texts: dict[str, list[str]], labels: dict[str, list[int]]) -> None:
+    def _write(self, writer: Writer, reviews: aclimdb.Reviews, place: Path) -> None:
+        texts = reviews.texts
         if self.level == "bytes":
             tokens = byte_vocabulary()
+            _refuse_empty(reviews, place)
         else:
             tokens = vocabulary(count_characters(map(self._cut, texts["train"])), self.min_freq)
         for split in texts:
@@ -139,5 +146,20 @@ class Task(Located):
                 write_bytes(writer, split, texts[split], self.max_length)
             else:
                 write_characters(writer, split, texts[split], self._cut, tokens)
-            writer.labels(split, labels[split], classes=2)
+            writer.labels(split, reviews.labels[split], classes=2, where=place / split)
         writer.facts["vocabulary"] = tokens
+
+
+def _refuse_empty(reviews: aclimdb.Reviews, place: Path) -> None:
+    """Refuses reviews without a byte: they would be sequences of no step, whose mean over time is not defined."""
+    empty = [
+        name
+        for split, texts in reviews.texts.items()
+        for name, text in zip(reviews.names[split], texts, strict=True)
+        if not text
+    ]
+    if empty:
+        raise UserError(
+            f"{place}: {shown(empty)} {'is' if len(empty) == 1 else 'are'} empty, and task.level=bytes has no step for "
+            "that. Get the set again, remove what is empty, or read characters, where an empty review is its <eos>."
+        )

@@ -101,7 +101,7 @@ class Task(Located):
         return Split(inputs, entry.labels(name), inputs.lengths)
 
     def _build(self, place: Path, writer: Writer) -> str:
-        texts, ratings, source = aclimdb.read(place, writer)
+        texts, ratings, _, source = aclimdb.read(place, writer)
         films = aclimdb.films(place, writer)
         tokens = vocabulary(count_characters(map(self._cut, texts["train"])), self.min_freq)
         for split in texts:

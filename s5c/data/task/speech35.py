@@ -20,6 +20,7 @@ from s5c.data.origin import Located, Origin
 from s5c.data.pixels import part
 from s5c.data.progress import progress
 from s5c.data.source import wav
+from s5c.data.source.folder import entries, lines
 from s5c.errors import UserError
 
 VERSION = 1
@@ -88,10 +89,11 @@ def _find(folder: Path) -> Path | None:
 def _build(folder: Path, writer: Writer) -> str:
     part_of = {}
     for split, name in LISTS.items():
-        for number, line in enumerate((folder / name).read_text("utf-8").split(), start=1):
-            if not (folder / line).is_file():
-                raise UserError(f"{folder / name}, line {number}: there is no clip {folder / line}. Get the set again.")
-            part_of[line] = split
+        for number, line in lines(folder / name):
+            clip = line.replace("\\", "/")  # as Windows writes paths
+            if clip.split("/")[0] not in WORDS or not (folder / clip).is_file():
+                raise UserError(f"{folder / name}, line {number}: there is no clip {folder / clip}. Get the set again.")
+            part_of[clip] = split
     clips = [(word, path) for word in WORDS for path in _clips(folder / word)]
     moments = np.zeros((3, RATE))
     with progress("clips", len(clips)) as advance:
@@ -117,7 +119,7 @@ def _build(folder: Path, writer: Writer) -> str:
 
 
 def _clips(folder: Path) -> list[Path]:
-    found = sorted(folder.glob("*.wav"))
+    found = entries(folder, ".wav") if folder.is_dir() else []
     if not found:
         raise UserError(f"{folder} holds no clips; the set has one folder for each of its 35 words. Get it again.")
     return found
