@@ -5,10 +5,11 @@
     [l1, ...]   to the lengths given
     k           to k lengths, chosen so that the training split is padded to the fewest steps
 
-A sequence is padded to the shortest length that holds it, and the network is compiled once per length. It sees less
-padding then than the published one: no layer masks it, a state that runs backwards starts in it, and batch
-normalisation counts it among its statistics. So a model is evaluated with the padding it was trained with. In training
-the statistics are moreover those of batches of similar lengths, and their running means those of the last such batches.
+Lengths count what is stored: tokens with <eos>, samples; of a pair the longer sequence counts. A sequence is padded to
+the shortest that holds it, and the network is compiled once per length. It sees less padding then than the published
+one: no layer masks it, a state that runs backwards starts in it, and batch normalisation counts it among its
+statistics. So a model is evaluated with the padding it was trained with. In training the statistics are moreover those
+of batches of similar lengths, and the running ones those of the last such batches.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ divides the length. Seven lengths to the step would pad IMDb and spoken digits t
 """
 PARTS = 16
 
-GIVE = "give full, bucket, a number of lengths such as 7, or the lengths themselves, such as [512,1024,2048]."
+LENGTHS = "a number of lengths such as 7, or the lengths themselves, such as [512,1024,2048]."
+GIVE = f"give full, bucket, {LENGTHS}"
 
 
 def check(pad: Any, max_length: int) -> None:
@@ -44,7 +46,7 @@ def check(pad: Any, max_length: int) -> None:
     """
     if isinstance(pad, str):
         if pad not in (FULL, BUCKET):
-            raise UserError(f"{unknown('value for task.pad', pad, (FULL, BUCKET))} Otherwise {GIVE}")
+            raise UserError(f"{unknown('value for task.pad', pad, (FULL, BUCKET))} Or give {LENGTHS}")
         return
     numbers = pad if isinstance(pad, list) else [pad]
     if not numbers or any(isinstance(n, bool) or not isinstance(n, int) for n in numbers):
