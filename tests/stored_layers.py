@@ -96,13 +96,33 @@ def discretised(Lambda: np.ndarray, step: np.ndarray, how: str) -> tuple[np.ndar
     """Returns the logarithms of the poles and B_bar / B."""
     z = Lambda * step
     if how == "zoh":
-        return z, np.expm1(z) / Lambda
+        return z, np.where(Lambda == 0, step, np.expm1(z) / np.where(Lambda == 0, 1, Lambda))
     log_radius = np.log1p(2 * z.real / np.abs(1 - z / 2) ** 2) / 2
-    return log_radius + 1j * np.angle((1 + z / 2) / (1 - z / 2)), step / (1 - z / 2)
+    return log_radius + 1j * (np.angle(1 + z / 2) - np.angle(1 - z / 2)), step / (1 - z / 2)
 
 
 def joined(parts: list[Stored]) -> Stored:
-    return Stored(*(None if x[0] is None else np.concatenate(x) for x in zip(*parts, strict=True)))
+    """Returns the systems of several layers on one leading axis, filled up with empty states."""
+    p = max(part.log_a.shape[1] for part in parts)
+
+    def widened(x: np.ndarray | None, axis: int, value: float) -> np.ndarray | None:
+        if x is None:
+            return None
+        widths = [(0, 0)] * x.ndim
+        widths[axis] = (0, p - x.shape[axis])
+        return np.pad(x, widths, constant_values=value)
+
+    wide = [
+        Stored(widened(s.log_a, 1, -1), widened(s.B, 1, 0), widened(s.C, 2, 0), widened(s.C_backward, 2, 0), s.D)
+        for s in parts
+    ]
+    return Stored(*(None if x[0] is None else np.concatenate(x) for x in zip(*wide, strict=True)))
+
+
+def stable(systems: Stored) -> Stored:
+    """Returns the systems without their unstable modes."""
+    keep = systems.log_a.real < 0
+    return systems._replace(log_a=np.where(keep, systems.log_a, -1), B=np.where(keep[..., None], systems.B, 0))
 
 
 def difference(one: Stored, other: Stored) -> Stored:
