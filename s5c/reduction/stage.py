@@ -278,7 +278,11 @@ def mask(method: Masking, systems: Sequence[DiagonalSSM], ratio: float, *, seed:
         systems: one system per layer, double precision.
         ratio: share of the parameters to silence.
         seed: of the random stream.
+
+    Raises:
+        UserError: a parameter is not finite.
     """
+    check_finite([Layer(system) for system in systems])
     with jax.enable_x64(True):
         share, root = jnp.asarray(check_ratio(ratio)), jax.random.key(seed)
         keys = [jax.random.fold_in(root, layer) for layer in range(len(systems))]
