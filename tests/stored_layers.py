@@ -173,7 +173,13 @@ def swept_norms(systems: Stored) -> tuple[np.ndarray, np.ndarray]:
 
     def gains(at: np.ndarray) -> np.ndarray:
         G = transfer(systems, at)
-        return np.abs(G[..., 0, 0]) if G.shape[2:] == (1, 1) else np.linalg.norm(G, 2, axis=(2, 3))
+        if G.shape[2:] == (1, 1):
+            return np.abs(G[..., 0, 0])
+        if G.shape[2:] == (2, 2):  # half the sum of squares, and the root that separates the two
+            total = np.sum(np.abs(G) ** 2, axis=(2, 3)) / 2
+            product = np.abs(G[..., 0, 0] * G[..., 1, 1] - G[..., 0, 1] * G[..., 1, 0])
+            return np.sqrt(total + np.sqrt(np.maximum((total - product) * (total + product), 0)))
+        return np.linalg.norm(G, 2, axis=(2, 3))
 
     found = gains(angles)
     padded = np.pad(found, ((0, 0), (1, 1)))

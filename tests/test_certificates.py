@@ -26,15 +26,15 @@ P, CHANNELS, SYSTEMS = 6, 4, 100
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "s5 of one input": {"family": "s5", "d_model": 1, "blocks": 1},
-    "s5": {"family": "s5", "d_model": 3, "blocks": 1},
-    "s5 bilinear": {"family": "s5", "d_model": 3, "blocks": 1, "discretisation": "bilinear"},
+    "s5": {"family": "s5", "d_model": 2, "blocks": 1},
+    "s5 bilinear": {"family": "s5", "d_model": 2, "blocks": 1, "discretisation": "bilinear"},
     "s4d": {"family": "s4d", "d_model": CHANNELS},
     "s4d bilinear": {"family": "s4d", "d_model": CHANNELS, "discretisation": "bilinear"},
     "dss": {"family": "dss", "d_model": CHANNELS},
     "dss softmax": {"family": "dss", "d_model": CHANNELS, "variant": "softmax", "length": 64},
 }
-FEWER = ("s5 bilinear", "s4d bilinear", "dss softmax")
-"""The same code but for the discretisation: with the slow tests."""
+FEWER = ("s5 of one input", "s5 bilinear", "s4d bilinear", "dss softmax")
+"""Much the same code as the others: with the slow tests."""
 
 
 def config_of(name: str, bidirectional: bool) -> ModelConfig:
@@ -122,14 +122,14 @@ def test_no_error_exceeds_its_bound_and_what_is_reported_is_true(name: str, bidi
 
 @both_variants
 @one_and_two
-@every_family
+@pytest.mark.parametrize(
+    "name", [n if n in ("s5", "s4d") else pytest.param(n, marks=pytest.mark.slow) for n in FAMILIES]
+)
 def test_next_to_the_circle_a_bound_holds_what_rounding_does(name: str, bidirectional: bool, variant: str) -> None:
     """Single precision turns a pole by more than its distance from the circle."""
     found = cuts(name, bidirectional, variant, 1e-13)
     assert (found.true <= found.bounds).all()
     assert np.median(found.true / found.bounds) > 0.01
-    family = load_family(config_of(name, bidirectional).family)
-    assert family is not None and np.isfinite(found.bounds).all()
 
 
 def test_the_margin_is_small_where_rounding_is(rng: np.random.Generator) -> None:
@@ -170,6 +170,7 @@ def test_both_directions_add_up() -> None:
     assert reduced.bound == pytest.approx(np.sqrt(2) * 2.6162, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_900_cuts_keep_their_bound(rng: np.random.Generator) -> None:
     """Bidirectional layers of one input, of which the bound of the stack fails one in five."""
     config = config_of("s5 of one input", True)
@@ -258,7 +259,7 @@ def test_the_bound_counts_what_the_diagonal_leaves_out(bidirectional: bool) -> N
         with jax.enable_x64(True):
             modal = jax.tree.map(np.asarray, from_ssm(layer.system))
         dense = truncate(realise(modal, variant="perturbation"), 3)
-        D = dense.system.D.reshape(-1, 3, 3).sum(0)
+        D = dense.system.D.reshape(-1, 2, 2).sum(0)
         theorem = float(dense.bound) * (2 if bidirectional else 1)
         assert error <= bound
         assert bound == pytest.approx(theorem + np.linalg.norm(D - np.diag(np.diag(D)), 2), rel=1e-3)
