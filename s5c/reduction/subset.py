@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from s5c.reduction.moments import Moments
 from s5c.reduction.regression import normal_equations
+from s5c.ssm.modal import log_poles
 from s5c.ssm.system import DiagonalSSM
 from s5c.types import Array, Float, Int
 
@@ -50,7 +51,7 @@ def eliminate(system: DiagonalSSM, moments: Moments, ridge: Float[Array, ""] | f
     S, R, *_ = normal_equations(system, moments, ridge, D=system.D)
     M = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(S), jnp.eye(len(S)))
     parts = len(S) // p  # features that a state owns
-    stable = jnp.abs(system.discretise()[0]) < 1
+    stable = log_poles(system).real < 0
 
     def remove(carry: tuple[Array, Array, Array], _: None) -> tuple[tuple[Array, Array, Array], tuple[Array, Array]]:
         M, T, left = carry

@@ -16,6 +16,7 @@ import numpy as np
 
 from s5c.errors import UserError, unknown
 from s5c.reduction.balanced import Balanced, balance_all, error_bounds
+from s5c.reduction.certificate import of_cut, of_settling, of_tail
 from s5c.ssm.modal import DEEPEST, ModalSystem, advanced, check_time
 from s5c.types import Bool, Complex, Float, Int
 
@@ -75,7 +76,8 @@ class Truncated:
         order: real states of each system: two for a pair, one for a real pole.
         slots: slots in use, at most as many as asked for.
         condition: condition number of the eigenvectors of each reduced matrix.
-        bound: a-priori bound of the H-infinity error, infinite where none is known.
+        bound: a-priori bound of the H-infinity error, infinite where none is known. It holds for the numbers in
+            `system`: what rounding in double precision may do to them is added.
         defective: how often the order was lowered because eigenvectors were too close to dependent, a pole not stable
             or (perturbation) at zero.
     """
@@ -151,7 +153,13 @@ def realise(
     return Realisation(balanced, flat, split, batch, horizon, time, variant, covariance is not None)
 
 
-def truncate(realisation: Realisation, slots: int | Int[np.ndarray, "*batch"], *, limit: float = 1e6) -> Truncated:
+def truncate(
+    realisation: Realisation,
+    slots: int | Int[np.ndarray, "*batch"],
+    *,
+    limit: float = 1e6,
+    silent: Bool[np.ndarray, "*batch"] | None = None,
+) -> Truncated:
     """Returns the reduced systems of at most `slots` slots each, re-diagonalised and folded.
 
         A_r E = E diag(mu),    B = E^{-1} B_r,    C = C_r E;    of each pair the half with Im mu > 0 is kept
@@ -163,6 +171,7 @@ def truncate(realisation: Realisation, slots: int | Int[np.ndarray, "*batch"], *
         realisation: of `realise`.
         slots: budget of stored slots, for all systems or one by one; 1 to p, and above the number of unstable poles.
         limit: largest condition number of E accepted.
+        silent: systems whose stable part is cut to order 0, whatever their budget: D alone is left of it.
 
     Returns:
         `Truncated`, as many slots as the largest budget.
@@ -174,7 +183,10 @@ def truncate(realisation: Realisation, slots: int | Int[np.ndarray, "*batch"], *
     budget = _stable_budget(realisation, asked)
     reduced = _empty(realisation, int(asked.max()))
     order = np.minimum(2 * budget, (realisation.balanced.hsv > 0).sum(1))
+    if silent is not None:
+        order = np.where(silent.ravel(), 0, order)
     condition, defective = np.ones(len(order)), np.zeros(len(order), int)
+    rounding = np.zeros(len(order))
     pending = np.flatnonzero(order)
     while len(pending):
         for r in np.unique(order[pending]):
@@ -185,11 +197,16 @@ def truncate(realisation: Realisation, slots: int | Int[np.ndarray, "*batch"], *
             settled = fits & cut.sound
             _write(reduced, members, cut, settled)
             condition[members[settled]] = cut.condition[settled]
+            rounding[members[settled]] = cut.rounding[settled]
             order[members[~settled]] -= 1
             pending = np.setdiff1d(pending, members[settled])
         pending = pending[order[pending] > 0]
+    if realisation.variant == "perturbation" and len(empty := np.flatnonzero(order == 0)):
+        chosen = Balanced(*(x[empty] for x in realisation.balanced))
+        reduced.D[empty], rounding[empty] = _settled(chosen, 0)[3], of_settling(chosen)
     used = _put_back(reduced, realisation)
     bound = np.take_along_axis(realisation.bounds.reshape(len(order), -1), order[:, None], axis=1)[:, 0]
+    bound = bound + rounding + of_tail(realisation.balanced.hsv, order)
     shaped = [x.reshape(realisation.batch) for x in (order, used, condition, bound, defective)]
     return Truncated(ModalSystem(*(x.reshape(*realisation.batch, *x.shape[1:]) for x in reduced)), *shaped)
 
@@ -255,6 +272,7 @@ class _Cut(NamedTuple):
     D: Float[np.ndarray, "k q m"]
     keep: Bool[np.ndarray, "k r"]
     condition: Float[np.ndarray, "k"]
+    rounding: Float[np.ndarray, "k"]
     sound: Bool[np.ndarray, "k"]
 
 
@@ -275,6 +293,7 @@ def _cut(realisation: Realisation, members: Int[np.ndarray, "k"], r: int, limit:
         log_a = _log1p(rate) if discrete else rate
     sound &= (log_a.real < 0).all(1)
     modal_B, modal_C = np.linalg.solve(E, B.astype(complex)), C @ E
+    rounding = of_cut(chosen.hsv, A, E, modal_B, modal_C, log_a if discrete else rate)
     if perturbed and discrete:
         at_zero = np.abs(1 + rate) < 1 / limit
         sound &= ~at_zero.any(1)
@@ -282,7 +301,7 @@ def _cut(realisation: Realisation, members: Int[np.ndarray, "k"], r: int, limit:
         D = D - (modal_C @ modal_B).real
     is_real = rate.imag == 0
     modal_C = np.where(is_real[:, None, :], modal_C / 2, modal_C)
-    return _Cut(log_a, modal_B, modal_C, D, rate.imag >= 0, condition, sound)
+    return _Cut(log_a, modal_B, modal_C, D, rate.imag >= 0, condition, rounding, sound)
 
 
 def _settled(balanced: Balanced, r: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -9,11 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 
 from s5c.types import Array, Complex, Float
 
 Discretised = tuple[Complex[Array, "*layers p"], Complex[Array, "*layers p h"]]
+
+
+def expm1(z: Complex[Array, "*dims"]) -> Complex[Array, "*dims"]:
+    """Returns exp(z) - 1 to full relative accuracy for Re z <= 0, without cancellation near 2 pi i k either.
+
+    expm1(x + i y) = expm1(x) cos y - 2 sin^2(y / 2) + i exp(x) sin y
+    """
+    x, y = z.real, z.imag
+    return jax.lax.complex(jnp.expm1(x) * jnp.cos(y) - 2 * jnp.sin(y / 2) ** 2, jnp.exp(x) * jnp.sin(y))
 
 
 def zoh(
@@ -31,11 +41,13 @@ def zoh(
     Returns:
         `(Lambda_bar, B_bar)`, shapes (p,) and (p, h). At Lambda = 0 the limit B_bar = Delta B is taken.
     """
-    Lambda_bar = jnp.exp(Lambda * Delta)
+    exponent = Lambda * Delta
+    Lambda_bar = jnp.exp(exponent)
     is_zero = Lambda == 0
-    # The published quotient, not expm1: in float32 the two differ by rounding / |Lambda Delta|, and trained weights
-    # have adapted to the former.
-    gain = jnp.where(is_zero, Delta, (Lambda_bar - 1) / jnp.where(is_zero, 1, Lambda))
+    # In float32 the published quotient: it differs from expm1 by rounding / |Lambda Delta|, and trained weights have
+    # adapted to it. In double precision, where systems are analysed, nothing has, and a slow mode keeps its digits.
+    rate = expm1(exponent) if exponent.dtype == jnp.complex128 else Lambda_bar - 1
+    gain = jnp.where(is_zero, Delta, rate / jnp.where(is_zero, 1, Lambda))
     return Lambda_bar, gain[..., None] * B
 
 

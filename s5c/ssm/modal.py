@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from s5c.errors import unknown
+from s5c.ssm.discretise import expm1
 from s5c.ssm.system import DiagonalSSM
 from s5c.types import Array, Complex, Float
 
@@ -48,22 +49,21 @@ class RealForm(NamedTuple):
     D: Float[Array, "outputs inputs"]
 
 
-def expm1(z: Complex[Array, "*dims"]) -> Complex[Array, "*dims"]:
-    """Returns exp(z) - 1 to full relative accuracy for Re z <= 0, without cancellation near 2 pi i k either.
-
-    expm1(x + i y) = expm1(x) cos y - 2 sin^2(y / 2) + i exp(x) sin y
-    """
-    x, y = z.real, z.imag
-    return jax.lax.complex(jnp.expm1(x) * jnp.cos(y) - 2 * jnp.sin(y / 2) ** 2, jnp.exp(x) * jnp.sin(y))
-
-
 def from_ssm(system: DiagonalSSM, *, time: str = "discrete") -> ModalSystem:
     """Returns the modal form of a layer; the two directions of a bidirectional layer become stacked outputs.
 
         log_a = Lambda Delta (zoh),    log_a = 2 artanh(Lambda Delta / 2) (bilinear)
 
-    Of a bidirectional layer, whose output is the sum of both directions, the stacked system's error norms bound the
-    layer's to a factor sqrt(2). Both directions have the same controllability Gramian.
+    A bidirectional layer adds both directions, the backward one at the conjugate angle (`s5c.ssm.response`), so its
+    norm is not that of the stacked system [G_f; G_b]:
+
+        ||G_f + conj(G_b)||_2   <= sqrt(2) ||[G_f; G_b]||_2       they meet at lag 0 only (D apart)
+        ||G_f + conj(G_b)||_inf <= 2 ||[G_f; G_b]||_inf           sqrt(2) for one input
+
+    With f and g the two norms at one angle, f + g <= 2 max(f, g), and neither exceeds the stacked system's. Of one
+    input they are lengths of columns: f^2 + g^2 is at most the stacked norm's square, so f + g <= sqrt(2) times that.
+    Neither factor can be less: with inputs v and conj(v) orthogonal to each other, G_f = u v^H and G_b = conj(u v^H)
+    add up to twice the norm of the stack. Both directions have the same controllability Gramian.
 
     Args:
         system: one layer, double precision.
@@ -76,20 +76,34 @@ def from_ssm(system: DiagonalSSM, *, time: str = "discrete") -> ModalSystem:
     Raises:
         UserError: `time` is neither of the two.
     """
-    exponent = system.Lambda * system.Delta
     if check_time(time) == "continuous":
-        B = system.Delta[:, None] * system.B
+        log_a, B = system.Lambda * system.Delta, system.Delta[:, None] * system.B
     else:
-        B = system.discretise()[1]
-        if system.discretisation == "bilinear":
-            w = exponent / 2  # the parts of 2 artanh(w), written without cancellation for slow poles
-            radius = jnp.log1p(4 * w.real / jnp.abs(1 - w) ** 2) / 2
-            exponent = jax.lax.complex(radius, jnp.arctan2(2 * w.imag, 1 - jnp.abs(w) ** 2))
-    log_a = jax.lax.complex(jnp.maximum(exponent.real, DEEPEST), exponent.imag)
+        log_a, B = log_poles(system), system.discretise()[1]
+    log_a = jax.lax.complex(jnp.maximum(log_a.real, DEEPEST), log_a.imag)
     D = jnp.diag(system.D)
     if system.C_backward is None:
         return ModalSystem(log_a, B, system.C, D)
     return ModalSystem(log_a, B, jnp.concatenate([system.C, system.C_backward]), jnp.concatenate([D, 0 * D]))
+
+
+def log_poles(system: DiagonalSSM) -> Complex[Array, "*layers p"]:
+    """Returns the logarithms of the discrete poles; a mode is stable where the real part is negative.
+
+        log_a = Lambda Delta (zoh),    log_a = 2 artanh(Lambda Delta / 2) (bilinear)
+
+    The decision falls here and not on |exp(log_a)|, which rounds to 1 or beside it for a mode on the unit circle and
+    to 1 for one that decays by less than 1e-16 a step.
+
+    Args:
+        system: any number of layers or channels.
+    """
+    exponent = system.Lambda * system.Delta
+    if system.discretisation == "zoh":
+        return exponent
+    w = exponent / 2  # the parts of 2 artanh(w), written without cancellation for slow poles
+    radius = jnp.log1p(4 * w.real / jnp.abs(1 - w) ** 2) / 2
+    return jax.lax.complex(radius, jnp.arctan2(2 * w.imag, 1 - jnp.abs(w) ** 2))
 
 
 def to_ssm(

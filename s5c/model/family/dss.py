@@ -170,7 +170,8 @@ def from_system(system: DiagonalSSM, config: Config) -> dict[str, Array]:
     """
     system = folded(with_one_step(system))
     if config.variant == "softmax":
-        system = scaled(system, 1 / _normalisation(system, _taps(config)))
+        # By the poles that will be read back: what rounding does to z it does L times over to e^{L z}.
+        system = scaled(system, 1 / _normalisation(_rounded(system), _taps(config)))
     system = scaled(system, jnp.full(system.Lambda.shape, 2.0))
     Lambda = system.Lambda[0] if config.shared_poles else system.Lambda
     softmax = config.variant == "softmax"
@@ -179,6 +180,16 @@ def from_system(system: DiagonalSSM, config: Config) -> dict[str, Array]:
     if config.separate_steps:
         params["log_step"] = jnp.stack([params["log_step"]] * 2, axis=1)
     return {name: value.astype(jnp.float32) for name, value in params.items()}
+
+
+def _rounded(system: DiagonalSSM) -> DiagonalSSM:
+    """Returns the systems with poles and steps as single precision holds them."""
+
+    def single(x: Array) -> Array:
+        return x.astype(jnp.float32).astype(x.dtype)
+
+    Lambda = jax.lax.complex(single(system.Lambda.real), single(system.Lambda.imag))
+    return dataclasses.replace(system, Lambda=Lambda, Delta=jnp.exp(single(jnp.log(system.Delta))))
 
 
 def accommodating(config: Config, systems: Sequence[DiagonalSSM]) -> Config:

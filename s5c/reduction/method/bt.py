@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from s5c.errors import UserError, unknown
+from s5c.reduction.certificate import layer_bound
 from s5c.reduction.contract import Fitted, Reduced
-from s5c.reduction.layer import Layer
+from s5c.reduction.layer import Layer, check_finite, check_steps
 from s5c.reduction.truncation import Realisation, Truncated, realise, truncate
 from s5c.ssm.modal import ModalSystem, from_ssm, to_ssm
 from s5c.ssm.system import DiagonalSSM
-from s5c.types import Float, Int
+from s5c.types import Array, Bool, Float, Int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +74,13 @@ class Method:
         return self.gramian == "empirical"
 
     def fit(self, layers: Sequence[Layer], seed: int) -> Fitted:
-        """Balances all layers."""
+        """Balances all layers.
+
+        Raises:
+            UserError: a parameter is not finite, or a step not positive.
+        """
+        check_finite(layers)
+        check_steps(layers)
         return Balancing(self, layers)
 
 
@@ -122,15 +129,18 @@ class Balancing:
 
     def _cut(self, i: int, order: Int[np.ndarray, "*channels"]) -> Reduced:
         layer, realisation = self._layers[i], self._realisations[i]
-        least = np.maximum(realisation.unstable.sum(1).reshape(realisation.batch), 1)
-        empty = order < least  # a channel that lost all its slots: cut to the least, then silenced
-        found = truncate(realisation, np.asarray(np.maximum(order, least)), limit=self._limit)
+        unstable = realisation.unstable.sum(1).reshape(realisation.batch)
+        least = np.maximum(unstable, 1)
+        silent = np.asarray((order == 0) & (unstable == 0))  # a channel that lost all its slots
+        found = truncate(realisation, np.asarray(np.maximum(order, least)), limit=self._limit, silent=silent)
         width = max(int(found.slots.max()), 1)  # behind it all slots are empty
         modal = ModalSystem(
             found.system.log_a[..., :width], found.system.B[..., :width, :], found.system.C[..., :width], found.system.D
         )
-        system = _written(layer.system, modal, self._time, silent=empty & (order == 0))
-        bound = float(np.max(found.bound))
+        system = _written(layer.system, modal, self._time, realisation.unstable)
+        bound = float(np.max(layer_bound(found.bound, modal, system, layer.system)))
+        if layer.channels and unstable.any():
+            bound = np.inf  # not every family stores an unstable mode to the last bit, and rounding makes it differ
         return Reduced(system, bound if np.isfinite(bound) else None, _notes(i, found))
 
 
@@ -145,24 +155,45 @@ def _covariance(layer: Layer) -> Float[np.ndarray, "*channels n n"]:
         return np.asarray(layer.moments.covariance(1 if layer.system.C_backward is None else 2))
 
 
-def _written(original: DiagonalSSM, modal: ModalSystem, time: str, *, silent: Any) -> DiagonalSSM:
-    """Returns the layer of a modal form, with the original's median step size."""
+def _written(
+    original: DiagonalSSM, modal: ModalSystem, time: str, unstable: Bool[np.ndarray, "systems p"]
+) -> DiagonalSSM:
+    """Returns the layer of a modal form, with the original's median step size; unstable modes are the original's.
+
+    The logarithm of the step is one of single precision: as what is stored it would turn all poles otherwise.
+    """
     bidirectional = original.C_backward is not None
 
     def one(modal: ModalSystem, Delta: Any) -> DiagonalSSM:
         return to_ssm(modal, Delta, bidirectional=bidirectional, discretisation=original.discretisation, time=time)
 
     with jax.enable_x64(True):
-        width = modal.log_a.shape[-1]
-        Delta = jnp.median(jnp.asarray(original.Delta), axis=-1, keepdims=True)
-        Delta = jnp.broadcast_to(Delta, (*Delta.shape[:-1], width))
+        middle = np.median(np.asarray(original.Delta), axis=-1, keepdims=True)
+        step = np.exp(np.log(middle).astype(np.float32).astype(float))
+        Delta = jnp.asarray(np.broadcast_to(step, modal.log_a.shape))
         modal = ModalSystem(*(jnp.asarray(x) for x in modal))
-        if original.Lambda.ndim == 2:
-            modal = modal._replace(C=jnp.where(jnp.asarray(silent)[:, None, None], 0, modal.C))
-            system = jax.vmap(one)(modal, Delta)
-        else:
-            system = one(modal, Delta)
-        return dataclasses.replace(system, bias=original.bias)
+        convert: Any = jax.vmap(one) if original.Lambda.ndim == 2 else one
+        system = dataclasses.replace(convert(modal, Delta), bias=original.bias)
+        return system if original.Lambda.ndim == 2 else _with_modes(system, original, np.flatnonzero(unstable[0]))
+
+
+def _with_modes(system: DiagonalSSM, original: DiagonalSSM, modes: Int[np.ndarray, "k"]) -> DiagonalSSM:
+    """Returns the layer with these modes of the original in place of its last slots, which are theirs, bit for bit."""
+    if not len(modes):
+        return system
+    theirs, kept = original.take(modes), system.take(np.arange(system.state_dim - len(modes)))
+
+    def after(one: Array | None, other: Array | None, axis: int) -> Any:
+        return None if one is None or other is None else jnp.concatenate([one, other], axis=axis)
+
+    return dataclasses.replace(
+        system,
+        Lambda=after(kept.Lambda, theirs.Lambda, 0),
+        B=after(kept.B, theirs.B, 0),
+        C=after(kept.C, theirs.C, 1),
+        Delta=after(kept.Delta, theirs.Delta, 0),
+        C_backward=after(kept.C_backward, theirs.C_backward, 1),
+    )
 
 
 def _slot_scores(realisation: Realisation) -> Float[np.ndarray, "..."]:

@@ -15,7 +15,7 @@ from s5c.errors import UserError, unknown
 from s5c.reduction.contract import Fitted, Reduced
 from s5c.reduction.descent import OPTIMISERS, descend
 from s5c.reduction.energy import parts_of, taps
-from s5c.reduction.layer import Layer
+from s5c.reduction.layer import Layer, check_finite, check_steps
 from s5c.reduction.method.aire import elimination_scores
 from s5c.reduction.projection import Start, Target, at, squared_error, target_of, variables
 from s5c.reduction.refit.h2 import best_outputs, white
@@ -72,7 +72,13 @@ class Method:
             )
 
     def fit(self, layers: Sequence[Layer], seed: int) -> Fitted:
-        """Eliminates the modes and balances the systems of all layers."""
+        """Eliminates the modes and balances the systems of all layers.
+
+        Raises:
+            UserError: a parameter is not finite, or a step not positive.
+        """
+        check_finite(layers)
+        check_steps(layers)
         return Search(self, layers)
 
 

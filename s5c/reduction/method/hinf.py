@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from s5c.errors import unknown
 from s5c.reduction.layer import Layer
 from s5c.reduction.output_norm import output_norms
+from s5c.ssm.modal import log_poles
 from s5c.types import Array, Float
 
 
@@ -40,11 +41,10 @@ class Method:
 
     def scores(self, layer: Layer, key: Array) -> Float[Array, "p"]:
         """Returns h of shape (p,)."""
-        Lambda_bar, B_bar = layer.system.discretise()
-        radius = jnp.abs(Lambda_bar)
+        decay, (_, B_bar) = log_poles(layer.system).real, layer.system.discretise()
         C_norm = output_norms(layer.system)
         output_gain = C_norm / 2 if self.score == "released" and layer.system.C_backward is not None else C_norm**2
         input_gain = jnp.sum(jnp.abs(B_bar) ** 2, axis=1)
-        stable = radius < 1
-        margin = jnp.where(stable, 1 - radius, 1)
+        stable = decay < 0
+        margin = jnp.where(stable, -jnp.expm1(decay), 1)
         return jnp.where(stable, output_gain * input_gain / (margin**2 + self.eps), jnp.inf)

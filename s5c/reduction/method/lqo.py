@@ -14,7 +14,7 @@ from s5c.reduction.bound import amplifications, bound_weights
 from s5c.reduction.contract import Fitted, Reduced
 from s5c.reduction.descent import OPTIMISERS
 from s5c.reduction.energy import taps
-from s5c.reduction.layer import Layer
+from s5c.reduction.layer import Layer, check_finite, check_steps
 from s5c.reduction.quadratic import COEFFICIENTS, for_balancing, lqo, relative_error, white
 from s5c.reduction.quadratic_descent import descend
 from s5c.reduction.quadratic_elimination import best_outputs, eliminate, marginal_gains
@@ -86,7 +86,13 @@ class Method:
             object.__setattr__(self, "sensitivity", tuple(float(x) for x in self.sensitivity))
 
     def fit(self, layers: Sequence[Layer], seed: int) -> Fitted:
-        """Eliminates the states of every layer, one by one."""
+        """Eliminates the states of every layer, one by one.
+
+        Raises:
+            UserError: a parameter is not finite, or a step not positive.
+        """
+        check_finite(layers)
+        check_steps(layers)
         return Curves(self, layers)
 
 

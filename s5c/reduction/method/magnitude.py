@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from s5c.reduction.layer import Layer
 from s5c.reduction.output_norm import output_norms
+from s5c.ssm.modal import log_poles
 from s5c.types import Array, Float
 
 
@@ -30,6 +31,5 @@ class Method:
     def scores(self, layer: Layer, key: Array) -> Float[Array, "p"]:
         """Returns the scores, shape (p,)."""
         Lambda_bar, B_bar = layer.system.discretise()
-        radius = jnp.abs(Lambda_bar)
-        size = radius * jnp.linalg.norm(B_bar, axis=1) * output_norms(layer.system)
-        return jnp.where(radius < 1, size**self.power, jnp.inf)
+        size = jnp.abs(Lambda_bar) * jnp.linalg.norm(B_bar, axis=1) * output_norms(layer.system)
+        return jnp.where(log_poles(layer.system).real < 0, size**self.power, jnp.inf)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from s5c.reduction.layer import Layer
+from s5c.ssm.modal import log_poles
 from s5c.types import Array, Float
 
 
@@ -20,6 +21,5 @@ class Method:
 
     def scores(self, layer: Layer, key: Array) -> Float[Array, "p"]:
         """Returns uniform numbers in [0, 1), shape (p,)."""
-        Lambda_bar, _ = layer.system.discretise()
-        drawn = jax.random.uniform(key, Lambda_bar.shape, dtype=jnp.abs(Lambda_bar).dtype)
-        return jnp.where(jnp.abs(Lambda_bar) < 1, drawn, jnp.inf)
+        decay = log_poles(layer.system).real
+        return jnp.where(decay < 0, jax.random.uniform(key, decay.shape, dtype=decay.dtype), jnp.inf)
