@@ -18,7 +18,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from s5c.tracking.metrics import read_metrics
 from s5c.training.checkpoint import CheckpointStore, load
 from s5c.training.integrity import on_host
 from s5c.training.interrupt import StopRequest
@@ -47,7 +46,7 @@ def state_of(trained: Path) -> dict[str, np.ndarray]:
 def record_of(trained: Path) -> list[dict[str, Any]]:
     """Returns the rows of the record without what no two runs have in common: times."""
     untimed = []
-    for row in read_metrics(trained / "metrics.jsonl"):
+    for row in jobs.rows(trained / "metrics.jsonl"):
         row["metadata"] = {key: value for key, value in row.get("metadata", {}).items() if key != "seconds"}
         untimed.append({key: value for key, value in row.items() if key not in ("time", "seconds")})
     return untimed
