@@ -9,7 +9,9 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ Spectra = Mapping[str, Mapping[str, NDArray[Any]]]
 
 ROWS_FILE = "rows.jsonl"
 TABLE_FILE = "table.csv"
+_noted: ContextVar[list[str] | None] = ContextVar("_noted", default=None)
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 """What a cell begins with, after blanks, that spreadsheets take for a formula."""
 SPECTRA_FILE = "spectra.npz"
@@ -123,11 +126,26 @@ def restore(directory: Path) -> tuple[list[Row], dict[str, dict[str, NDArray[Any
     try:
         rows = unsealed_table(stored)
     except ValueError as error:
-        raise UserError(
+        found = UserError(
             f"{table} is damaged: {error}. Make the report again from its runs, or copy the file again from where it "
             f"came.\nIf you have changed it on purpose, take the column {CHECKSUM!r} out."
-        ) from error
+        )
+        if (noted := _noted.get()) is None:
+            raise found from error
+        noted.append(str(found))
+        rows = [{key: value for key, value in row.items() if key != CHECKSUM} for row in stored]
     return in_order(rows), spectra
+
+
+@contextmanager
+def noting_damage() -> Iterator[list[str]]:
+    """While active, `restore` notes what is wrong with a table and takes it as it is, for a check that tells all."""
+    noted: list[str] = []
+    token = _noted.set(noted)
+    try:
+        yield noted
+    finally:
+        _noted.reset(token)
 
 
 def studies(rows: Iterable[Row]) -> list[Study]:
