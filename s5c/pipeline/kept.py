@@ -13,7 +13,8 @@ from typing import Any
 from s5c.pipeline.provenance import command, write_json
 from s5c.training import finished
 from s5c.training.checkpoint import Checkpoint, CheckpointStore, load
-from s5c.training.finished import FINISHED, LostModelError
+from s5c.training.finished import CHECKPOINTS, FINISHED, LostModelError
+from s5c.training.stored import SUPERSEDED, metadata_in, set_aside
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def found(
         if resume == "auto":
             raise
         log.warning("%s", error.problem)
-        _put_away(folder)
+        _put_away(folder, resume)
         return None
     if "instead_of" in facts:
         log.warning(
@@ -107,9 +108,26 @@ def _check_id(folder: Path, checkpoint: Checkpoint, trained_id: str) -> None:
         raise LostModelError(folder, f"{checkpoint.path} holds a step of another training, {given}.")
 
 
-def _put_away(folder: Path) -> None:
+def _put_away(folder: Path, resume: str) -> None:
     """Makes a training count as not finished; what it was stays known, to be compared with what it becomes."""
+    if resume == "rebuild":
+        _go_back(folder)
     (folder / FINISHED).replace(folder / PREVIOUS)
+
+
+def _go_back(folder: Path) -> None:
+    """Puts the steps after a lost best one aside, where only `trained.json` knows of that one, as of older code."""
+    facts = None
+    try:
+        facts = finished.read(folder)
+        assert facts is not None, "there was something to be lost"
+        load(folder)
+    except LostModelError:
+        if facts is None or "best" in facts:
+            return
+        for step, said in metadata_in(folder / CHECKPOINTS).items():
+            if said is not None and said["epoch"] >= facts["best_epoch"]:
+                set_aside(folder / CHECKPOINTS, step, SUPERSEDED)
 
 
 def _compare(folder: Path, facts: Mapping[str, Any]) -> None:

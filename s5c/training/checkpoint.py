@@ -33,6 +33,8 @@ from s5c.training.integrity import (
 from s5c.training.retention import LatestAndBest
 from s5c.training.stored import (
     BEST,
+    DAMAGED,
+    SUPERSEDED,
     Best,
     Checkpoint,
     as_best,
@@ -46,6 +48,7 @@ from s5c.training.stored import (
     read_step,
     recorded,
     scores_in,
+    set_aside,
     steps_in,
     training_of,
 )
@@ -208,7 +211,7 @@ class CheckpointStore:
                     raise
                 if self._resume == "rebuild":
                     logger.warning("%s\nGoing back to before step %d.", error.problem, step)
-                    self._set_aside(step, "superseded")
+                    self._set_aside(step, SUPERSEDED)
                     continue
                 self._accept_loss(checkpoint, error)
             return checkpoint, state
@@ -230,11 +233,8 @@ class CheckpointStore:
         score = math.inf if lost is None else lost.score if lost.instead_of is None else lost.instead_of
         self._best = dataclasses.replace(as_best(found), instead_of=score)
 
-    def _set_aside(self, step: int, name: str = "damaged") -> Path:
-        folder = self.directory / name
-        folder.mkdir(exist_ok=True)
-        number = sum(1 for entry in folder.iterdir() if entry.name.split("-")[0] == str(step))
-        target = (self.directory / str(step)).rename(folder / (f"{step}-{number}" if number else str(step)))
+    def _set_aside(self, step: int, name: str = DAMAGED) -> Path:
+        target = set_aside(self.directory, step, name)
         self._policy.scores.pop(step, None)
         self._manager.reload()
         return target
@@ -258,7 +258,7 @@ class CheckpointStore:
 
     def drop_superseded(self) -> None:
         """Removes the steps that were made again."""
-        shutil.rmtree(self.directory / "superseded", ignore_errors=True)
+        shutil.rmtree(self.directory / SUPERSEDED, ignore_errors=True)
 
     def wait(self) -> None:
         """Returns when the last save is on disk; raises UserError if it failed."""

@@ -22,6 +22,9 @@ from s5c.training.integrity import DamagedCheckpointError, check_items, check_me
 
 logger = logging.getLogger("s5c.training.checkpoint")
 
+DAMAGED, SUPERSEDED = "damaged", "superseded"
+"""Folders beside the steps, for those that cannot be read and for those that are made again."""
+
 BEST = "best_so_far"
 """Key of a step's metadata; not in that of a `Checkpoint`."""
 
@@ -211,6 +214,14 @@ def first_intact(directory: Path, steps: Iterable[int]) -> Checkpoint | None:
         except DamagedCheckpointError as error:
             logger.warning("%s\nTrying the next one.", error)
     return None
+
+
+def set_aside(directory: Path, step: int, name: str) -> Path:
+    """Moves a step to the folder `name` beside the steps, so that it can be saved again; returns where it is now."""
+    folder = directory / name
+    folder.mkdir(exist_ok=True)
+    number = sum(1 for entry in folder.iterdir() if entry.name.split("-")[0] == str(step))
+    return (directory / str(step)).rename(folder / (f"{step}-{number}" if number else str(step)))
 
 
 def training_of(directory: Path) -> Path:
