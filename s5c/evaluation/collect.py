@@ -125,6 +125,8 @@ def restore(directory: Path) -> tuple[list[Row], dict[str, dict[str, NDArray[Any
     stored = read_csv(table)
     try:
         rows = unsealed_table(stored)
+        if not rows:
+            raise ValueError("it has no rows")
     except ValueError as error:
         found = UserError(
             f"{table} is damaged: {error}. Make the report again from its runs, or copy the file again from where it "

@@ -297,7 +297,12 @@ def _train(
             )
         best = store.best()
         assert best is not None, "every finished epoch is saved with a score"
-        seconds = sum(row["seconds"] for row in read_metrics(run.metrics_file) if row["event"] == "epoch")
+        epochs = [row for row in read_metrics(run.metrics_file) if row["event"] == "epoch"]
+        if len(epochs) < recipe.epochs:
+            log.warning(
+                "%s has %d of %d epochs: the time of the others is lost.", run.metrics_file, len(epochs), recipe.epochs
+            )
+        seconds = sum(row["seconds"] for row in epochs)
         result = {
             "seconds": seconds,
             "best_epoch": best.metadata["epoch"],
