@@ -30,7 +30,7 @@ from s5c.training.interrupt import Interrupted
 
 errors = Console(stderr=True, highlight=False, emoji=False)
 
-NOT_IN_RUN_NAME = ("experiment", "results_dir", "name", "wandb", "checkpoint", "hydra")
+NOT_IN_RUN_NAME = ("experiment", "results_dir", "name", "wandb", "checkpoint", "resume", "hydra")
 """Overrides that do not tell two runs of an experiment apart."""
 
 DISK_ERRORS = {

@@ -9,9 +9,11 @@ from rich.console import Console
 
 from s5c import config as settings
 from s5c.cli import run
+from s5c.errors import unknown
 from s5c.keys import EvaluationKeys, WandbKeys
 from s5c.pipeline.job import finish, start
 from s5c.pipeline.trained import TrainJob, obtain
+from s5c.training.finished import RESUME
 
 
 def main(config: DictConfig) -> float:
@@ -28,7 +30,9 @@ def resolve(
 ) -> tuple[TrainJob, settings.ReductionJob, EvaluationKeys, WandbKeys]:
     """Checks the whole configuration before anything is done."""
     groups = ("task", "model", "train", "reduction", "evaluation", "wandb")
-    settings.check_keys(values, (*groups, "seed", "protocol"))
+    settings.check_keys(values, (*groups, "seed", "protocol", "resume"))
+    if values["resume"] not in RESUME:
+        raise unknown("value for resume", str(values["resume"]), RESUME)
     recipe, minutes = settings.recipe(values["train"])
     wandb = settings.build(WandbKeys, values["wandb"], "wandb")
     job = TrainJob(
@@ -41,6 +45,7 @@ def resolve(
         wandb=wandb,
         group=str(values["name"]),
         folder=settings.results_folder(values) / "trained",
+        resume=values["resume"],
     )
     evaluation = settings.build(EvaluationKeys, values["evaluation"], "evaluation")
     return job, settings.reduction_job(values["reduction"]), evaluation, wandb

@@ -15,8 +15,9 @@ from s5c.cli import register_resolvers
 from s5c.errors import UserError, unknown
 from s5c.locations import conf_dir
 from s5c.pipeline import zoo
-from s5c.pipeline.trained import FINISHED, TrainJob, described
+from s5c.pipeline.trained import TrainJob, described
 from s5c.train import resolve
+from s5c.training.finished import FINISHED
 
 FAMILIES = ("s5", "s4d", "dss")
 """Models a task has recipes of, in the order of training."""
@@ -75,8 +76,11 @@ class Recipe:
         wanted = described(self.job)
         found = []
         for path in self.job.folder.glob("*/identity.json"):
-            identity = json.loads(path.read_text("utf-8"))
-            if {key: identity.get(key) for key in wanted} == wanted:
+            try:
+                identity = json.loads(path.read_text("utf-8"))
+            except ValueError:  # damaged: the training itself writes it again
+                continue
+            if isinstance(identity, dict) and {key: identity.get(key) for key in wanted} == wanted:
                 found.append(path.parent)
         return max(found, key=lambda folder: ((folder / FINISHED).is_file(), _newest(folder)), default=None)
 

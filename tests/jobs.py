@@ -106,8 +106,9 @@ def _composed(config_name: str, overrides: tuple[str, ...], results: str) -> dic
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    """Returns the rows of a .jsonl file."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """Returns the rows of a .jsonl file, without what tells attempts and damage."""
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in ("attempt", "checksum")} for row in found]
 
 
 def only(folder: Path, pattern: str) -> Path:

@@ -16,6 +16,7 @@ from s5c.bench.rows import headline, label
 from s5c.bench.timing import REFERENCE
 from s5c.evaluation.collect import Row
 from s5c.evaluation.looks import INK, MUTED, NOTE, OTHERS, STYLE, Look
+from s5c.training.atomic import written
 
 LOOKS = {
     REFERENCE: Look("#777777", "s", "--", 1.6),
@@ -40,7 +41,7 @@ def look_of(variant: str) -> Look:
 
 def save_figures(found: Sequence[Row], output: Path) -> list[Path]:
     """Writes the figures that the rows of one benchmark have data for, as PNG; returns the files."""
-    name, written = found[0]["benchmark"], []
+    name, files = found[0]["benchmark"], []
     with mpl.rc_context(STYLE):
         figures = {
             name: _ratios(found),
@@ -50,9 +51,10 @@ def save_figures(found: Sequence[Row], output: Path) -> list[Path]:
         for stem, figure in figures.items():
             if figure is not None:
                 path = output / f"{stem}.png"
-                figure.savefig(path, dpi=150)
-                written.append(path)
-    return written
+                with written(path) as unfinished:
+                    figure.savefig(unfinished, dpi=150)
+                files.append(path)
+    return files
 
 
 # --------------------------------------------------------------------------------------------------------------- ratios

@@ -11,6 +11,7 @@ from s5c.bench.figures import save_figures
 from s5c.bench.rows import headline, label
 from s5c.bench.timing import REFERENCE
 from s5c.evaluation.collect import Row, write_csv
+from s5c.training.atomic import write_text
 
 Cell = Callable[[Row], str]
 
@@ -35,7 +36,7 @@ def write(
     figures = save_figures(found, output)
     description = _description(found, compared, command, rounds, precision)
     images = [f"![{path.stem}]({path.name})" for path in figures]
-    page.write_text("\n\n".join([f"# {title}", description, *images, *sections(found)]) + "\n", encoding="utf-8")
+    write_text(page, "\n\n".join([f"# {title}", description, *images, *sections(found)]) + "\n")
     return [table, page, *figures]
 
 

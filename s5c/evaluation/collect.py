@@ -9,8 +9,9 @@ from __future__ import annotations
 import csv
 import json
 import re
-import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,16 @@ from numpy.typing import NDArray
 
 from s5c.errors import UserError
 from s5c.evaluation.arms import FULL, Row, asked, differences, identity, rank
+from s5c.evaluation.arrayfile import read_arrays
 from s5c.evaluation.paired import add_paired
+from s5c.evaluation.rowfile import moment, read_rows
+from s5c.tracking.lines import CHECKSUM, sealed_table, unsealed_table
 
 Spectra = Mapping[str, Mapping[str, NDArray[Any]]]
 
 ROWS_FILE = "rows.jsonl"
 TABLE_FILE = "table.csv"
+_noted: ContextVar[list[str] | None] = ContextVar("_noted", default=None)
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 """What a cell begins with, after blanks, that spreadsheets take for a formula."""
 SPECTRA_FILE = "spectra.npz"
@@ -68,7 +73,7 @@ def collect(paths: Sequence[Path]) -> list[Row]:
             )
     newest: dict[str, Row] = {}
     for file in sorted({file for path in paths for file in path.rglob(ROWS_FILE)}):
-        for row in _read_rows(file):
+        for row in read_rows(file):
             key = _repetition_key(row)
             if key not in newest or _timestamp(row) >= _timestamp(newest[key]):
                 newest[key] = row
@@ -98,7 +103,7 @@ def read_spectra(rows: Iterable[Row]) -> dict[str, dict[str, NDArray[Any]]]:
 def store(rows: Sequence[Row], spectra: Spectra, directory: Path) -> None:
     """Writes rows and arrays of any number of runs into one folder, for `restore`."""
     directory.mkdir(parents=True, exist_ok=True)
-    write_csv(rows, directory / TABLE_FILE)
+    write_csv(sealed_table(rows), directory / TABLE_FILE)
     arrays = {f"{folder}/{name}": array for folder, found in spectra.items() for name, array in found.items()}
     if arrays:
         np.savez_compressed(directory / SPECTRA_FILE, **arrays)  # type: ignore[arg-type]
@@ -107,12 +112,42 @@ def store(rows: Sequence[Row], spectra: Spectra, directory: Path) -> None:
 
 
 def restore(directory: Path) -> tuple[list[Row], dict[str, dict[str, NDArray[Any]]]]:
-    """Returns the rows and arrays that `store` wrote."""
+    """Returns the rows and arrays that `store` wrote.
+
+    Raises:
+        UserError: A row is not what was written, or rows are missing.
+    """
     spectra: dict[str, dict[str, NDArray[Any]]] = {}
     for name, array in _arrays(directory / SPECTRA_FILE).items():
         folder, _, key = name.rpartition("/")
         spectra.setdefault(folder, {})[key] = array
-    return in_order(read_csv(directory / TABLE_FILE)), spectra
+    table = directory / TABLE_FILE
+    stored = read_csv(table)
+    try:
+        rows = unsealed_table(stored)
+        if not rows:
+            raise ValueError("it has no rows")
+    except ValueError as error:
+        found = UserError(
+            f"{table} is damaged: {error}. Make the report again from its runs, or copy the file again from where it "
+            f"came.\nIf you have changed it on purpose, take the column {CHECKSUM!r} out."
+        )
+        if (noted := _noted.get()) is None:
+            raise found from error
+        noted.append(str(found))
+        rows = [{key: value for key, value in row.items() if key != CHECKSUM} for row in stored]
+    return in_order(rows), spectra
+
+
+@contextmanager
+def noting_damage() -> Iterator[list[str]]:
+    """While active, `restore` notes what is wrong with a table and takes it as it is, for a check that tells all."""
+    noted: list[str] = []
+    token = _noted.set(noted)
+    try:
+        yield noted
+    finally:
+        _noted.reset(token)
 
 
 def studies(rows: Iterable[Row]) -> list[Study]:
@@ -152,11 +187,22 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
 
 
 def read_csv(path: Path) -> list[Row]:
-    """Returns the rows that `write_csv` wrote."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        rows.fieldnames = [_text_from_cell(name) for name in rows.fieldnames or ()]
-        return [{key: _from_cell(cell) for key, cell in row.items() if cell != ""} for row in rows]
+    """Returns the rows that `write_csv` wrote.
+
+    Raises:
+        UserError: The file is no such table, or a row has more or fewer cells than the first line.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file, strict=True)
+            rows.fieldnames = [_text_from_cell(name) for name in rows.fieldnames or ()]
+            found = list(rows)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is damaged: {error}. Copy it again from where it came.") from error
+    for number, row in enumerate(found, start=1):
+        if None in row or None in row.values():
+            raise UserError(f"{path} is damaged: row {number} has not one cell for each name in the first line.")
+    return [{key: _from_cell(cell) for key, cell in row.items() if cell != ""} for row in found]
 
 
 def _to_cell(value: Any) -> str:
@@ -178,27 +224,7 @@ def _text_from_cell(cell: str) -> str:
 
 
 def _arrays(file: Path) -> dict[str, NDArray[Any]]:
-    try:
-        with np.load(file) as arrays:
-            return dict(arrays)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile):
-        return {}  # none there, or its job is still writing: figures are drawn from the others
-
-
-def _read_rows(file: Path) -> list[Row]:
-    rows = []
-    lines = file.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            rows.append({**row, "reduction": row["reduction"], "folder": str(file.parent)})
-        except (ValueError, TypeError, KeyError) as error:
-            if number == len(lines):
-                break  # no newline yet: cut short
-            raise UserError(f"{file}, line {number}, is not a row.\nDelete that line, or run the job again.") from error
-    return rows
+    return read_arrays(file, "figures are drawn without it")
 
 
 def _repetition_key(row: Row) -> str:
@@ -220,5 +246,5 @@ def _presentation_order(row: Row) -> tuple[Any, ...]:
     )
 
 
-def _timestamp(row: Row) -> str:
-    return str(row.get("timestamp") or "")
+def _timestamp(row: Row) -> float:
+    return moment(row)

@@ -8,7 +8,6 @@ that does not cancel.
 from __future__ import annotations
 
 import math
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s5c.evaluation.arms import FULL, Row, asked, identity, target
+from s5c.evaluation.arrayfile import read_arrays
 
 CORRECT = "correct_file"
 """Key of a row that names the npz beside its rows.jsonl: for every network whether it answered each test example
@@ -69,9 +69,6 @@ def _answers(row: Row, files: dict[Path, dict[str, NDArray[Any]]], name: str = "
         return None
     path = Path(row["folder"]) / row[CORRECT]
     if path not in files:
-        try:
-            with np.load(path) as arrays:
-                files[path] = {key: array.astype(bool) for key, array in arrays.items()}
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile):
-            files[path] = {}  # moved without them, or cut short
+        arrays = read_arrays(path, "its paired errors are left out")
+        files[path] = {key: array.astype(bool) for key, array in arrays.items()}
     return files[path].get(name or (FULL if row["reduction"] == FULL else target(row)[1]))

@@ -17,6 +17,7 @@ from s5c.evaluation.collect import Spectra, Study, studies, write_csv
 from s5c.evaluation.looks import STYLE, entitle, look_of, panels
 from s5c.evaluation.originals import originals_figure
 from s5c.evaluation.spectra import Drawing
+from s5c.training.atomic import written
 
 FORMATS = ("png", "pdf")
 
@@ -65,7 +66,8 @@ def _save(drawing: Drawing, stem: Path, formats: Sequence[str]) -> list[Path]:
     figure = _as_written(draw()) if pictures else Figure()
     for path in pictures:
         options = {"metadata": {"CreationDate": None}} if path.suffix == ".pdf" else {"dpi": 150}
-        figure.savefig(path, **options)  # the same data gives the same file
+        with written(path) as unfinished:
+            figure.savefig(unfinished, **options)  # the same data gives the same file
     table = stem.with_suffix(".csv")
     write_csv(data, table)
     return [*pictures, table]

@@ -14,7 +14,7 @@ from pathlib import Path
 from s5c.errors import UserError
 from s5c.evaluation import claims, summary, tables
 from s5c.evaluation.arms import FULL, Row
-from s5c.evaluation.collect import TABLE_FILE, Study, restore, studies
+from s5c.evaluation.collect import TABLE_FILE, Study, noting_damage, restore, studies
 from s5c.evaluation.plots import save_figures
 from s5c.evaluation.readme import FOLDER, PAPERS, README, filled, folders, models_table
 
@@ -79,9 +79,10 @@ def differences(root: Path, models: Mapping[str, str]) -> list[str]:
     """
     with tempfile.TemporaryDirectory() as place:
         to = Path(place)
-        made = publish(root, models, to, formats=())
+        with noting_damage() as damage:
+            made = publish(root, models, to, formats=())
         compared = {path: _difference(root / path, to / path) for path in made}
-    found = [f"{path}: {text}" for path, text in compared.items() if text]
+    found = [*dict.fromkeys(damage), *(f"{path}: {text}" for path, text in compared.items() if text)]
     found += [f"{path.relative_to(root)}: made from nothing that is stored" for path in strays(root, made)]
     pictures = [path.with_suffix(".png") for path in made if path.suffix == ".csv"]
     return found + [f"{path}: missing" for path in pictures if not (root / path).is_file()]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
 import logging
 import shutil
 import sys
@@ -18,7 +17,9 @@ from rich.progress import track
 
 from s5c import config as settings
 from s5c.evaluation import cost
+from s5c.evaluation.collect import ROWS_FILE
 from s5c.evaluation.metrics import Predictions, predict
+from s5c.evaluation.rowfile import write_rows
 from s5c.keys import EvaluationKeys
 from s5c.model.classifier import Classifier
 from s5c.pipeline.provenance import environment, shown
@@ -125,7 +126,7 @@ def _finished(
         _measure(rows, trained, reduced, evaluation)
     if ranking is not None:
         write_spectra(run.directory / "spectra.npz", trained, ranking, reduced)
-    _write_rows(run.directory / "rows.jsonl", rows)
+    write_rows(run.directory / ROWS_FILE, rows)
     _report_to(run, trained, rows)
     return rows
 
@@ -292,12 +293,6 @@ def _save(
     }
     save_single(path, weights=network.weights, metadata=metadata)
     return {"checkpoint": shown(path), "checkpoint_bytes": cost.bytes_on_disk(path / "weights")}
-
-
-def _write_rows(path: Path, rows: Sequence[Row]) -> None:
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    unfinished.replace(path)
 
 
 def _scalars(row: Mapping[str, Any]) -> dict[str, float]:

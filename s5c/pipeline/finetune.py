@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from s5c.model import surgery
 from s5c.model.classifier import Classifier
 from s5c.pipeline.provenance import write_json
 from s5c.pipeline.trained import TrainedModel, batches, checksum
-from s5c.tracking.metrics import append_row, truncate_after
+from s5c.tracking.metrics import MetricsFile
 from s5c.training.checkpoint import CheckpointStore
 from s5c.training.loop import Feed, Recipe, fit, to_device
 from s5c.training.progress import training_progress
@@ -49,7 +48,7 @@ def finetune(
         keys: epochs, learning rate and loss.
         seed: of dropout and data order, and of weights drawn anew.
         folder: the training lives in a folder below, named after all that decides its result; started again it goes on
-            from its last checkpoint.
+            from its last checkpoint, or from one before a best one that was lost.
         label: of the messages.
 
     Raises:
@@ -88,7 +87,7 @@ def finetune(
 
     steps = recipe.epochs * feed.steps_per_epoch
     log.info("Training %s: %d epochs of %d steps -> %s", label, recipe.epochs, feed.steps_per_epoch, directory)
-    with CheckpointStore(directory / "checkpoints") as store:
+    with CheckpointStore(directory / "checkpoints", resume="rebuild") as store:
         with training_progress(Console(stderr=True), steps=steps, epochs=recipe.epochs) as reporter:
             fit(
                 model,
@@ -98,7 +97,7 @@ def finetune(
                 store=store,
                 directory=directory,
                 metadata={**trained.metadata, "state_dims": list(model.state_dims), "model": model.config.to_dict()},
-                record=_Rows(directory / "metrics.jsonl"),
+                record=MetricsFile(directory / "metrics.jsonl"),
                 reporter=reporter,
                 initial=weights,
                 teacher=teacher,
@@ -106,21 +105,8 @@ def finetune(
             )
         best = store.best()
         assert best is not None, "every finished epoch is saved with a score"
+        store.drop_superseded()
         return {**weights, **best.weights}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Rows:
-    """The training's record: a file of its own, since the run's belongs to the reduction."""
-
-    path: Path
-
-    def log(self, values: Mapping[str, float], *, step: int | None = None, event: str = "metrics") -> None:
-        append_row(self.path, event, step, values)
-
-    def truncate_after(self, step: int) -> None:
-        if self.path.exists():
-            truncate_after(self.path, step)
 
 
 def tuned(recipe: Recipe, keys: FinetuneKeys) -> Recipe:

@@ -28,8 +28,9 @@ from s5c.evaluation.metrics import Predictions, predict
 from s5c.keys import WandbKeys
 from s5c.model.classifier import Classifier, InputSpec
 from s5c.model.config import ModelConfig, from_dict
+from s5c.pipeline import kept
 from s5c.pipeline.provenance import environment, write_json
-from s5c.tracking.metrics import read_metrics
+from s5c.tracking.metrics import read_metrics, salvage
 from s5c.tracking.run import Run
 from s5c.training.checkpoint import Checkpoint, CheckpointStore, load
 from s5c.training.loop import Feed, Recipe, fit
@@ -40,7 +41,6 @@ log = logging.getLogger(__name__)
 IDENTITY_VERSION = 3
 """Raised when the training code changes its results, so that older trainings are not mistaken for new ones."""
 
-FINISHED = "trained.json"
 WEIGHTS_FILE = "weights.safetensors"
 """Of a zoo model; other checkpoints have a folder `weights`."""
 
@@ -92,6 +92,7 @@ class TrainJob:
     wandb: WandbKeys
     group: str
     folder: Path
+    resume: str = "auto"
 
 
 def input_spec(dataset: Dataset) -> InputSpec:
@@ -139,6 +140,7 @@ def obtain(job: TrainJob, console: Console, *, which: str = "best") -> TrainedMo
 
     Raises:
         UserError: batch larger than the data, diverging loss, full disk.
+        LostModelError: the step it is known by is damaged or gone, and `job.resume` does not say what to do.
         Interrupted: stopped on request; the same call goes on.
     """
     dataset, splits = load_task(job.task, job.protocol)
@@ -147,10 +149,9 @@ def obtain(job: TrainJob, console: Console, *, which: str = "best") -> TrainedMo
     trained_id = checksum(described)
     folder = job.folder / f"{dataset.name}-{job.model.family}-{trained_id}"
     folder.mkdir(parents=True, exist_ok=True)
-    with _exclusive(folder):
-        finished = folder / FINISHED
-        if finished.exists():
-            facts = json.loads(finished.read_text())
+    with _exclusive(folder), kept.command_named():
+        facts = kept.found(folder, described, trained_id, which=which, resume=job.resume)
+        if facts is not None:
             log.info(
                 "Reusing the trained model %s (%d epochs, %.0f s, selection accuracy %.2f%%).",
                 folder,
@@ -160,7 +161,8 @@ def obtain(job: TrainJob, console: Console, *, which: str = "best") -> TrainedMo
             )
         else:
             _train(job, dataset, splits, described, trained_id, folder, console)
-    return from_checkpoint(load(folder, which=which), dataset, splits)
+        checkpoint = load(folder, which=which)
+    return from_checkpoint(checkpoint, dataset, splits)
 
 
 def from_checkpoint(checkpoint: Checkpoint, dataset: Dataset, splits: Splits) -> TrainedModel:
@@ -263,6 +265,8 @@ def _train(
         splits.selected_on,
         folder,
     )
+    if job.resume != "auto":
+        salvage(folder / "metrics.jsonl")
     if saved := padding_saved(splits.train, recipe.batch_size, seed=job.seed):
         log.info("%s", saved)
     name = f"{dataset.name}-{job.model.family}-{trained_id}"
@@ -277,7 +281,7 @@ def _train(
         tags=[dataset.name, job.model.family, f"seed{job.seed}", *job.wandb.tags],
     )
     steps = recipe.epochs * feed.steps_per_epoch
-    with run, CheckpointStore(folder / "checkpoints") as store:
+    with run, CheckpointStore(folder / "checkpoints", resume=job.resume) as store:
         with training_progress(console, steps=steps, epochs=recipe.epochs) as reporter:
             fit(
                 model,
@@ -293,7 +297,12 @@ def _train(
             )
         best = store.best()
         assert best is not None, "every finished epoch is saved with a score"
-        seconds = sum(row["seconds"] for row in read_metrics(run.metrics_file) if row["event"] == "epoch")
+        epochs = [row for row in read_metrics(run.metrics_file) if row["event"] == "epoch"]
+        if len(epochs) < recipe.epochs:
+            log.warning(
+                "%s has %d of %d epochs: the time of the others is lost.", run.metrics_file, len(epochs), recipe.epochs
+            )
+        seconds = sum(row["seconds"] for row in epochs)
         result = {
             "seconds": seconds,
             "best_epoch": best.metadata["epoch"],
@@ -301,7 +310,7 @@ def _train(
         }
         run.summary(result)
         run.artifact(name, best.path / "weights", metadata={**result, "trained_id": trained_id}, aliases=["best"])
-        write_json(folder / FINISHED, {**result, "environment": facts})
+        kept.finish(folder, {**result, "environment": facts}, trained_id, best, store)
     log.info(
         "Trained in %.1f s; best epoch %d of %d, %s accuracy %.2f%%.",
         seconds,

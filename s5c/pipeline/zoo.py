@@ -24,14 +24,17 @@ from s5c.data.base import task_class
 from s5c.errors import UserError, nearest_first
 from s5c.pipeline import answers
 from s5c.pipeline.provenance import write_json
-from s5c.pipeline.trained import FINISHED, WEIGHTS_FILE, TrainedModel, predictions
+from s5c.pipeline.trained import WEIGHTS_FILE, TrainedModel, predictions
+from s5c.training import finished
 from s5c.training.checkpoint import Checkpoint
 from s5c.training.integrity import DamagedCheckpointError, check_items, check_metadata, migrate, on_host, seal
+from s5c.training.stored import BEST
 
 PREFIX = "zoo:"
 CARD = "card.json"
+NAME = r"\w[\w.-]*"
 
-_OF_TRAINING = ("schema", "checksum", "empty_arrays", "epoch_sums", "metrics", "score", "parent", "epoch")
+_OF_TRAINING = ("schema", "checksum", "empty_arrays", "epoch_sums", "metrics", "score", "parent", "epoch", BEST)
 """Metadata that a step of a training has and a zoo model has not, or has with another meaning."""
 
 
@@ -66,9 +69,11 @@ def load(name: str) -> Checkpoint:
     Raises:
         UserError: there is none of that name (the message lists those that exist), or it is damaged.
     """
-    if name not in names():
-        raise UserError(_none_called(name))
     folder = zoo_dir() / name
+    if name not in names():
+        if re.fullmatch(NAME, name) and (folder / WEIGHTS_FILE).is_file():
+            raise DamagedCheckpointError(folder, f"its {CARD} is gone.")
+        raise UserError(_none_called(name))
     card = migrate(_card(folder))
     try:
         arrays = load_file(folder / WEIGHTS_FILE)
@@ -92,13 +97,13 @@ def export(trained: TrainedModel, name: str, *, batch_size: int = 64) -> Path:
     Raises:
         UserError: the training is not finished, or the name cannot be one of a folder.
     """
-    finished = trained.path.parents[1] / FINISHED
-    if not finished.is_file():
+    record = finished.read(trained.path.parents[1])
+    if record is None:
         raise UserError(f"{trained.path} is not of a finished training: only those go into the zoo.")
-    if not re.fullmatch(r"\w[\w.-]*", name):
+    if not re.fullmatch(NAME, name):
         raise UserError(f"{name!r} cannot name a zoo model: use letters, digits, '_', '-' and '.'.")
     arrays = flatten_dict(on_host(trained.weights), sep="/")  # empty collections drop out
-    facts = _facts(trained, name, json.loads(finished.read_text("utf-8")), batch_size)
+    facts = _facts(trained, name, record, batch_size)
     card, stored = seal(facts, {"weights": unflatten_dict(arrays, sep="/")})
     folder = zoo_dir() / name
     unfinished = folder.with_name(f".{name}.unfinished")

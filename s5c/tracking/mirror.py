@@ -94,8 +94,9 @@ class Mirror:
 
     Args:
         directory: The run folder; W&B writes to its `wandb/`.
-        mode: "online" or "offline". Online, the id kept in `wandb_id.txt` resumes the same run. Offline runs cannot be
-            resumed, so each start is a new one, to be recognised by `group` and `name`.
+        mode: "online" or "offline". The id kept in `wandb_id.txt` makes each start the same run. Online it is resumed.
+            Offline it cannot be: each start begins a file, and one that was not uploaded moves to `wandb/earlier`.
+            Whoever holds the record logs it from the start where `behind` says so.
         run_id: Takes the place of the kept id.
         init: Passed to `wandb.init`: config, project, name, group, job_type, tags.
     """
@@ -107,6 +108,7 @@ class Mirror:
         self._run: Any = None
         self._summary: dict[str, Any] = {}
         self.sync_hint: str | None = None  # the command that uploads an offline run later
+        self.behind = False  # nothing that was recorded before is in the run
         for attempt in dict.fromkeys((mode, "offline")):
             try:
                 self._run = self._start(attempt, run_id, init)
@@ -117,8 +119,9 @@ class Mirror:
     def _start(self, mode: str, run_id: str | None, init: Mapping[str, Any]) -> Any:
         wandb = _import_wandb()
         online = mode == "online"
-        if online and run_id is None and self._id_file.exists():
+        if run_id is None and self._id_file.exists():
             run_id = self._id_file.read_text().strip() or None
+        self.behind = self.behind or not self._resumable()
         run = wandb.init(
             **init,
             dir=self._directory,
@@ -128,11 +131,22 @@ class Mirror:
             reinit="create_new",
             settings=wandb.Settings(silent=True, console="off"),
         )
-        if online:
-            self._id_file.write_text(f"{run.id}\n")
-        else:
+        unfinished = self._id_file.with_name(f".{self._id_file.name}.unfinished")
+        unfinished.write_text(f"{run.id}\n")
+        unfinished.replace(self._id_file)
+        if not online:
             self.sync_hint = f"wandb sync {shlex.quote(str(Path(run.dir).parent.absolute()))}"
         return run
+
+    def _resumable(self) -> bool:
+        """Returns whether W&B has what was logged before under this id."""
+        earlier = sorted(self._directory.glob("wandb/offline-run-*"))
+        waiting = [path for path in earlier if not list(path.glob("*.wandb.synced"))]
+        for path in waiting:  # superseded: uploaded too, it would show every row twice
+            place = path.parent / "earlier"
+            place.mkdir(exist_ok=True)
+            path.rename(place / path.name)
+        return not waiting and self._id_file.exists()
 
     @_harmless
     def log(self, values: Mapping[str, Any], step: int | None) -> None:

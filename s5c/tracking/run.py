@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from s5c.tracking.metrics import append_row, plain, truncate_after
+from s5c.tracking.metrics import ONCE, MetricsFile, plain, read_metrics, subject
 from s5c.tracking.mirror import Mirror, choose_mode
 
 
@@ -16,7 +16,8 @@ class Run:
     """One job's record: `metrics.jsonl` in its folder, mirrored to Weights & Biases.
 
     The file is the record of truth and a failure to write it raises. A failure of W&B is logged, once, and ignored.
-    A job that resumes calls `truncate_after` on its `metrics.jsonl` first.
+    A job that resumes calls `truncate_after` first; whatever else an earlier attempt wrote counts until this one writes
+    it again, and is dropped when this one ends well.
 
     Args:
         directory: The run folder, created if need be.
@@ -30,7 +31,7 @@ class Run:
         run_id: The W&B id; by default the one kept in the folder, or a new one.
 
     Raises:
-        UserError: The mode is unknown, or online without a key.
+        UserError: The mode is unknown, online without a key, or a line of an earlier `metrics.jsonl` is damaged.
     """
 
     def __init__(
@@ -49,13 +50,16 @@ class Run:
         chosen = choose_mode(mode)
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
-        self.metrics_file = directory / "metrics.jsonl"
-        truncate_after(self.metrics_file)  # the first row must not continue a half-written one
+        self._rows = MetricsFile(directory / "metrics.jsonl")
+        self.metrics_file = self._rows.path
         self._step: int | None = None
+        self._places: dict[str, int] = {}  # of rows without a step, in the history of W&B
+        self._caught_up = False
         self._mirror: Mirror | None = None
         if chosen != "disabled":
             init = {"project": project, "name": name, "group": group, "job_type": job_type, "tags": list(tags)}
             self._mirror = Mirror(directory, mode=chosen, run_id=run_id, init={**init, "config": plain(config)})
+            self._caught_up = not self._mirror.behind
 
     @property
     def sync_hint(self) -> str | None:
@@ -67,39 +71,41 @@ class Run:
 
         Args:
             values: Scalars by name; `event`, `step` and `time` are taken. A JAX scalar blocks until it is computed.
-            step: The training step. W&B shows values without one at the last step logged.
+            step: The training step. W&B shows values without one at the last step logged, or numbers them.
             event: What the row records.
         """
         values = plain(values)
-        append_row(self.metrics_file, event, step, values)
-        if step is not None:
-            self._step = int(step)
+        self._catch_up()
+        self._rows.log(values, step=step, event=event)
         if self._mirror and values:
-            self._mirror.log(values, self._step)
+            self._mirror.log(values, self._place(event, step, values))
 
     def truncate_after(self, step: int) -> None:
         """Forgets the rows written after `step`: a training resumes from the checkpoint of that step."""
-        truncate_after(self.metrics_file, step)
+        self._rows.truncate_after(step)
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Records the final values of the job."""
         values = plain(values)
-        append_row(self.metrics_file, "summary", None, values)
+        self._catch_up()
+        self._rows.log(values, event="summary")
         if self._mirror:
             self._mirror.summary(values)
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Records a table, one mapping per row; rows need not have the same keys."""
         rows = plain(list(rows))
-        append_row(self.metrics_file, "table", None, {"name": name, "rows": rows})
+        self._catch_up()
+        self._rows.log({"name": name, "rows": rows}, event="table")
         if self._mirror:
-            self._mirror.table(name, rows, self._step)
+            self._mirror.table(name, rows, self._place("table", None, {"name": name}))
 
     def figure(self, name: str, path: Path) -> None:
         """Records a PNG file that lies in the run folder."""
-        append_row(self.metrics_file, "figure", None, {"name": name, "path": self._relative(path)})
+        self._catch_up()
+        self._rows.log({"name": name, "path": self._relative(path)}, event="figure")
         if self._mirror:
-            self._mirror.figure(name, path, self._step)
+            self._mirror.figure(name, path, self._place("figure", None, {"name": name}))
 
     def artifact(
         self,
@@ -127,14 +133,43 @@ class Run:
         facts = plain(metadata or {})
         source = {"name": parent[0], "path": self._relative(parent[1])} if parent else None
         row = {"name": name, "path": self._relative(path), "kind": kind, "metadata": facts, "aliases": list(aliases)}
-        append_row(self.metrics_file, "artifact", None, {**row, "parent": source})
+        self._catch_up()
+        self._rows.log({**row, "parent": source}, event="artifact")
         if self._mirror:
             self._mirror.artifact(name, path, kind=kind, metadata=facts, aliases=aliases, parent=parent)
 
     def close(self, *, exit_code: int = 0) -> None:
         """Ends the W&B run, marked failed unless `exit_code` is 0. Closing twice does nothing."""
+        if exit_code == 0:
+            self._rows.settle()
         if self._mirror:
+            self._catch_up()
             self._mirror.finish(exit_code)
+
+    def _catch_up(self) -> None:
+        """Shows a W&B run that begins now what earlier attempts have recorded, before anything else.
+
+        Their tables, figures and files are left out: a job makes these at its end, so this attempt makes them again.
+        """
+        if self._mirror is None or self._caught_up:
+            return
+        self._caught_up = True
+        for row in read_metrics(self.metrics_file) if self.metrics_file.exists() else ():
+            event, step = row.pop("event"), row.pop("step")
+            del row["time"]
+            if event == "summary":
+                self._mirror.summary(row)
+            elif event not in ONCE and row:
+                self._mirror.log(row, self._place(event, step, row))
+
+    def _place(self, event: str, step: int | None, values: Mapping[str, Any]) -> int:
+        """Returns the step that W&B is told, which never falls: it ignores what falls behind."""
+        if step is not None:
+            self._step = int(step)
+        if self._step is not None:
+            return self._step
+        key = subject({"event": event, "step": None, **values})
+        return self._places.setdefault(key, len(self._places))
 
     def _relative(self, path: Path) -> str:
         return Path(os.path.relpath(path, self.directory)).as_posix()

@@ -7,30 +7,53 @@ Every checkpoint is one Orbax folder with the items `weights`, `metadata` (JSON)
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import math
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import orbax.checkpoint as ocp
 
 from s5c.errors import UserError, nearest_first, unknown
 from s5c.locations import for_checkpoints
+from s5c.training import finished
+from s5c.training.finished import CHECKPOINTS, FINISHED, RESUME, LostModelError
 from s5c.training.integrity import (
     DamagedCheckpointError,
     as_nested_dict,
-    check_items,
-    check_metadata,
-    migrate,
     named_leaves,
     on_host,
     restructure,
     seal,
     storage_problem,
 )
+from s5c.training.retention import LatestAndBest
+from s5c.training.stored import (
+    BEST,
+    DAMAGED,
+    SUPERSEDED,
+    Best,
+    Checkpoint,
+    as_best,
+    best_facts,
+    find_best,
+    first_intact,
+    intact,
+    metadata_in,
+    newest_best,
+    ranked,
+    read_step,
+    recorded,
+    scores_in,
+    set_aside,
+    steps_in,
+    training_of,
+)
+
+__all__ = ["Checkpoint", "CheckpointStore", "load", "save_single"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,45 +66,6 @@ def _worth_showing(record: logging.LogRecord) -> bool:
 logging.getLogger("absl").addFilter(_worth_showing)
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """One intact checkpoint.
-
-    Attributes:
-        weights: Nested dicts of numpy arrays, by collection: "params" and, if any, "batch_stats".
-        metadata: What was saved beside them, with "schema", "checksum", "step" and "score" added.
-        step: Training step; 0 for a single checkpoint whose metadata has none.
-        path: Its folder.
-    """
-
-    weights: dict[str, Any]
-    metadata: dict[str, Any]
-    step: int
-    path: Path
-
-
-@runtime_checkable
-class _Numbered(Protocol):
-    @property
-    def step(self) -> int: ...
-
-
-@dataclass
-class _LatestAndBest:
-    """Keeps the newest steps and the best one, the earlier of equals.
-
-    Orbax's `BestN` keeps the later of equal scores, gives NaN an arbitrary rank and needs a metrics item of its own.
-    """
-
-    keep_latest: int
-    scores: dict[int, float | None]
-
-    def should_preserve(self, checkpoints: Sequence[_Numbered], *, context: Any) -> list[bool]:
-        steps = [checkpoint.step for checkpoint in checkpoints]
-        kept = {*steps[-self.keep_latest :], *_ranked({step: self.scores.get(step) for step in steps})[:1]}
-        return [step in kept for step in steps]
-
-
 class CheckpointStore:
     """The checkpoints of one training run: a folder of steps, written in the background.
 
@@ -91,11 +75,16 @@ class CheckpointStore:
         directory: Folder of the steps, created if missing.
         keep_latest: How many of the newest steps to keep beside the best one. With 1, damage to the newest step
             loses the training state.
+        resume: What `restore_training` does where the best step is lost: "auto" refuses, "rebuild" goes back to a step
+            from which it can be made again, "best_intact" takes the best of those that are there.
     """
 
-    def __init__(self, directory: Path, *, keep_latest: int = 2) -> None:
+    def __init__(self, directory: Path, *, keep_latest: int = 2, resume: str = "auto") -> None:
         if keep_latest < 1:
             raise UserError(f"keep_latest is {keep_latest}; at least 1 checkpoint must be kept to resume from.")
+        if resume not in RESUME:
+            raise unknown("value for resume", resume, RESUME)
+        self._resume = resume
         self.directory = for_checkpoints(Path(directory).absolute())
         self._keep_latest = keep_latest
         try:
@@ -105,7 +94,8 @@ class CheckpointStore:
         self._open()
 
     def _open(self) -> None:
-        self._policy = _LatestAndBest(self._keep_latest, _scores(self.directory))
+        self._policy = LatestAndBest(self._keep_latest, scores_in(self.directory))
+        self._best = newest_best(self.directory)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._policy,
             cleanup_tmp_directories=True,
@@ -147,12 +137,25 @@ class CheckpointStore:
         if training is not None:
             items["training"] = named_leaves(training)
         score = None if score is None else float(score)
-        sealed, stored = seal({**metadata, "step": int(step), "score": score}, on_host(items))
+        best = self._better(step, score)
+        facts = {**metadata, "step": int(step), "score": score, BEST: best_facts(best, step)}
+        sealed, stored = seal(facts, on_host(items))
         with self._reporting():
             self._policy.scores[step] = score
             self._manager.save(step, args=_composite(sealed, stored), force=True)
+            if best is not None and best.step == step:
+                best = dataclasses.replace(best, weights=sealed["checksum"]["weights"])
+            self._best = best
             if wait:
                 self._manager.wait_until_finished()
+
+    def _better(self, step: int, score: float | None) -> Best | None:
+        """Returns the best step once `step` is saved."""
+        best = self._best
+        if score is None or score != score or (best is not None and score <= best.score):
+            return best
+        lost = None if best is None else best.instead_of
+        return Best(step, score, "", lost if lost is not None and score <= lost else None)
 
     @contextlib.contextmanager
     def _reporting(self) -> Iterator[None]:
@@ -166,7 +169,7 @@ class CheckpointStore:
             problem = storage_problem(error)
             if problem is None:
                 raise
-            steps = _steps(self.directory)
+            steps = steps_in(self.directory)
             last = f"The last good checkpoint is step {steps[-1]}" if steps else "No checkpoint has been written yet"
             raise UserError(
                 f"Saving a checkpoint failed: {self.directory} {problem}.\n{last}. "
@@ -176,7 +179,8 @@ class CheckpointStore:
     def restore_training(self, abstract: Any) -> tuple[Checkpoint, Any] | None:
         """Reads the newest intact step that has a training state.
 
-        A damaged step is reported and moved to the folder `damaged`, so that training can save that step again.
+        A damaged step is reported and moved to the folder `damaged`, so that training can save that step again. So are
+        those that come after a lost best step, with "rebuild", to the folder `superseded`.
 
         Args:
             abstract: A pytree with the structure, shapes and dtypes that were saved as `training`.
@@ -186,37 +190,75 @@ class CheckpointStore:
 
         Raises:
             UserError: If the state is intact but of another structure, or was written by a newer version.
+            LostModelError: If the best step so far is damaged or gone, unless `resume` says what to do.
         """
         self.wait()
-        for step in reversed(_steps(self.directory)):
+        for step in reversed(steps_in(self.directory)):
             path = self.directory / str(step)
             try:
-                checkpoint, leaves = _read(path, training=True)
+                checkpoint, leaves = read_step(path, training=True)
             except DamagedCheckpointError as error:
                 logger.warning("%s\nMoved to %s; trying the step before it.", error, self._set_aside(step))
                 continue
-            if leaves is not None:
-                return checkpoint, restructure(leaves, abstract, path)
+            if leaves is None:
+                continue
+            state = restructure(leaves, abstract, path)
+            try:
+                best = find_best(self.directory, checkpoint)
+                self._best = checkpoint.best or (None if best is None else as_best(best))
+            except LostModelError as error:
+                if self._resume == "auto":
+                    raise
+                if self._resume == "rebuild":
+                    logger.warning("%s\nGoing back to before step %d.", error.problem, step)
+                    self._set_aside(step, SUPERSEDED)
+                    continue
+                self._accept_loss(checkpoint, error)
+            return checkpoint, state
+        self._best = None
         return None
 
-    def _set_aside(self, step: int) -> Path:
-        folder = self.directory / "damaged"
-        folder.mkdir(exist_ok=True)
-        number = sum(1 for entry in folder.iterdir() if entry.name.split("-")[0] == str(step))
-        target = (self.directory / str(step)).rename(folder / (f"{step}-{number}" if number else str(step)))
+    def _accept_loss(self, newest: Checkpoint, error: LostModelError) -> None:
+        """Takes the best of the intact steps for the best."""
+        lost = newest.best
+        if lost is not None and (self.directory / str(lost.step)).exists():
+            self._set_aside(lost.step)  # kept for its score, it would have the best intact one removed
+        facts = metadata_in(self.directory)
+        for step in [step for step, found in facts.items() if found is None]:
+            self._set_aside(step)
+        found = first_intact(self.directory, ranked(scores_in(self.directory)))
+        if found is None:
+            raise LostModelError(error.folder, f"{error.problem}\nNo other step that has a score is intact.") from error
+        logger.warning("%s\nStep %d is taken in its place.", error.problem, found.step)
+        score = math.inf if lost is None else lost.score if lost.instead_of is None else lost.instead_of
+        self._best = dataclasses.replace(as_best(found), instead_of=score)
+
+    def _set_aside(self, step: int, name: str = DAMAGED) -> Path:
+        target = set_aside(self.directory, step, name)
         self._policy.scores.pop(step, None)
         self._manager.reload()
         return target
 
     def best(self) -> Checkpoint | None:
-        """Returns the intact step with the highest score, the earlier of equals; None if no step has a score."""
+        """Returns the step with the highest score, the earlier of equals; None if no step has a score.
+
+        Raises:
+            LostModelError: It is damaged or gone.
+        """
         self.wait()
-        return _first_intact(self.directory, _ranked(_scores(self.directory)))
+        if self._best is None:
+            return None
+        found = intact(self.directory, self._best.step, self._best.weights, "the best")
+        return dataclasses.replace(found, best=self._best)
 
     def latest(self) -> Checkpoint | None:
         """Returns the newest intact step, None if there is none."""
         self.wait()
-        return _first_intact(self.directory, reversed(_steps(self.directory)))
+        return first_intact(self.directory, reversed(steps_in(self.directory)))
+
+    def drop_superseded(self) -> None:
+        """Removes the steps that were made again."""
+        shutil.rmtree(self.directory / SUPERSEDED, ignore_errors=True)
 
     def wait(self) -> None:
         """Returns when the last save is on disk; raises UserError if it failed."""
@@ -242,31 +284,44 @@ def load(path: Path, *, which: str = "best") -> Checkpoint:
 
     Args:
         path: A run folder that contains `checkpoints/`, a folder of steps, one step, or a single saved checkpoint.
-        which: "best" or "latest", where there are several steps.
+        which: "best" or "latest", where there are several steps. Of a finished training they are the steps that its
+            `trained.json` names; of another one, those that the newest intact step knows of.
 
     Raises:
         UserError: If nothing intact is found there.
+        LostModelError: If it was there and is damaged or gone.
     """
     if which not in ("best", "latest"):
         raise unknown("checkpoint", which, ("best", "latest"))
     folder = Path(path).expanduser().absolute()
+    training = training_of(folder)
+    if not folder.is_dir() and not (training != folder and training.is_dir()):
+        raise _not_found(folder)
+    if any((folder / item).exists() for item in ("weights", "metadata", "_CHECKPOINT_METADATA")):
+        return read_step(folder)[0]
+    if (training / FINISHED).exists():
+        facts = finished.read(training)
+        assert facts is not None, "it exists"
+        return recorded(training / CHECKPOINTS, facts, which)
+    if (folder / CHECKPOINTS).is_dir():
+        folder = folder / CHECKPOINTS
     if not folder.is_dir():
         raise _not_found(folder)
-    if (folder / "checkpoints").is_dir():
-        folder = folder / "checkpoints"
-    if any((folder / item).exists() for item in ("weights", "metadata", "_CHECKPOINT_METADATA")):
-        return _read(folder)[0]
-    steps = _steps(folder)
+    steps = steps_in(folder)
     if not steps:
         content = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
         raise UserError(
             f"No checkpoint in {folder}; it contains: {content}.\n"
             "Give a run folder (with checkpoints/ in it), one of its steps or a saved reduced model."
         )
-    order = _ranked(_scores(folder)) if which == "best" else list(reversed(steps))
-    found = _first_intact(folder, order)
+    newest = first_intact(folder, reversed(steps))
+    found = newest if newest is None or which == "latest" else find_best(folder, newest)
     if found is None:
-        problem = "is intact. Train again or restore a backup" if order else "has a score. Ask for 'latest' or one step"
+        problem = (
+            "is intact. Train again or restore a backup"
+            if newest is None
+            else "has a score. Ask for 'latest' or one step"
+        )
         raise UserError(f"None of the steps {steps} in {folder} {problem}.")
     return found
 
@@ -305,59 +360,6 @@ def save_single(path: Path, *, weights: Mapping, metadata: Mapping) -> Path:
 def _composite(metadata: dict, items: Mapping[str, dict]) -> Any:
     arrays = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
     return ocp.args.Composite(metadata=ocp.args.JsonSave(metadata), **arrays)
-
-
-def _steps(directory: Path) -> list[int]:
-    """Lists finished steps in ascending order; unfinished ones have other names."""
-    return sorted(int(entry.name) for entry in directory.glob("*") if entry.name.isdigit() and entry.is_dir())
-
-
-def _ranked(scores: Mapping[int, float | None]) -> list[int]:
-    """Returns the steps that have a score, best first, the earlier of equals first."""
-    comparable = {step: score for step, score in scores.items() if score is not None and not math.isnan(score)}
-    return sorted(comparable, key=lambda step: (-comparable[step], step))
-
-
-def _scores(directory: Path) -> dict[int, float | None]:
-    scores = {}
-    for step in _steps(directory):
-        with contextlib.suppress(DamagedCheckpointError):  # reported when the step itself is read
-            scores[step] = migrate(_read_metadata(directory / str(step))).get("score")
-    return scores
-
-
-def _first_intact(directory: Path, steps: Iterable[int]) -> Checkpoint | None:
-    for step in steps:
-        try:
-            return _read(directory / str(step))[0]
-        except DamagedCheckpointError as error:
-            logger.warning("%s\nTrying the next one.", error)
-    return None
-
-
-def _restore(path: Path, **items: Any) -> Any:
-    """Reads items of a checkpoint folder; any failure inside Orbax means damage, except lack of memory or rights."""
-    try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-            return checkpointer.restore(path, args=ocp.args.Composite(**items))
-    except (MemoryError, PermissionError):
-        raise
-    except Exception as error:
-        raise DamagedCheckpointError(path, f"{type(error).__name__}: {str(error).splitlines()[0][:200]}") from error
-
-
-def _read_metadata(path: Path) -> dict:
-    return check_metadata(_restore(path, metadata=ocp.args.JsonRestore()).metadata, path)
-
-
-def _read(path: Path, *, training: bool = False) -> tuple[Checkpoint, dict | None]:
-    """Reads and verifies the weights and, if asked for and saved, the training item by leaf name."""
-    metadata = _read_metadata(path)
-    names = ["weights", "training"] if training and "training" in metadata["checksum"] else ["weights"]
-    restored = _restore(path, **{name: ocp.args.StandardRestore() for name in names})
-    checked = check_items(metadata, {name: restored[name] for name in names}, path)
-    migrated = migrate(metadata)
-    return Checkpoint(checked["weights"], migrated, migrated.get("step") or 0, path), checked.get("training")
 
 
 def _not_found(path: Path) -> UserError:

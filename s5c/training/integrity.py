@@ -103,7 +103,7 @@ def _digest(tree: Mapping) -> str:
     return sha.hexdigest()
 
 
-def _metadata_digest(metadata: Mapping) -> str:
+def metadata_digest(metadata: Mapping) -> str:
     unsealed = {key: value for key, value in metadata.items() if key != "checksum"}
     return hashlib.sha256(json.dumps(unsealed, sort_keys=True).encode()).hexdigest()
 
@@ -130,7 +130,7 @@ def seal(metadata: Mapping, items: Mapping[str, Mapping]) -> tuple[dict, dict[st
     }
     # Through JSON and back, so that the digest is taken over exactly what a reader will see (lists, string keys).
     sealed = json.loads(json.dumps({**metadata, "schema": SCHEMA, "empty_arrays": shapes}))
-    sealed["checksum"] = {name: _digest(tree) for name, tree in items.items()} | {"metadata": _metadata_digest(sealed)}
+    sealed["checksum"] = {name: _digest(tree) for name, tree in items.items()} | {"metadata": metadata_digest(sealed)}
     stored = jax.tree.map(
         lambda leaf: leaf if leaf.size else np.zeros([max(n, 1) for n in leaf.shape], leaf.dtype), items
     )
@@ -151,7 +151,7 @@ def check_metadata(metadata: Any, path: Path) -> dict:
         raise DamagedCheckpointError(
             path, "its metadata has no checksum, so it was not written by s5c or was cut short."
         )
-    if checksum.get("metadata") != _metadata_digest(metadata):
+    if checksum.get("metadata") != metadata_digest(metadata):
         raise DamagedCheckpointError(path, "its metadata does not match its checksum.")
     if metadata["schema"] > SCHEMA:
         raise UserError(
