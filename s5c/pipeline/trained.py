@@ -26,13 +26,14 @@ from s5c.data.batching import eval_batches, padding_saved, steps_per_epoch, trai
 from s5c.errors import UserError
 from s5c.evaluation.metrics import Predictions, predict
 from s5c.keys import WandbKeys
+from s5c.model import surgery
 from s5c.model.classifier import Classifier, InputSpec
 from s5c.model.config import ModelConfig, from_dict
 from s5c.pipeline.provenance import environment, write_json
 from s5c.tracking.metrics import read_metrics
 from s5c.tracking.run import Run
 from s5c.training.checkpoint import Checkpoint, CheckpointStore, load
-from s5c.training.loop import Feed, Recipe, fit
+from s5c.training.loop import Feed, Recipe, best_epoch, fit
 from s5c.training.progress import training_progress
 
 log = logging.getLogger(__name__)
@@ -291,8 +292,7 @@ def _train(
                 reporter=reporter,
                 checkpoint_minutes=job.checkpoint_minutes,
             )
-        best = store.best()
-        assert best is not None, "every finished epoch is saved with a score"
+        best = best_epoch(store, folder)
         seconds = sum(row["seconds"] for row in read_metrics(run.metrics_file) if row["event"] == "epoch")
         result = {
             "seconds": seconds,
@@ -310,6 +310,13 @@ def _train(
         splits.selected_on,
         100 * result["selection_accuracy"],
     )
+    if any(modes := surgery.unstable_modes(best.weights["params"], job.model)):
+        log.info(
+            "%d of its modes are unstable (|Lambda_bar| >= 1; by layer: %s): only model.clip_eigs=true prevents that. "
+            "reduction.unstable says what a reduction does with them.",
+            sum(modes),
+            ", ".join(map(str, modes)),
+        )
     if run.sync_hint:
         log.info("W&B is offline. To upload: %s", run.sync_hint)
 

@@ -61,14 +61,15 @@ class Parts(NamedTuple):
     weight: Float[Array, "parts"]
 
 
-def parts_of(system: DiagonalSSM) -> Parts:
+def parts_of(system: DiagonalSSM, *, every: bool = False) -> Parts:
     """Returns a layer's parts. Unstable modes (|a| >= 1), whose energy is infinite, are left out.
 
     Args:
         system: one layer or channel, double precision.
+        every: leave no mode out.
     """
     log_a, B, C, _ = from_ssm(system)
-    stable = log_a.real < 0
+    stable = (log_a.real < 0) | every
     log_a, B = jnp.where(stable, log_a, STABLE), jnp.where(stable[:, None], B, 0)
     return Parts(log_a, B, directions(C, system.C_backward is not None), jnp.diag(system.D), weights(system))
 

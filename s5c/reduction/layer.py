@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from s5c.errors import UserError
 from s5c.reduction.gate import Gate
 from s5c.reduction.moments import Moments
 from s5c.ssm.system import DiagonalSSM
@@ -46,3 +49,41 @@ jax.tree_util.register_dataclass(Layer, data_fields=["system", "gate", "moments"
 def stack(layers: list[Layer]) -> Layer:
     """Stacks layers of equal shape along a new leading axis, for `jax.vmap`."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+
+
+def check_finite(layers: Sequence[Layer]) -> None:
+    """Raises `UserError`, naming the first, where a parameter is not finite or more than single precision holds.
+
+    The step of an empty slot (B = 0 and C = 0) decides nothing and is not looked at.
+    """
+    for i, layer in enumerate(layers):
+        for name in ("Lambda", "B", "C", "C_backward", "D", "Delta"):
+            value = getattr(layer.system, name)
+            if value is None:
+                continue
+            value = np.asarray(value)
+            wrong = ~(np.maximum(np.abs(value.real), np.abs(value.imag)) <= np.finfo(np.float32).max)
+            if name == "Delta":
+                wrong &= np.any(np.asarray(layer.system.B), axis=-1) | np.any(np.asarray(layer.system.C), axis=-2)
+            if wrong.any():
+                first = np.argwhere(wrong)[0]
+                raise UserError(
+                    f"Layer {i}: {name}[{', '.join(map(str, first))}] is {value[tuple(first)]:.3g}; {int(wrong.sum())} "
+                    f"of the {wrong.size} numbers in {name} are not finite or too large for single precision. There is "
+                    "nothing to reduce in such a layer: take a checkpoint from before the training diverged."
+                )
+
+
+def check_steps(layers: Sequence[Layer]) -> None:
+    """Raises `UserError`, naming the first, where a step is not a positive number: poles cannot be written with it."""
+    for i, layer in enumerate(layers):
+        Delta = np.asarray(layer.system.Delta)
+        wrong = ~(Delta >= np.finfo(np.float32).tiny)
+        if wrong.any():
+            names = ("channel", "state")[-wrong.ndim :]
+            place = " ".join(f"{name} {k}" for name, k in zip(names, np.argwhere(wrong)[0], strict=True))
+            raise UserError(
+                f"Layer {i}, {place}: the step Delta is {Delta[wrong][0]:.3g}, {int(wrong.sum())} of {wrong.size} "
+                "steps are not positive in single precision. This method writes new poles with the layer's steps. A "
+                "state of step 0 never sees its input: set its log_step to a finite number, such as -7, and try again."
+            )

@@ -17,7 +17,7 @@ import numpy as np
 
 from s5c.errors import UserError
 from s5c.reduction.contract import Allocation, Fitted, Masking, Priority, Projection, Selection
-from s5c.reduction.layer import Layer, stack
+from s5c.reduction.layer import Layer, check_finite, stack
 from s5c.ssm.system import DiagonalSSM
 from s5c.types import Array, Bool, Float, Int
 
@@ -105,7 +105,11 @@ def rank(
     Returns:
         The ranking. Ties are broken by (layer, index), lower first. The best slot of every layer (of every competition,
         with an allocation per channel) and every slot of infinite score come first of all.
+
+    Raises:
+        UserError: a parameter is not finite.
     """
+    check_finite(layers)
     with jax.enable_x64(True):
         if isinstance(method, Selection):
             scores = [np.asarray(s) for s in _scores(method, list(layers), jax.random.key(seed))]
@@ -238,7 +242,7 @@ def select_tolerance(ranking: Ranking, tolerance: float) -> Selected:
         )
 
     def counts(scores: Float[np.ndarray, "..."]) -> Int[np.ndarray, "*channels"]:
-        finite = np.where(np.isinf(scores), 0, scores)
+        finite = np.where(np.isinf(scores), 0, np.maximum(scores, 0))  # a negative score costs nothing
         ranked = -np.sort(-finite, axis=-1)
         tails = np.cumsum(ranked[..., ::-1], axis=-1)[..., ::-1]
         needed = (tails > tolerance * tails[..., :1] * (1 + 1e-12)).sum(-1) + np.isinf(scores).sum(-1)
@@ -274,7 +278,11 @@ def mask(method: Masking, systems: Sequence[DiagonalSSM], ratio: float, *, seed:
         systems: one system per layer, double precision.
         ratio: share of the parameters to silence.
         seed: of the random stream.
+
+    Raises:
+        UserError: a parameter is not finite.
     """
+    check_finite([Layer(system) for system in systems])
     with jax.enable_x64(True):
         share, root = jnp.asarray(check_ratio(ratio)), jax.random.key(seed)
         keys = [jax.random.fold_in(root, layer) for layer in range(len(systems))]

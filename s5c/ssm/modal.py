@@ -76,20 +76,34 @@ def from_ssm(system: DiagonalSSM, *, time: str = "discrete") -> ModalSystem:
     Raises:
         UserError: `time` is neither of the two.
     """
-    exponent = system.Lambda * system.Delta
     if check_time(time) == "continuous":
-        B = system.Delta[:, None] * system.B
+        log_a, B = system.Lambda * system.Delta, system.Delta[:, None] * system.B
     else:
-        B = system.discretise()[1]
-        if system.discretisation == "bilinear":
-            w = exponent / 2  # the parts of 2 artanh(w), written without cancellation for slow poles
-            radius = jnp.log1p(4 * w.real / jnp.abs(1 - w) ** 2) / 2
-            exponent = jax.lax.complex(radius, jnp.arctan2(2 * w.imag, 1 - jnp.abs(w) ** 2))
-    log_a = jax.lax.complex(jnp.maximum(exponent.real, DEEPEST), exponent.imag)
+        log_a, B = log_poles(system), system.discretise()[1]
+    log_a = jax.lax.complex(jnp.maximum(log_a.real, DEEPEST), log_a.imag)
     D = jnp.diag(system.D)
     if system.C_backward is None:
         return ModalSystem(log_a, B, system.C, D)
     return ModalSystem(log_a, B, jnp.concatenate([system.C, system.C_backward]), jnp.concatenate([D, 0 * D]))
+
+
+def log_poles(system: DiagonalSSM) -> Complex[Array, "*layers p"]:
+    """Returns the logarithms of the discrete poles; a mode is stable where the real part is negative.
+
+        log_a = Lambda Delta (zoh),    log_a = 2 artanh(Lambda Delta / 2) (bilinear)
+
+    The decision falls here and not on |exp(log_a)|, which rounds to 1 or beside it for a mode on the unit circle and
+    to 1 for one that decays by less than 1e-16 a step.
+
+    Args:
+        system: any number of layers or channels.
+    """
+    exponent = system.Lambda * system.Delta
+    if system.discretisation == "zoh":
+        return exponent
+    w = exponent / 2  # the parts of 2 artanh(w), written without cancellation for slow poles
+    radius = jnp.log1p(4 * w.real / jnp.abs(1 - w) ** 2) / 2
+    return jax.lax.complex(radius, jnp.arctan2(2 * w.imag, 1 - jnp.abs(w) ** 2))
 
 
 def to_ssm(
