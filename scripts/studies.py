@@ -14,6 +14,7 @@ import hydra
 from step_cost import PUBLISHED
 
 from s5c.cli import register_resolvers
+from s5c.errors import UserError
 from s5c.evaluation.claims import SHORTER
 from s5c.locations import conf_dir, results_dir
 from s5c.model.config import from_dict
@@ -171,7 +172,10 @@ def has_unstable_modes(recipe: str) -> bool:
     """
     if recipe not in zoo.names():
         return False
-    model = zoo.load(recipe)
+    try:
+        model = zoo.load(recipe)
+    except (UserError, OSError):
+        return False  # the study's own commands say what is wrong with it
     return any(unstable_modes(model.weights["params"], from_dict(model.metadata["model"])))
 
 

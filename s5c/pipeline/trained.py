@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import numpy as np
 from rich.console import Console
 
 from s5c import config as settings
@@ -101,8 +102,21 @@ def input_spec(dataset: Dataset) -> InputSpec:
 
 
 def load_task(job: settings.TaskJob, protocol: str) -> tuple[Dataset, Splits]:
-    """Loads a task and decides its splits."""
+    """Loads a task and decides its splits.
+
+    Raises:
+        UserError: there is no data, or a sequence without a single step, whose mean over the steps is no number.
+    """
     dataset = job.task.load()
+    for name, split in dataset.splits.items():
+        if (
+            split.lengths is not None
+            and (empty := np.flatnonzero((split.lengths < 1).reshape(len(split), -1).any(1))).size
+        ):
+            raise UserError(
+                f"{dataset.name}: example {empty[0]} of the {name} split has no step, {empty.size} of {len(split)} have "
+                f"none [source={dataset.source}]. Remove what is empty from the data."
+            )
     keys = job.keys
     return dataset, assign_splits(
         dataset, protocol=protocol, validation_fraction=keys.validation_fraction, seed=keys.validation_seed

@@ -124,7 +124,7 @@ def relative_error(full: DiagonalSSM, reduced: DiagonalSSM, *, horizon: int | No
 
     Args:
         full: one layer or channel, double precision.
-        reduced: another of the same inputs and outputs. Unstable modes are left out on both sides: they must agree.
+        reduced: another of the same inputs and outputs. Unstable modes are left out on both sides.
         horizon: as in `squared_norm`.
     """
     a, b = parts_of(full), parts_of(reduced)
