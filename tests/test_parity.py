@@ -207,7 +207,7 @@ def test_energies_of_unstable_modes_are_negative_as_published(unstable: Case) ->
 def test_priorities_of_unstable_modes_are_the_published_ones(
     name: str, called: str, score: str, unstable: Case
 ) -> None:
-    """Also AIRE's above 1, where negative energies outweigh the others and the quotient of two negative numbers counts."""
+    """Also AIRE's above 1: where negative energies outweigh the others, two negative numbers are divided."""
     found = ranking(unstable, score, name)
     expected = [unstable.data[f"layers_{i}/{called}_{score}"] for i in range(2)]
     for ours, theirs, scores in zip(found.priorities, expected, found.scores, strict=True):

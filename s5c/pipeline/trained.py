@@ -109,13 +109,12 @@ def load_task(job: settings.TaskJob, protocol: str) -> tuple[Dataset, Splits]:
     """
     dataset = job.task.load()
     for name, split in dataset.splits.items():
-        if (
-            split.lengths is not None
-            and (empty := np.flatnonzero((split.lengths < 1).reshape(len(split), -1).any(1))).size
-        ):
+        without = np.zeros(len(split), bool) if split.lengths is None else split.lengths < 1
+        empty = np.flatnonzero(without.reshape(len(split), -1).any(axis=1))
+        if len(empty):
             raise UserError(
-                f"{dataset.name}: example {empty[0]} of the {name} split has no step, {empty.size} of {len(split)} have "
-                f"none [source={dataset.source}]. Remove what is empty from the data."
+                f"{dataset.name}: example {empty[0]} of the {name} split has no step, {len(empty)} of {len(split)} "
+                f"have none [source={dataset.source}]. Remove what is empty from the data."
             )
     keys = job.keys
     return dataset, assign_splits(
