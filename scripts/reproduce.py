@@ -4,6 +4,7 @@
     python scripts/reproduce.py run                   # all that take at most --hours each, IMDb first
     python scripts/reproduce.py run imdb_s5 imdb_comparison --hours 40
     python scripts/reproduce.py export imdb_s5        # a finished training into the zoo; `run` does it by itself
+    python scripts/reproduce.py recount               # unstable modes on cards that are older than this count
 
 The queue is the recipes, conf/experiment/*_{s5,s4d,dss}.yaml, and then the studies of their models, which are in
 scripts/studies.py: comparisons of all methods, and balanced truncation as a start for smaller models.
@@ -252,14 +253,16 @@ def export(recipe: Recipe) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="list | run | export")
-    for name in ("list", "run", "export", "measure", "device"):
+    commands = parser.add_subparsers(dest="command", required=True, metavar="list | run | export | recount")
+    for name in ("list", "run", "export", "recount", "measure", "device"):
         command = commands.add_parser(name)
         if name in ("list", "run"):
             command.add_argument("names", nargs="*", metavar="NAME", help="recipes and studies; all if none is named")
             command.add_argument("--no-measure", action="store_true", help="leave the cost of a step unknown")
         if name in ("export", "measure"):
             command.add_argument("names", nargs=1, metavar="NAME")
+        if name == "recount":
+            command.add_argument("names", nargs="*", metavar="NAME", help="zoo models; all if none is named")
         if name == "run":
             command.add_argument("--hours", type=float, default=12, help="most for one model (default: 12)")
         command.add_argument("--results", metavar="DIR", help="results folder (default: $S5C_RESULTS or ./results)")
@@ -273,6 +276,10 @@ def main() -> int:
         os.environ["S5C_RESULTS"] = asked.results  # for the processes started here, too
     if asked.command == "device":
         print(device_name())
+        return 0
+    if asked.command == "recount":
+        for name in asked.names or zoo.names():
+            console.print(f"{name}: unstable modes per layer {', '.join(map(str, zoo.recount(name)))}", soft_wrap=True)
         return 0
     if asked.command in ("measure", "export"):
         (recipe,) = queue(asked.names)

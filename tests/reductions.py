@@ -64,14 +64,29 @@ def make_network(seed: int = 0, dims: tuple[int, ...] = (P, P, P)) -> list[Diago
     return [random_system(rng, p, H, bidirectional=True) for p in dims]
 
 
+def unstable(system: DiagonalSSM, states: list[int]) -> DiagonalSSM:
+    """Returns the system with the given modes mirrored out of the unit disc."""
+    Lambda = np.array(system.Lambda)
+    Lambda[states] = -Lambda[states].conj()
+    return with_arrays(system, Lambda=Lambda)
+
+
+def protecting(name: str) -> dict[str, str]:
+    """Returns the options with which a method never removes an unstable mode; none where it knows nothing else."""
+    fields = [field.name for field in dataclasses.fields(SELECTIONS[name])]
+    return {"unstable": "protect"} if "unstable" in fields else {}
+
+
 def with_arrays(system: DiagonalSSM, **arrays: Any) -> DiagonalSSM:
     """Returns the system with arrays replaced, in double precision."""
     with jax.enable_x64(True):
         return dataclasses.replace(system, **{name: jnp.asarray(value) for name, value in arrays.items()})
 
 
-def rank(name: str, systems: list[DiagonalSSM], allocation: str = "normalised", seed: int = 0) -> stage.Ranking:
-    method = SELECTIONS[name]
+def rank(
+    name: str, systems: list[DiagonalSSM], allocation: str = "normalised", seed: int = 0, **options: Any
+) -> stage.Ranking:
+    method = dataclasses.replace(SELECTIONS[name], **options)
     layers = [layer(system, moments=getattr(method, "needs_moments", False)) for system in systems]
     return stage.rank(method, load_allocation(allocation), layers, seed=seed)
 

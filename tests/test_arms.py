@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import jobs
@@ -9,6 +11,8 @@ import pytest
 
 from s5c import config as settings
 from s5c.evaluation.arms import Row, asked, best_first, by_arm, identity, label, target
+from s5c.evaluation.average import aggregate
+from s5c.evaluation.collect import collect
 
 NEW = {
     "refit": "none", "sequential": "off", "norm": "keep", "rounds": 1, "max_drop": None, "target": "ratio 0.5",
@@ -44,6 +48,10 @@ def tuned(**changes: Any) -> dict[str, Any]:
         ({"target": "order (8,)"}, "last (by order)"),
         ({"max_drop": 0.5}, "last (max_drop=0.5)"),
         ({"allocation": "greedy"}, "last (allocation=greedy)"),
+        ({"options": {"score": "paper", "eps": 0.0, "unstable": "formula"}}, "last"),
+        ({"options": {"score": "paper", "eps": 0.0, "unstable": "protect"}}, "last +protect"),
+        ({"options": {"unstable": "protect"}, "norm": "recalibrate"}, "last +bn +protect"),
+        ({"options": {"score": "paper", "eps": 1e-8, "unstable": "clip"}}, "last +clip (eps=1e-08)"),
     ],
 )
 def test_an_arm_is_its_preset_and_what_differs_from_it(changes: dict[str, Any], name: str) -> None:
@@ -97,3 +105,33 @@ def test_what_only_some_of_the_averaged_rows_say_makes_no_difference() -> None:
     old = {"reduction": "last", "norm": "keep", "refit": "none"}
     assert label({**old, "readout": None, "layer_sensitivity": None}) == label(old) == "last"
     assert label({**old, "readout": "refit"}) == "last +readout"
+
+
+def test_rows_that_are_older_than_the_option_count_as_protected_where_a_model_had_unstable_modes(
+    tmp_path: Path,
+) -> None:
+    """Their notes say so; another seed of the arm, whose model has none, goes with it, and other studies do not."""
+    note = "2 unstable modes (|Lambda_bar| >= 1) are never removed (layer 1: 2)."
+    common = {"model": "s5", "protocol": "validation", "test_accuracy": 0.5, "test_accuracy_full": 0.9}
+    older = {**row(), **common, "timestamp": "2026-01-01"}
+    newer = {**older, "options": {**older["options"], "unstable": "formula"}, "timestamp": "2026-02-02"}
+    there = [
+        {**older, "task": "wild", "trained_id": "a", "seed": 0, "notes": [note]},
+        {**older, "task": "wild", "trained_id": "b", "seed": 1, "notes": []},
+        {**newer, "task": "wild", "trained_id": "a", "seed": 0, "notes": []},
+        {**newer, "task": "wild", "trained_id": "b", "seed": 1},
+        {**older, "task": "tame", "trained_id": "c", "seed": 0},
+        {**newer, "task": "tame", "trained_id": "c", "seed": 0},
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(one) + "\n" for one in there))
+    found = collect([tmp_path])
+    told = sorted((one["task"], label(one), one["seed"], one["timestamp"]) for one in found)
+    assert told == [
+        ("tame", "last", 0, "2026-02-02"),  # the same arm: the newest counts
+        ("wild", "last", 0, "2026-02-02"),
+        ("wild", "last", 1, "2026-02-02"),
+        ("wild", "last +protect", 0, "2026-01-01"),
+        ("wild", "last +protect", 1, "2026-01-01"),
+    ]
+    averaged = {(one["task"], label(one)): one["n"] for one in aggregate(found)}
+    assert averaged == {("tame", "last"): 1, ("wild", "last"): 2, ("wild", "last +protect"): 2}

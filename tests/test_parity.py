@@ -100,7 +100,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 def test_there_are_references() -> None:
-    assert len(CASES) == 4
+    assert len(CASES) == 5
 
 
 def test_outputs_before_training(case: Case) -> None:
@@ -152,11 +152,11 @@ def test_outputs_after_training(case: Case) -> None:
 # ---- scores
 
 
-def ranking(case: Case, score: str) -> Ranking:
+def ranking(case: Case, score: str, name: str = "hinf") -> Ranking:
     """Ranks the reference's own trained weights."""
     config = case.model.config
     systems = surgery.systems(weights(case.data, "params_after", config), config)
-    method = load_method("hinf", {"score": score, "eps": 1e-8})
+    method = load_method(name, {"score": score, "eps": 1e-8})
     return rank(method, load_allocation("normalised"), [Layer(system) for system in systems], seed=0)
 
 
@@ -174,3 +174,47 @@ def test_last_scores(case: Case, score: str) -> None:
         assert np.isposinf(priorities[best])  # our mark for the best state of a layer, which always stays
         others = np.arange(len(expected)) != best
         np.testing.assert_allclose(priorities[others], expected[others], rtol=2e-4)
+
+
+# ---- scores of unstable modes
+
+
+@pytest.fixture(scope="module")
+def unstable() -> Case:
+    """The reference whose training left modes outside of the unit circle; its own weights, nothing is trained."""
+    with np.load(CASES[0].parent / "unstable_bidirectional.npz") as archive:
+        data = dict(archive)
+    c = json.loads(str(data.pop("config")))
+    model = Classifier(our_config(c), InputSpec(c["in_dim"], c["n_out"]), (c["stored_states"],) * c["n_layers"])
+    return Case(data, c, model, None, None, [], None)  # type: ignore[arg-type]
+
+
+def test_the_original_trains_modes_out_of_the_unit_circle(unstable: Case) -> None:
+    config = unstable.model.config
+    params = weights(unstable.data, "params_after", config)
+    there = [unstable.data[f"layers_{i}/unstable"] for i in range(2)]
+    assert surgery.unstable_modes(params, config) == [int(mask.sum()) for mask in there] == [3, 4]
+
+
+def test_energies_of_unstable_modes_are_negative_as_published(unstable: Case) -> None:
+    for i, scores in enumerate(ranking(unstable, "paper", "aire").scores):
+        np.testing.assert_allclose(scores, unstable.data[f"layers_{i}/energy"], rtol=1e-3)
+        np.testing.assert_array_equal(scores < 0, unstable.data[f"layers_{i}/unstable"])
+
+
+@pytest.mark.parametrize("score", ["paper", "released"])
+@pytest.mark.parametrize(("name", "called"), [("hinf", "last"), ("aire", "aire")])
+def test_priorities_of_unstable_modes_are_the_published_ones(
+    name: str, called: str, score: str, unstable: Case
+) -> None:
+    """Also AIRE's above 1: where negative energies outweigh the others, two negative numbers are divided."""
+    found = ranking(unstable, score, name)
+    expected = [unstable.data[f"layers_{i}/{called}_{score}"] for i in range(2)]
+    for ours, theirs, scores in zip(found.priorities, expected, found.scores, strict=True):
+        others = np.arange(len(theirs)) != scores.argmax()  # the best of a layer always stays
+        np.testing.assert_allclose(ours[others], theirs[others], rtol=2e-3)
+    beyond = [float(theirs.max()) for theirs in expected]
+    assert (max(beyond) > 1) == (called == "aire"), "the reference has such a layer"
+    # One threshold for the network: the same states stay as in the published code, at every number of them.
+    marked = [np.where(np.isinf(ours), theirs, ours) for ours, theirs in zip(found.priorities, expected, strict=True)]
+    np.testing.assert_array_equal(np.argsort(-np.concatenate(marked)), np.argsort(-np.concatenate(expected)))

@@ -19,8 +19,10 @@ from reductions import (
     H,
     P,
     make_network,
+    protecting,
     rank,
     same,
+    unstable,
     with_arrays,
 )
 
@@ -40,13 +42,6 @@ REMOVED = {0.0: 0, 1e-6: 0, 0.1: 1, 0.3: 5, 0.1 + 0.2: 5, 0.5: 9, 0.75: 13, 0.9:
 
 def every_selection_but(*exempt: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("name", [name for name in SELECTIONS if name not in exempt])
-
-
-def unstable(system: DiagonalSSM, states: list[int]) -> DiagonalSSM:
-    """Returns the system with the given modes mirrored out of the unit disc."""
-    Lambda = np.array(system.Lambda)
-    Lambda[states] = -Lambda[states].conj()
-    return with_arrays(system, Lambda=Lambda)
 
 
 # --- selection --------------------------------------------------------------------------------------------------------
@@ -159,9 +154,9 @@ def test_both_directions_count(name: str) -> None:
 
 
 @every_selection_but(*PROTECTS_ALL)
-def test_unstable_modes_stay_and_are_reported(name: str) -> None:
+def test_unstable_modes_stay_if_protected_and_are_reported(name: str) -> None:
     first, second, third = make_network()
-    ranking = rank(name, [unstable(first, [1, 4]), second, unstable(third, [0])])
+    ranking = rank(name, [unstable(first, [1, 4]), second, unstable(third, [0])], **protecting(name))
     assert [np.flatnonzero(np.isinf(scores)).tolist() for scores in ranking.scores] == [[1, 4], [], [0]]
     for ratio in (0.3, 0.999):
         selected = stage.select(ranking, ratio)
@@ -173,8 +168,9 @@ def test_unstable_modes_stay_and_are_reported(name: str) -> None:
 
 
 @every_selection_but(*PROTECTS_ALL)
-def test_a_network_of_unstable_modes_stays_whole(name: str) -> None:
-    ranking = rank(name, [unstable(system, list(range(P))) for system in make_network()])
+def test_a_network_of_unstable_modes_stays_whole_if_they_are_protected(name: str) -> None:
+    systems = [unstable(system, list(range(P))) for system in make_network()]
+    ranking = rank(name, systems, **protecting(name))
     selected = stage.select(ranking, 0.5)
     assert selected.orders == [P, P, P] and selected.ratio_achieved == 0
     assert selected.notes == ("ratio 0.5 asks for 9 states, 18 are protected and stay.",)

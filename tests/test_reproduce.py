@@ -290,6 +290,30 @@ def test_models_with_one_system_per_channel_are_not_given_what_does_not_fit_them
     assert "lqo" in studies.headline("imdb", "imdb_s5").commands[0][3]
 
 
+def test_models_with_unstable_modes_are_compared_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of those in the zoo have some; one that cannot be read does not stop the list."""
+    every = {study.name: study for study in studies.studies(set(recipes.known()))}
+    protected = {
+        name: [command for command in study.commands if "reduction.unstable=protect" in command]
+        for name, study in every.items()
+    }
+    found = {name: commands for name, commands in protected.items() if commands}
+    assert set(found) == {
+        *("smnist_small_comparison", "smnist_small_headline"),
+        *("fashion_short_comparison", "fashion_short_headline"),
+    }
+    assert len(found["smnist_small_comparison"]) == len(found["smnist_small_headline"]) == 2, "the zoo's, and two seeds"
+    for name, commands in found.items():
+        for entry, _, *arguments in commands:
+            (arms,) = [text for text in arguments if text.startswith("reduction=")]
+            for arm in arms.removeprefix("reduction=").split(","):
+                others = [text for text in arguments if text != arms and "seed=1,2" not in text]
+                values = jobs.compose(entry.removeprefix("s5c."), f"reduction={arm}", *others)
+                assert (values["name"], values["reduction"]["unstable"]) == (name, "protect")
+    monkeypatch.setattr(zoo, "names", lambda: ["digits_s5", "nothing_s5"])
+    assert not studies.has_unstable_modes("digits_s5") and not studies.has_unstable_modes("nothing_s5")
+
+
 WHOLE = ("digits_comparison", "smnist_small_ablation")
 
 

@@ -33,6 +33,7 @@ from s5c.training.steps import Inputs, TrainState, make_train_step
 
 LEARNING = ("train.epochs=6", "train.batch_size=100", "train.ssm_lr=0.01", "train.warmup_epochs=0")
 COLUMNS = {"event", "step", "time", "epoch", "seconds", "lr", "ssm_lr", "selection_loss", "selection_accuracy"}
+COLUMNS |= {"unstable_modes"}
 COLUMNS |= {f"train_{name}" for name in ("loss", "accuracy", "gradient_norm", "parameter_norm")}
 
 

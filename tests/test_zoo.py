@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from s5c.errors import UserError
 from s5c.pipeline import answers, zoo
 from s5c.pipeline.restored import restore
 from s5c.pipeline.trained import TrainedModel, predictions
+from s5c.training.integrity import seal
 from s5c.training.loop import to_device
 
 
@@ -100,6 +102,33 @@ def test_the_card_says_what_the_training_said(home: Home) -> None:
     readme = (home.zoo / "tiny" / "README.md").read_text()
     assert "checkpoint=zoo:tiny" in readme and f"{100 * card['metrics']['test_accuracy']:.2f} % of 360" in readme
     assert sorted(path.name for path in home.zoo.iterdir()) == ["tiny"], "nothing unfinished is left"
+
+
+def test_unstable_modes_are_on_the_card_also_of_a_model_that_is_older_than_the_count(home: Home) -> None:
+    weights = jax.tree.map(np.array, home.trained.weights)
+    weights["params"]["encoder"]["layers_1"]["seq"]["Lambda_re"][[0, 2]] = 0.5, 0.0
+    folder = zoo.export(dataclasses.replace(home.trained, weights=weights), "wild")
+    try:
+        card, readme = (json.loads((folder / "card.json").read_text()), (folder / "README.md").read_text())
+        assert card["unstable_modes"] == [0, 2] and "8 states (2 unstable), " in readme
+        assert r"| Unstable modes per layer (\|Lambda_bar\| >= 1) | 0, 2 |" in readme
+        assert "(2 unstable)" in zoo.summaries()["wild"] and "unstable" not in zoo.summaries()["tiny"]
+        older, _ = seal(
+            {k: v for k, v in card.items() if k not in ("checksum", "unstable_modes")}, {"weights": weights}
+        )
+        (folder / "card.json").write_text(json.dumps(older))
+        assert "unstable" not in zoo.summaries()["wild"], "an old card is read as it is"
+        before = (folder / "weights.safetensors").read_bytes()
+        assert zoo.recount("wild") == [0, 2]
+        assert json.loads((folder / "card.json").read_text()) == {**older, **card}
+        assert (folder / "README.md").read_text() == readme
+        assert (folder / "weights.safetensors").read_bytes() == before
+        np.testing.assert_array_equal(
+            zoo.load("wild").weights["params"]["encoder"]["layers_1"]["seq"]["B"],
+            weights["params"]["encoder"]["layers_1"]["seq"]["B"],
+        )
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_exporting_again_replaces(home: Home) -> None:

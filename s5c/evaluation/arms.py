@@ -28,6 +28,8 @@ AXES = ("refit", "sequential", "norm", "readout", "layer_sensitivity", "rounds",
 NESTED = {"calibration": ("sequences", "split", "seed", "task"), "finetune": ("epochs", "lr_scale", "rest", "distill")}
 SHORT = {
     ("norm", "recalibrate"): "+bn",
+    ("unstable", "protect"): "+protect",
+    ("unstable", "clip"): "+clip",
     ("sequential", "refit"): "+sequential",
     ("readout", "refit"): "+readout",
     ("readout", "keep"): "-readout",

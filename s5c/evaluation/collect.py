@@ -35,6 +35,10 @@ FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 """What a cell begins with, after blanks, that spreadsheets take for a formula."""
 SPECTRA_FILE = "spectra.npz"
 
+SCORES = ("hinf", "aire", "magnitude", "random")
+"""Methods with an option `unstable`, and what a row says, stored before there was one, whose model has such modes."""
+PROTECTED = "unstable modes (|Lambda_bar| >= 1) are never removed"
+
 
 @dataclass(frozen=True, eq=False)
 class Study:
@@ -71,12 +75,12 @@ def collect(paths: Sequence[Path]) -> list[Row]:
             raise UserError(
                 f"There is no folder {str(path)!r}.\nGive the folder of a run or of a sweep: runs=results/..."
             )
+    files = sorted({file for path in paths for file in path.rglob(ROWS_FILE)})
     newest: dict[str, Row] = {}
-    for file in sorted({file for path in paths for file in path.rglob(ROWS_FILE)}):
-        for row in read_rows(file):
-            key = _repetition_key(row)
-            if key not in newest or _timestamp(row) >= _timestamp(newest[key]):
-                newest[key] = row
+    for row in _protecting([row for file in files for row in read_rows(file)]):
+        key = _repetition_key(row)
+        if key not in newest or _timestamp(row) >= _timestamp(newest[key]):
+            newest[key] = row
     if not newest:
         raise UserError(
             f"No rows below {', '.join(repr(str(path)) for path in paths) or '(no folder given)'}.\n"
@@ -170,6 +174,27 @@ def study_key(row: Row) -> str:
     """Returns a text that rows share which may be compared."""
     size = [row.get("orders_full") or row.get("orders"), row.get("params_full") or row.get("params")]
     return json.dumps([[row.get(key) for key in ("task", "source", "model", "experiment", "protocol")], size])
+
+
+def _protecting(rows: Sequence[Row]) -> list[Row]:
+    """Returns rows with the option that those lack which are older than it: every method protected unstable modes then.
+
+    Where no model of an arm has any, of no seed, that made no difference, and they count as made with today's preset.
+    """
+
+    def older(row: Row) -> bool:
+        return row.get("method") in SCORES and "unstable" not in (row.get("options") or {})
+
+    def arm(row: Row) -> tuple[str, str]:
+        return study_key(row), identity(row)
+
+    told = {arm(row) for row in rows if older(row) and any(PROTECTED in str(note) for note in row.get("notes") or [])}
+    return [
+        {**row, "options": {**(row.get("options") or {}), "unstable": "protect"}}
+        if older(row) and arm(row) in told
+        else row
+        for row in rows
+    ]
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:

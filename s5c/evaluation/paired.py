@@ -67,6 +67,8 @@ def _pairing_key(row: Row) -> tuple[Any, ...]:
 def _answers(row: Row, files: dict[Path, dict[str, NDArray[Any]]], name: str = "") -> NDArray[Any] | None:
     if not row.get(CORRECT) or "folder" not in row:
         return None
+    if not name and row.get("test_accuracy", 0.0) is None:
+        return None  # not all of them are answers
     path = Path(row["folder"]) / row[CORRECT]
     if path not in files:
         arrays = read_arrays(path, "its paired errors are left out")

@@ -47,6 +47,10 @@ def accuracies(study: Study, ratios: Sequence[float] = ()) -> str:
         notes[0] += " Mean ± sample standard deviation over seeds."
     if any(row.get("points_lost_se") is not None for row in shown):
         notes.append("± inside the parentheses: paired standard error of one model over draws of the test set.")
+    if any("test_accuracy" in row and row["test_accuracy"] is None for row in shown):
+        notes.append(
+            f"{NOTHING} at a ratio that was tested: not all answers of that network are finite numbers; see the notes."
+        )
     notes.append("Best first: by mean lead over the average arm at the same ratio.")
     return table(["Arm", *(f"{ratio:g}" for ratio in columns)], body) + f"\n\n{' '.join(notes)}"
 

@@ -13,6 +13,7 @@ from s5c.model import norm
 from s5c.model.config import ModelConfig, load_family
 from s5c.reduction.gate import Gate
 from s5c.reduction.layer import Layer
+from s5c.reduction.unstable import count
 from s5c.ssm.system import DiagonalSSM
 from s5c.types import Array, Bool, Params
 
@@ -62,6 +63,16 @@ def layers(weights: Params, config: ModelConfig, *, horizon: int | None = None) 
             Layer(system, horizon, _gate(_double(params["encoder"][name]), _double(stats.get(name, {})), config))
             for system, name in zip(systems(params, config), layer_names(config), strict=True)
         ]
+
+
+def unstable_modes(params: Params, config: ModelConfig) -> list[int]:
+    """Returns the number of unstable modes (|Lambda_bar| >= 1) of every layer, all channels together.
+
+    Args:
+        params: the network's parameters.
+        config: the model's configuration.
+    """
+    return [count(system) for system in systems(params, config)]
 
 
 def _double(tree: Params) -> Any:

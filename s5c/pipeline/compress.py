@@ -18,9 +18,10 @@ from rich.progress import track
 from s5c import config as settings
 from s5c.evaluation import cost
 from s5c.evaluation.collect import ROWS_FILE
-from s5c.evaluation.metrics import Predictions, predict
+from s5c.evaluation.metrics import Predictions, check_answers, predict, unanswered
 from s5c.evaluation.rowfile import write_rows
 from s5c.keys import EvaluationKeys
+from s5c.model import surgery
 from s5c.model.classifier import Classifier
 from s5c.pipeline.provenance import environment, shown
 from s5c.pipeline.reduction import Reduced, reductions
@@ -28,6 +29,7 @@ from s5c.pipeline.spectra import write_spectra
 from s5c.pipeline.trained import TrainedModel, batches, predictions
 from s5c.pipeline.zoo import PREFIX
 from s5c.reduction import stage
+from s5c.reduction.layer import check_finite
 from s5c.tracking.run import Run
 from s5c.training.checkpoint import save_single
 from s5c.training.loop import to_device
@@ -62,12 +64,18 @@ def compress(
         experiment: name printed in the rows.
 
     Returns:
-        One row for the model as it is and one per ratio.
+        One row for the model as it is and one per ratio. A reduced network of which some answers are not finite numbers
+        has a row without accuracy, and a note.
+
+    Raises:
+        UserError: a parameter of the model, or an answer of it, is not a finite number.
     """
     facts = environment()
     trained = _on_part(trained, evaluation.test_examples)
+    check_finite(surgery.layers(trained.weights, trained.model.config))
     said = partial(predictions, trained, evaluation.batch_size)
     full = said(trained.model, trained.weights)
+    check_answers(f"The model {_name(trained)}", selection=full[0], test=full[1])
     base = _common(trained, evaluation, experiment, facts)
     rows = [{**base, **_as_it_is(trained), **_accuracies(*full, reference=full[1])}]
     correct = {"full": full[1].classes == full[1].labels}
@@ -87,6 +95,9 @@ def compress(
     ):
         found = said(network.model, network.weights)
         row = {**base, **_as_reduced(trained, reduction, network), **_accuracies(*found, reference=full[1])}
+        for note in unanswered(selection=found[0], test=found[1]):
+            log.warning("%s at %s: %s", label, network.target.label, note)
+            row["notes"].append(f"at {network.target.label}: {note}")
         if reduction.keys.save:
             row |= _save(folder / f"{label}-{network.target.label}", trained, reduction, network, row)
         rows.append(row)
@@ -109,7 +120,7 @@ def _on_part(trained: TrainedModel, examples: int | None) -> TrainedModel:
 
 def _validation_accuracy(
     trained: TrainedModel, evaluation: EvaluationKeys, model: Classifier, weights: Mapping[str, Any]
-) -> float:
+) -> float | None:
     split = batches(trained.splits.selection, evaluation.batch_size)()
     return predict(model, weights, split, step_rescale=trained.step_rescale).accuracy
 
@@ -281,6 +292,7 @@ def _save(
     metadata = {
         **trained.metadata,
         "state_dims": list(network.model.state_dims),
+        "unstable_modes": surgery.unstable_modes(network.weights["params"], network.model.config),
         "model": network.model.config.to_dict(),
         "parent": str(trained.path),
         "reduction": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def finish(
     folder: Path,
     values: Mapping[str, Any],
 ) -> float:
-    """Reduces, evaluates and reports; returns the selection accuracy of the last row."""
+    """Reduces, evaluates and reports; returns the selection accuracy of the last row, NaN if it has none."""
     kind = "evaluate" if reduction is None else "reduce"
     run = Run(
         folder,
@@ -70,7 +71,8 @@ def finish(
                 run.figure(figure.stem, figure)
     if run.sync_hint:
         log.info("W&B is offline. To upload: %s", run.sync_hint)
-    return float(rows[-1]["val_accuracy"])
+    accuracy = rows[-1]["val_accuracy"]
+    return math.nan if accuracy is None else float(accuracy)
 
 
 def report(rows: Sequence[Row], folder: Path) -> list[Path]:

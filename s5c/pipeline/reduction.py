@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -36,15 +37,17 @@ from s5c.pipeline.trained import TrainedModel, load_task
 from s5c.reduction import stage
 from s5c.reduction.contract import Fitted, Fresh, Masking, Projection, Selection, load_allocation
 from s5c.reduction.error import LayerError, layer_errors
+from s5c.reduction.layer import check_finite
 from s5c.reduction.moments import Moments
 from s5c.reduction.slots import kept
 from s5c.reduction.target import Target
+from s5c.reduction.unstable import account
 from s5c.ssm.system import DiagonalSSM
 
 log = logging.getLogger(__name__)
 
-Validate = Callable[[Classifier, dict[str, Any]], float]
-"""Validation accuracy of a network, in [0, 1]."""
+Validate = Callable[[Classifier, dict[str, Any]], float | None]
+"""Validation accuracy of a network, in [0, 1]; None if some of its answers are not finite."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +90,7 @@ class Reduction:
         self.trained, self.job, self.folder = trained, job, folder
         self.config: ModelConfig = trained.model.config
         self.layers = surgery.layers(trained.weights, self.config, horizon=trained.dataset.length)
+        check_finite(self.layers)
         self.measured: list[Moments] | None = None
         self.notes: list[str] = []
         self.seconds_calibration = 0.0
@@ -198,6 +202,8 @@ class Reduction:
                     "class; raise reduction.calibration.sequences, or set reduction.readout=keep."
                 )
             calibration += time.perf_counter() - began
+        if isinstance(method, Selection):
+            notes += account(self.layers, selected.keep, getattr(method, "unstable", "protect"))
         known = [bound is not None for bound in bounds]
         errors = layer_errors(self.layers, surgery.systems(params, config), hinf=known)
         reduced = Reduced(
@@ -379,12 +385,14 @@ def largest_ratio(trained: TrainedModel, job: settings.ReductionJob, folder: Pat
             "(protocol=paper). Train with protocol=validation, or give reduction.ratio."
         )
     full = validate(trained.model, trained.weights)
+    assert full is not None, "the full model was checked before"
     reduction = Reduction(trained, job, folder)
     low, high = 0.0, 1.0
     for _ in range(SEARCH_STEPS):
         ratio = (low + high) / 2
         found = reduction.apply(Target("ratio", ratio))
-        drop = 100 * (full - validate(found.model, found.weights))
+        accuracy = validate(found.model, found.weights)
+        drop = math.inf if accuracy is None else 100 * (full - accuracy)
         log.info("%s: %.4g of the states removed costs %.2f points of validation accuracy.", job.keys.name, ratio, drop)
         low, high = (ratio, high) if drop <= allowed + 1e-9 else (low, ratio)
     return Target("ratio", low)

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from s5c.evaluation.metrics import predict
+from s5c.evaluation.metrics import check_answers, predict
 from s5c.model.classifier import Classifier
 from s5c.model.sensitivity import squared_gradients
 from s5c.model.signals import valid_steps
@@ -64,16 +64,22 @@ def measured_weights(
         scores: of every layer's states.
         reduced: makes the network of the states that stay.
         step_rescale: multiplies every Delta.
+
+    Raises:
+        UserError: one of the networks does not answer with finite numbers.
     """
-    full = predict(model, weights, batches(), step_rescale=step_rescale).log_probs
+    full = predict(model, weights, batches(), step_rescale=step_rescale)
+    check_answers("The full network", calibration=full)
     found = []
     for layer, own in enumerate(scores):
         keep = [np.ones(s.shape, bool) for s in scores]
         by_rank = np.argsort(np.argsort(-own, axis=-1, kind="stable"), axis=-1, kind="stable")
         keep[layer] = (by_rank < -(-own.shape[-1] // 2)) | np.isinf(own)
-        answers = predict(*reduced(keep), batches(), step_rescale=step_rescale).log_probs
-        divergence = float(np.mean(np.sum(np.exp(full) * (full - answers), axis=1)))
-        removed = float(own[~keep[layer]].sum())
+        answers = predict(*reduced(keep), batches(), step_rescale=step_rescale)
+        check_answers(f"The network without half of the states of layer {layer}", calibration=answers)
+        said = full.log_probs
+        divergence = float(np.mean(np.sum(np.exp(said) * (said - answers.log_probs), axis=1)))
+        removed = float(np.maximum(own[~keep[layer]], 0).sum())  # negative scores cost nothing
         found.append(max(divergence, 0) / removed if removed > 0 else 0.0)
     return _of_mean_one(np.array(found))
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import numpy as np
 from rich.console import Console
 
 from s5c import config as settings
@@ -26,6 +27,7 @@ from s5c.data.batching import eval_batches, padding_saved, steps_per_epoch, trai
 from s5c.errors import UserError
 from s5c.evaluation.metrics import Predictions, predict
 from s5c.keys import WandbKeys
+from s5c.model import surgery
 from s5c.model.classifier import Classifier, InputSpec
 from s5c.model.config import ModelConfig, from_dict
 from s5c.pipeline import kept
@@ -33,7 +35,7 @@ from s5c.pipeline.provenance import environment, write_json
 from s5c.tracking.metrics import read_metrics, salvage
 from s5c.tracking.run import Run
 from s5c.training.checkpoint import Checkpoint, CheckpointStore, load
-from s5c.training.loop import Feed, Recipe, fit
+from s5c.training.loop import Feed, Recipe, best_epoch, fit
 from s5c.training.progress import training_progress
 
 log = logging.getLogger(__name__)
@@ -101,8 +103,20 @@ def input_spec(dataset: Dataset) -> InputSpec:
 
 
 def load_task(job: settings.TaskJob, protocol: str) -> tuple[Dataset, Splits]:
-    """Loads a task and decides its splits."""
+    """Loads a task and decides its splits.
+
+    Raises:
+        UserError: there is no data, or a sequence without a single step, whose mean over the steps is no number.
+    """
     dataset = job.task.load()
+    for name, split in dataset.splits.items():
+        without = np.zeros(len(split), bool) if split.lengths is None else split.lengths < 1
+        empty = np.flatnonzero(without.reshape(len(split), -1).any(axis=1))
+        if len(empty):
+            raise UserError(
+                f"{dataset.name}: example {empty[0]} of the {name} split has no step, {len(empty)} of {len(split)} "
+                f"have none [source={dataset.source}]. Remove what is empty from the data."
+            )
     keys = job.keys
     return dataset, assign_splits(
         dataset, protocol=protocol, validation_fraction=keys.validation_fraction, seed=keys.validation_seed
@@ -295,8 +309,7 @@ def _train(
                 reporter=reporter,
                 checkpoint_minutes=job.checkpoint_minutes,
             )
-        best = store.best()
-        assert best is not None, "every finished epoch is saved with a score"
+        best = best_epoch(store, folder)
         epochs = [row for row in read_metrics(run.metrics_file) if row["event"] == "epoch"]
         if len(epochs) < recipe.epochs:
             log.warning(
@@ -319,6 +332,13 @@ def _train(
         splits.selected_on,
         100 * result["selection_accuracy"],
     )
+    if any(modes := surgery.unstable_modes(best.weights["params"], job.model)):
+        log.info(
+            "%d of its modes are unstable (|Lambda_bar| >= 1; by layer: %s): only model.clip_eigs=true prevents that. "
+            "reduction.unstable says what a reduction does with them.",
+            sum(modes),
+            ", ".join(map(str, modes)),
+        )
     if run.sync_hint:
         log.info("W&B is offline. To upload: %s", run.sync_hint)
 

@@ -22,6 +22,9 @@ from safetensors.numpy import load_file, save
 
 from s5c.data.base import task_class
 from s5c.errors import UserError, nearest_first
+from s5c.evaluation.metrics import check_answers
+from s5c.model import surgery
+from s5c.model.config import from_dict
 from s5c.pipeline import answers
 from s5c.pipeline.provenance import write_json
 from s5c.pipeline.trained import WEIGHTS_FILE, TrainedModel, predictions
@@ -119,9 +122,31 @@ def export(trained: TrainedModel, name: str, *, batch_size: int = 64) -> Path:
     return folder
 
 
+def recount(name: str) -> list[int]:
+    """Counts the unstable modes of a model of the zoo on its card, which may be older than the count; weights stay.
+
+    Args:
+        name: its folder in the zoo.
+
+    Returns:
+        How many each layer has.
+
+    Raises:
+        UserError: there is none of that name, or it is damaged.
+    """
+    model, folder = load(name), zoo_dir() / name
+    modes = surgery.unstable_modes(model.weights["params"], from_dict(model.metadata["model"]))
+    facts = {key: value for key, value in _card(folder).items() if key != "checksum"}
+    card, _ = seal({**facts, "unstable_modes": modes}, {"weights": model.weights})
+    write_json(folder / CARD, card)
+    (folder / "README.md").write_text(_readme(card), "utf-8")
+    return modes
+
+
 def _facts(trained: TrainedModel, name: str, finished: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
     kept = {key: value for key, value in trained.metadata.items() if key not in _OF_TRAINING}
     selection, test = predictions(trained, batch_size, trained.model, trained.weights)
+    check_answers(f"The model {trained.path}", selection=selection, test=test)
     return {
         "name": name,
         **kept,
@@ -134,6 +159,7 @@ def _facts(trained: TrainedModel, name: str, finished: Mapping[str, Any], batch_
         },
         "examples": {"train": len(trained.splits.train), "val": len(selection.labels), "test": len(test.labels)},
         "parameters": sum(np.size(array) for array in flatten_dict(trained.weights["params"]).values()),
+        "unstable_modes": surgery.unstable_modes(trained.weights["params"], trained.model.config),
         "seconds": finished["seconds"],
         "device": finished["environment"]["device"],
         "packages": finished["environment"]["packages"],
@@ -159,8 +185,15 @@ def _summary(card: Mapping[str, Any]) -> str:
     accuracy = f"{100 * card['metrics']['test_accuracy']:.2f} % on test"
     return (
         f"{card['model']['name']} on {card['task']['name']}, {accuracy} (selected on {card['selected_on']}), "
-        f"{len(card['state_dims'])} layers, {sum(card['state_dims'])} states, {card['parameters']:,} parameters"
+        f"{len(card['state_dims'])} layers, {sum(card['state_dims'])} states{_unstable(card)}, "
+        f"{card['parameters']:,} parameters"
     )
+
+
+def _unstable(card: Mapping[str, Any]) -> str:
+    """Returns how many of the states are unstable modes; nothing if none is, or the card is older than the count."""
+    modes = sum(card.get("unstable_modes") or [])
+    return f" ({modes} unstable)" if modes else ""
 
 
 def _none_called(name: str) -> str:
@@ -175,6 +208,11 @@ def _none_called(name: str) -> str:
     return "\n".join([f"{asked} Those in {zoo_dir()}:", *lines])
 
 
+def _counted(card: Mapping[str, Any]) -> dict[str, str]:
+    modes = card.get("unstable_modes")
+    return {} if modes is None else {"Unstable modes per layer (\\|Lambda_bar\\| >= 1)": ", ".join(map(str, modes))}
+
+
 def _readme(card: Mapping[str, Any]) -> str:
     recipe = ", ".join(f"{key} {value}" for key, value in card["recipe"].items())
     model = ", ".join(f"{key} {value}" for key, value in card["model"].items() if key != "name")
@@ -185,6 +223,7 @@ def _readme(card: Mapping[str, Any]) -> str:
         "Task": f"{card['task']['name']}: {task}",
         "Model": f"{card['model']['name']}: {model}",
         "Stored states per layer": ", ".join(map(str, card["state_dims"])),
+        **_counted(card),
         "Recipe": recipe,
         "Seed, protocol": f"{card['seed']}, `{card['protocol']}`: best epoch ({card['best_epoch']}) selected on "
         f"{card['selected_on']}",

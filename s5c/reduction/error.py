@@ -13,6 +13,7 @@ from s5c.reduction.balanced import CHUNK
 from s5c.reduction.energy import STABLE, minus, parts_of, squared_norm
 from s5c.reduction.layer import Layer
 from s5c.reduction.slots import padded
+from s5c.reduction.unstable import count
 from s5c.ssm.modal import ModalSystem, difference, from_ssm, log_poles
 from s5c.ssm.norms import hinf_norm
 from s5c.ssm.system import DiagonalSSM
@@ -24,7 +25,8 @@ class LayerError(NamedTuple):
 
     Attributes:
         h2: H2 norm of the difference over that of the full layer, both directions acting together; of a layer with
-            channels the root of summed squares. Unstable modes, which every method keeps, are left out of both.
+            channels the root of summed squares. Unstable modes are left out of both; NaN where some were removed, whose
+            norm is infinite.
         hinf: H-infinity norm of the difference, both directions acting together, the largest of the channels. Unstable
             modes that are the same on both sides, bit for bit, cancel; NaN where others are there, or where it was not
             asked for.
@@ -56,7 +58,9 @@ def layer_errors(
         for layer, system, peak in zip(layers, reduced, hinf or [False] * len(layers), strict=True):
             system = padded(system, layer.system.state_dim)  # one program for every order
             error, own = _squared_norms(layer.system, system)
-            h2 = float(np.sqrt(error / own)) if own > 0 else 0.0
+            h2 = float(np.sqrt(error / own)) if own != 0 else 0.0
+            if count(layer.system) != count(system):
+                h2 = np.nan
             found.append(LayerError(h2, float(_difference_peak(layer.system, system)) if peak else np.nan))
         return found
 

@@ -52,7 +52,10 @@ def stack(layers: list[Layer]) -> Layer:
 
 
 def check_finite(layers: Sequence[Layer]) -> None:
-    """Raises `UserError`, naming the first, where a parameter is not finite or more than single precision holds."""
+    """Raises `UserError`, naming the first, where a parameter is not finite or more than single precision holds.
+
+    The step of an empty slot (B = 0 and C = 0) decides nothing and is not looked at.
+    """
     for i, layer in enumerate(layers):
         for name in ("Lambda", "B", "C", "C_backward", "D", "Delta"):
             value = getattr(layer.system, name)
@@ -60,6 +63,8 @@ def check_finite(layers: Sequence[Layer]) -> None:
                 continue
             value = np.asarray(value)
             wrong = ~(np.maximum(np.abs(value.real), np.abs(value.imag)) <= np.finfo(np.float32).max)
+            if name == "Delta":
+                wrong &= np.any(np.asarray(layer.system.B), axis=-1) | np.any(np.asarray(layer.system.C), axis=-2)
             if wrong.any():
                 first = np.argwhere(wrong)[0]
                 raise UserError(

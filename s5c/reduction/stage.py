@@ -242,7 +242,7 @@ def select_tolerance(ranking: Ranking, tolerance: float) -> Selected:
         )
 
     def counts(scores: Float[np.ndarray, "..."]) -> Int[np.ndarray, "*channels"]:
-        finite = np.where(np.isinf(scores), 0, scores)
+        finite = np.where(np.isinf(scores), 0, np.maximum(scores, 0))  # a negative score costs nothing
         ranked = -np.sort(-finite, axis=-1)
         tails = np.cumsum(ranked[..., ::-1], axis=-1)[..., ::-1]
         needed = (tails > tolerance * tails[..., :1] * (1 + 1e-12)).sum(-1) + np.isinf(scores).sum(-1)

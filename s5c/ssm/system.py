@@ -12,6 +12,9 @@ import jax.numpy as jnp
 from s5c.ssm.discretise import METHODS, Discretised
 from s5c.types import Array, Complex, Float, Int
 
+LEAST_DECAY = 1e-4
+"""Least decay rate of a clipped mode, 1/s: Re Lambda is at most minus this."""
+
 
 @dataclasses.dataclass(frozen=True)
 class DiagonalSSM:
@@ -43,6 +46,11 @@ class DiagonalSSM:
     def discretise(self) -> Discretised:
         """Returns `(Lambda_bar, B_bar)`, shapes (p,) and (p, h)."""
         return METHODS[self.discretisation](self.Lambda, self.B, self.Delta)
+
+    def clipped(self) -> DiagonalSSM:
+        """Returns the system with Re Lambda at most -`LEAST_DECAY`: stable, as S5's `clip_eigs` runs it."""
+        Lambda = jax.lax.complex(jnp.minimum(self.Lambda.real, -LEAST_DECAY), self.Lambda.imag)
+        return dataclasses.replace(self, Lambda=Lambda)
 
     def take(self, keep: Int[Any, "kept"]) -> DiagonalSSM:
         """Returns the system made of the states `keep` alone (`s5c.model.surgery.take` does it to parameters)."""

@@ -21,8 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from s5c.errors import UserError, unknown
+from s5c.model import surgery
 from s5c.model.classifier import Classifier
-from s5c.training.checkpoint import CheckpointStore
+from s5c.training.checkpoint import Checkpoint, CheckpointStore
 from s5c.training.interrupt import Interrupted, StopRequest
 from s5c.training.optimiser import GROUPINGS, held, optimiser, schedule
 from s5c.training.prefetch import prefetch
@@ -98,6 +99,8 @@ class Record(Protocol):
 
 Batches = Iterable[Any]
 
+NO_ANSWERS = "not all answers on the selection split are finite numbers"
+
 
 @dataclasses.dataclass(frozen=True)
 class Feed:
@@ -125,11 +128,14 @@ def to_device(batch: Any) -> Inputs:
 def evaluate(
     eval_step: Callable[[Params, Params, Inputs], Totals], params: Params, batch_stats: Params, batches: Batches
 ) -> dict[str, float]:
-    """Returns mean loss and accuracy over all examples, exact for a partial last batch."""
+    """Returns mean loss and accuracy over all examples, exact for a partial last batch.
+
+    Both are NaN where some answers are not finite: such a network has no accuracy (`s5c.evaluation.metrics`).
+    """
     with closing(prefetch(batches, to_device)) as ready:
         sums = [jax.device_get(eval_step(params, batch_stats, batch)) for batch in ready]
     loss, correct, examples = (math.fsum(float(s[i]) for s in sums) for i in range(3))
-    return {"loss": loss / examples, "accuracy": correct / examples}
+    return {"loss": loss / examples, "accuracy": correct / examples if math.isfinite(loss) else math.nan}
 
 
 def fit(
@@ -207,14 +213,17 @@ def fit(
                 "epoch": epoch + 1,
                 **{f"train_{name}": value / feed.steps_per_epoch for name, value in sums.items()},
                 **{f"selection_{name}": value for name, value in selected.items()},
+                "unstable_modes": sum(surgery.unstable_modes(state.params, model.config)),
                 "lr": float(lr(step - 1)),
                 "ssm_lr": float(ssm_lr(step - 1)),
             }
             record.log({**row, "seconds": time.monotonic() - began}, step=step, event="epoch")
             sums = {}
             save(state, sums, metrics=row, score=selected["accuracy"])
-            message = f"loss {row['train_loss']:.4f} · selection accuracy {selected['accuracy']:.2%}"
+            message = _told(row)
             log.debug("epoch %d/%d · %s", epoch + 1, recipe.epochs, message)
+            if not math.isfinite(selected["accuracy"]):
+                log.warning("Epoch %d cannot be the best: %s.", epoch + 1, NO_ANSWERS)
             reporter.epoch(message)
             if stop.requested:
                 store.wait()
@@ -222,6 +231,32 @@ def fit(
                     f"Stopped after epoch {epoch + 1} of {recipe.epochs}, step {step}; saved in {directory}."
                 )
     store.wait()
+
+
+def _told(row: Mapping[str, float]) -> str:
+    """Returns the result of an epoch in a line."""
+    accuracy = row["selection_accuracy"]
+    said = f"selection accuracy {accuracy:.2%}" if math.isfinite(accuracy) else "no selection accuracy"
+    modes = int(row["unstable_modes"])
+    return f"loss {row['train_loss']:.4f} · {said}" + (f" · {modes} unstable mode{'s' * (modes > 1)}" if modes else "")
+
+
+def best_epoch(store: CheckpointStore, directory: Path) -> Checkpoint:
+    """Returns the best epoch of a finished training.
+
+    Args:
+        store: its checkpoints.
+        directory: named in the message.
+
+    Raises:
+        UserError: no epoch has an accuracy.
+    """
+    if (best := store.best()) is None:
+        raise UserError(
+            f"The training in {directory} ended without a best epoch: {NO_ANSWERS}, in any epoch.\nLower train.ssm_lr, "
+            "or set model.clip_eigs=true (nothing else keeps S5's modes stable), and train again."
+        )
+    return best
 
 
 def _run_epoch(

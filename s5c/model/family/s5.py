@@ -84,9 +84,8 @@ def to_system(params: Mapping[str, Array], config: Config) -> DiagonalSSM:
         params: the layer's parameters, real, complex numbers as a trailing axis of 2.
         config: the model's configuration.
     """
-    Lambda_re = jnp.minimum(params["Lambda_re"], -1e-4) if config.clip_eigs else params["Lambda_re"]
-    return DiagonalSSM(
-        Lambda=jax.lax.complex(Lambda_re, params["Lambda_im"]),
+    system = DiagonalSSM(
+        Lambda=jax.lax.complex(params["Lambda_re"], params["Lambda_im"]),
         B=from_pairs(params["B"]),
         C=from_pairs(params["C1" if config.bidirectional else "C"]),
         D=params["D"],
@@ -95,6 +94,7 @@ def to_system(params: Mapping[str, Array], config: Config) -> DiagonalSSM:
         discretisation=config.discretisation,
         bias=params.get("bias"),
     )
+    return system.clipped() if config.clip_eigs else system
 
 
 def from_system(system: DiagonalSSM, config: Config) -> dict[str, Array]:

@@ -16,9 +16,9 @@ def priority(ranked: Float[Array, "p"]) -> Float[Array, "p"]:
     threshold minimises the sum over the layers of the errors relative to the layers' norms, for any budget.
 
     Args:
-        ranked: scores of one layer, descending, non-negative. A layer of zeros gets zeros.
+        ranked: scores of one layer, descending. Negative ones count nothing in the sum. A layer of zeros gets zeros.
 
     Source: ours; greedy descent on the layers' error curves.
     """
-    total = jnp.sum(ranked)
+    total = jnp.sum(jnp.maximum(ranked, 0))
     return jnp.where(total > 0, ranked / jnp.where(total > 0, total, 1), 0)

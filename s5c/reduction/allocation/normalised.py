@@ -15,10 +15,13 @@ def priority(ranked: Float[Array, "p"]) -> Float[Array, "p"]:
     The order inside a layer is unchanged, the best state of every layer gets 1, and the priorities do not depend on a
     layer's scale. It is the static form of greedily removing the state with the least relative effect on its layer.
 
+    Negative scores, AIRE's of unstable modes, come last and go first. Where they outweigh all others the sum is
+    negative from there on and the quotient positive, as in the published code.
+
     Args:
-        ranked: scores of one layer, descending, non-negative. A layer of zeros gets zeros.
+        ranked: scores of one layer, descending. A layer of zeros gets zeros.
 
     Source: LAST (arXiv 2411.02824), section 4; the same construction as LAMP (Lee et al. 2021).
     """
     total = jnp.cumsum(ranked)
-    return jnp.where(total > 0, ranked / jnp.where(total > 0, total, 1), 0)
+    return jnp.where(total != 0, ranked / jnp.where(total != 0, total, 1), 0)

@@ -15,9 +15,9 @@ def priority(ranked: Float[Array, "p"]) -> Float[Array, "p"]:
     A network-wide threshold then leaves every layer with the same predicted relative error.
 
     Args:
-        ranked: scores of one layer, descending, non-negative. A layer of zeros gets zeros.
+        ranked: scores of one layer, descending. Negative ones cost nothing and go first. A layer of zeros gets zeros.
 
     Source: ours; truncation to a share of the energy, the same share in every layer.
     """
-    tail = jnp.cumsum(ranked[::-1])[::-1]
+    tail = jnp.cumsum(jnp.maximum(ranked, 0)[::-1])[::-1] + jnp.minimum(ranked, 0)
     return jnp.where(tail[0] > 0, tail / jnp.where(tail[0] > 0, tail[0], 1), 0)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from s5c.errors import unknown
 from s5c.reduction.layer import Layer
 from s5c.reduction.output_norm import output_norms
+from s5c.reduction.unstable import check_treatment, guarded, quotient, treated
 from s5c.ssm.modal import log_poles
 from s5c.types import Array, Float
 
@@ -21,30 +22,35 @@ class Method:
 
     exact, since G_i has rank one and peaks at the angle of a_i. The conjugate partner is not counted: it multiplies
     the gain by at most 2, by about 1 where a mode oscillates faster than it decays, and near the real axis it may
-    cancel it. Needs |a_i| < 1; an unstable mode (|a_i| >= 1) scores infinity.
+    cancel it. A norm only for |a_i| < 1: an unstable mode (|a_i| >= 1) has none, and gets what the formula says, as in
+    the published code.
 
     Attributes:
         score: `paper` squares the output norm. `released` reproduces the published code, in which operator precedence
             leaves the mean output norm of bidirectional layers unsquared, h_i ~ (||C1_i|| + ||C2_i||) / 4; it is then
             not invariant to rescaling B against C.
-        eps: added to (1 - |a_i|)^2. The published code uses 1e-8, which moves the scores of slow modes by up to 12%.
+        eps: added to (1 - |a_i|)^2. The published code uses 1e-8, which moves the scores of slow modes by up to 12% and
+            their shares of a layer's sum by up to 10%.
+        unstable: `formula` | `protect` | `clip`: the score of an unstable mode (`s5c.reduction.unstable`).
 
     Source: LAST (arXiv 2411.02824), section 4; code msgwak/LAST.
     """
 
     score: str = "paper"
     eps: float = 0.0
+    unstable: str = "formula"
 
     def __post_init__(self) -> None:
         if self.score not in ("paper", "released"):
             raise unknown("value for reduction.score", self.score, ("paper", "released"))
+        check_treatment(self.unstable)
 
     def scores(self, layer: Layer, key: Array) -> Float[Array, "p"]:
         """Returns h of shape (p,)."""
-        decay, (_, B_bar) = log_poles(layer.system).real, layer.system.discretise()
-        C_norm = output_norms(layer.system)
-        output_gain = C_norm / 2 if self.score == "released" and layer.system.C_backward is not None else C_norm**2
+        system = treated(layer.system, self.unstable)
+        decay, (_, B_bar) = log_poles(system).real, system.discretise()
+        C_norm = output_norms(system)
+        output_gain = C_norm / 2 if self.score == "released" and system.C_backward is not None else C_norm**2
         input_gain = jnp.sum(jnp.abs(B_bar) ** 2, axis=1)
-        stable = decay < 0
-        margin = jnp.where(stable, -jnp.expm1(decay), 1)
-        return jnp.where(stable, output_gain * input_gain / (margin**2 + self.eps), jnp.inf)
+        scores = quotient(output_gain * input_gain, jnp.expm1(decay) ** 2 + self.eps)
+        return guarded(scores, layer.system, self.unstable)

@@ -5,21 +5,30 @@ from __future__ import annotations
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 
+from s5c.errors import unknown
 from s5c.reduction.layer import Layer
-from s5c.ssm.modal import log_poles
+from s5c.reduction.unstable import guarded
 from s5c.types import Array, Float
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """Scores states by independent uniform random numbers; unstable modes score infinity, as in every method.
+    """Scores states by independent uniform random numbers.
+
+    Attributes:
+        unstable: `formula`: unstable modes are drawn like others | `protect`: they score infinity.
 
     Source: "structured random" in LAST (arXiv 2411.02824), section 5.
     """
 
+    unstable: str = "formula"
+
+    def __post_init__(self) -> None:
+        if self.unstable not in ("formula", "protect"):
+            raise unknown("value for reduction.unstable", self.unstable, ("formula", "protect"))
+
     def scores(self, layer: Layer, key: Array) -> Float[Array, "p"]:
         """Returns uniform numbers in [0, 1), shape (p,)."""
-        decay = log_poles(layer.system).real
-        return jnp.where(decay < 0, jax.random.uniform(key, decay.shape, dtype=decay.dtype), jnp.inf)
+        Delta = layer.system.Delta
+        return guarded(jax.random.uniform(key, Delta.shape, dtype=Delta.dtype), layer.system, self.unstable)

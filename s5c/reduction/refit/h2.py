@@ -32,7 +32,8 @@ class Refit:
 
     on the conjugate-closed system, with both directions' states as regressors in a bidirectional layer, so that the
     input at lag 0, which both see, is not counted twice. Computed as a correction by least squares on a factor of the
-    joint covariance: it cannot raise the error. Unstable modes keep their outputs and must be those of the full layer.
+    joint covariance: it cannot raise the error. Unstable modes take no part: those that are left keep their outputs,
+    and nothing makes up for those that were removed.
 
     Attributes:
         feedthrough: solve D together with C; else D stays.
