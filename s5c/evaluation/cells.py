@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from s5c.evaluation.arms import FULL, Row
+from s5c.evaluation.arms import FULL, Row, on_test
 
 NOTHING = "–"
 MASKED = "masked only: nothing gets smaller"
@@ -23,7 +23,7 @@ def table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
 def flagged(name: str, row: Row) -> str:
     """Returns the name of an arm with what must be said wherever it stands."""
     flags = [f"*{MASKED}*"] if row.get("masked_only") else []
-    if row.get("protocol") == "paper":
+    if on_test(row):
         flags.append(f"⚠ **{ON_TEST}**")
     shown = f"**{name}**" if name in HIGHLIGHTED else name
     return shown + (f" ({'; '.join(flags)})" if flags else "")
@@ -68,7 +68,8 @@ def signed(points: float) -> str:
 
 def selection(row: Row) -> str:
     """Returns what the checkpoint was selected on, in words."""
-    return {"paper": ON_TEST, "validation": "selected on validation data"}.get(str(row.get("protocol")), NOTHING)
+    known = dict.fromkeys(("paper", "validation"), "selected on validation data")
+    return ON_TEST if on_test(row) else known.get(str(row.get("protocol")), NOTHING)
 
 
 def number(value: Any, form: str, factor: float = 1) -> str:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from s5c.evaluation import summary
-from s5c.evaluation.arms import FULL, Row, label
+from s5c.evaluation.arms import FULL, Row, label, on_test
 from s5c.evaluation.average import means
 from s5c.evaluation.cells import (
     HIGHLIGHTED,
@@ -95,7 +95,7 @@ def description(study: Study) -> str:
         f"{sizes[2]} of them the states'; test accuracy {percent(mean, key)} %{over}{_interval(mean, key)}",
         f"- Protocol: `{first.get('protocol', NOTHING)}`, checkpoints {selection(first)}",
     ]
-    if first.get("protocol") == "paper":
+    if on_test(first):
         lines.append(
             "\n> ⚠ **Selected on test data.** Under `protocol=paper` the checkpoint reported is the one that scored "
             "best on the test set. These accuracies are optimistic and compare only with others obtained that way."
@@ -205,7 +205,7 @@ def _sizes(study: Study) -> Table:
 
 def _size_cells(row: Row) -> list[str | Text]:
     accuracy = Text(percent(row, "test_accuracy"))
-    if row.get("protocol") == "paper":
+    if on_test(row):
         accuracy.append(" ⚠", style="red")
     return [
         f"{row.get('ratio') or 0:.3g}",
@@ -238,7 +238,7 @@ def _console_name(name: str, row: Row) -> Text:
     text = Text(name, style="bold" if name in HIGHLIGHTED else "")
     if row.get("masked_only"):
         text.append(f"\n{MASKED}", style="dim italic")
-    if row.get("protocol") == "paper":
+    if on_test(row):
         text.append(f"\n⚠ {ON_TEST}", style="red")
     return text
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from s5c.errors import UserError, unknown
+from s5c.errors import UserError, number, unknown
 from s5c.reduction.contract import Fitted, Reduced
 from s5c.reduction.descent import OPTIMISERS, descend
 from s5c.reduction.energy import parts_of, taps
@@ -55,8 +55,8 @@ class Method:
 
     horizon: str = "infinite"
     optimiser: str = "lbfgs"
-    steps: int = 500
-    learning_rate: float = 0.01
+    steps: int = number(500, least=1)
+    learning_rate: float = number(0.01, above=0)
     feedthrough: bool = True
     unstable: str = "keep"
 
@@ -70,6 +70,10 @@ class Method:
                 f"reduction.steps={self.steps}, reduction.learning_rate={self.learning_rate:g}: at least one step and "
                 "a positive rate are needed, such as steps=500 learning_rate=0.01."
             )
+
+    def idle(self, weighed: bool) -> tuple[str, ...]:
+        """Returns the options that change nothing as the others are set."""
+        return ("learning_rate",) if self.optimiser == "lbfgs" else ()
 
     def fit(self, layers: Sequence[Layer], seed: int) -> Fitted:
         """Eliminates the modes and balances the systems of all layers."""
