@@ -124,7 +124,7 @@ def check_network(job: ReductionJob, config: ModelConfig) -> None:
     """Raises `UserError` for a setting that would change nothing in a network."""
     if job.keys.norm == "recalibrate" and config.norm != "batch":
         raise UserError(
-            f"reduction.norm=recalibrate changes nothing: model.norm={config.norm} keeps no statistics. Leave it at keep."
+            f"reduction.norm=recalibrate changes nothing: model.norm={config.norm} has no statistics. Leave it at keep."
         )
 
 
@@ -166,7 +166,7 @@ def _idle(job: ReductionJob) -> Iterator[tuple[str, str]]:
 
 
 def blind_to_scale(allocation: Allocation) -> bool:
-    """Returns whether an allocation gives a layer the same priorities on whatever scale its scores are; by trying it."""
+    """Returns whether an allocation gives a layer the same priorities on whatever scale its scores are; it is tried."""
     ranked = jnp.asarray([7.0, 5.0, 2.5, 1.0, 0.125])
     return bool(jnp.all(allocation.priority(ranked) == allocation.priority(4 * ranked)))
 

@@ -145,8 +145,8 @@ def _targets(keys: ReductionKeys) -> tuple[Target, ...]:
         given.append("ratio")
     if len(given) > 1:
         raise UserError(
-            f"reduction.{given[0]}={getattr(keys, given[0])} and reduction.{given[1]}={getattr(keys, given[1])} are both "
-            f"set: choose one, and leave the other at {AUTO if given[1] == 'ratio' else 'null'}."
+            f"{' and '.join(f'reduction.{kind}={getattr(keys, kind)}' for kind in given[:2])} are both set: choose one "
+            f"and leave the other at {AUTO if given[1] == 'ratio' else 'null'}."
         )
     kind = given[0] if given else "ratio"
     if kind == "max_drop":

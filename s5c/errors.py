@@ -41,7 +41,7 @@ def unknown(kind: str, given: str, choices: Iterable[str]) -> UserError:
 # ---- numbers
 
 
-def number(
+def bounded(
     default: Any = dataclasses.MISSING, *, least: float | None = None, above: float | None = None,
     most: float | None = None,
 ) -> Any:  # fmt: skip
@@ -71,9 +71,9 @@ def check_numbers(values: Any, where: str) -> None:
             bounds = {"least": 0, "most": 2**32 - 1}
         for found in _numbers(getattr(values, field.name)):
             if not math.isfinite(found) or not _between(found, **{key: bounds.get(key) for key in _WORDS}):
-                told = [f"{word} {bounds[key]:g}" for key, word in _WORDS.items() if bounds.get(key) is not None]
+                told = [f" {word} {bounds[key]}" for key, word in _WORDS.items() if bounds.get(key) is not None]
                 given = getattr(values, field.name)
-                raise UserError(f"{where}.{field.name}={given}: give a finite number {' and '.join(told)}".rstrip() + ".")
+                raise UserError(f"{where}.{field.name}={given}: give a finite number{' and'.join(told)}.")
 
 
 _WORDS = {"least": "of at least", "above": "above", "most": "of at most"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from s5c.errors import UserError, number, unknown
+from s5c.errors import UserError, bounded, unknown
 from s5c.tracking.mirror import MODES
 
 AUTO, RATIO = "auto", 0.5
@@ -70,7 +70,7 @@ class FinetuneKeys:
     """
 
     epochs: int = 0
-    init_epochs: int = number(5, least=0)
+    init_epochs: int = bounded(5, least=0)
     lr_scale: float = 1.0
     rest: str = "keep"
     distill: bool = False
@@ -117,7 +117,7 @@ class ReductionKeys:
     ratio: Any = AUTO
     order: Any = None
     tolerance: Any = None
-    max_drop: float | None = number(None, least=0)
+    max_drop: float | None = bounded(None, least=0)
     refit: str = "none"
     refit_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     sequential: str = "off"

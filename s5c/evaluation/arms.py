@@ -171,6 +171,23 @@ def on_test(row: Row) -> bool:
     return bool(row.get("protocol") == "paper" and row.get("selected_on", "test") != "validation")
 
 
+def missed(row: Row) -> float | None:
+    """Returns the share of states really removed where it is another than asked for, by a whole state or more.
+
+    A state of every layer always stays, and unstable ones; less than a state is rounding.
+    """
+    asked_for, achieved, states = row.get("ratio"), row.get("ratio_achieved"), row.get("states_full")
+    if row["reduction"] == FULL or asked_for is None or achieved is None or not states:
+        return None
+    return achieved if abs(achieved - asked_for) * states >= 1 - 1e-6 else None
+
+
+def removed(row: Row) -> float:
+    """Returns the share of states removed: the ratio asked for, or what became of it."""
+    found = missed(row)
+    return float(row["ratio"]) if found is None else found
+
+
 def by_arm(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """Returns the rows of every arm under its name, without those of the unpruned model."""
     grouped: dict[str, list[Row]] = {}

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from s5c.evaluation.arms import FULL, Row, on_test
+from s5c.evaluation.arms import FULL, Row, missed, on_test
 
 NOTHING = "–"
 MASKED = "masked only: nothing gets smaller"
@@ -38,6 +38,26 @@ def change(row: Row, key: str, show: Callable[[Any], str], suffix: str = "") -> 
 def before(row: Row, key: str, suffix: str = "") -> Any:
     """Returns a quantity of the unpruned model."""
     return row.get(f"{key}{suffix}") if row["reduction"] == FULL else row.get(f"{key}_full{suffix}")
+
+
+def ratio_cell(row: Row) -> str:
+    """Returns the ratio asked for and, where it is another, the one that came of it."""
+    asked, found = f"{row.get('ratio') or 0:.3g}", missed(row)
+    return asked if found is None else f"{asked} → {found:.3g}"
+
+
+def disk(row: Row, suffix: str = "") -> Any:
+    """Returns the bytes of a model's file; in rows of before schema 2 those of a folder of arrays."""
+    found = row.get(f"safetensors_bytes{suffix}")
+    return row.get(f"checkpoint_bytes{suffix}") if found is None else found
+
+
+def latency(row: Row) -> str:
+    """Returns the latency before and after, and its quartiles over the rounds where they were kept."""
+    text, quartiles = change(row, "latency", milliseconds, suffix="_ms"), row.get("latency_quartiles_ms")
+    if row.get("latency_ms") is None or not quartiles or None in quartiles:
+        return text
+    return f"{text} ({digits(quartiles[0])} to {digits(quartiles[1])})"
 
 
 def speedup(row: Row) -> str:

@@ -93,6 +93,15 @@ def with_latency(row: Row, older: Row | None) -> Row:
     return {**row, "latency_device": older.get("device"), **kept}
 
 
+def with_latency_of(rows: Sequence[Row], file: Path) -> list[Row]:
+    """Returns rows with the latency and memory that a file of older rows has of the same networks."""
+    try:
+        older = {_repetition_key(row): row for row in _read_rows(file)} if file.is_file() else {}
+    except UserError:  # damaged: it is about to be replaced
+        older = {}
+    return [with_latency(row, older.get(_repetition_key(row))) for row in rows]
+
+
 def in_order(rows: Iterable[Row]) -> list[Row]:
     """Returns rows in the order in which reports present them, the arms of every study named apart."""
     grouped: dict[str, list[Row]] = {}

@@ -95,9 +95,9 @@ def budget(ratio: float, states: int, layers: int) -> int:
 
         K = max(floor((1 - ratio) states + 1e-9), layers)
 
-    A ratio that is no multiple of 1 / states removes the next whole state too, as in the code of LAST, of which
-    K = int(M (100 - r) / 100) for whole percents r, and of AIRE-Prune: of 128 states 6 stay at ratio 0.95. The 1e-9 keeps
-    an error in the last digit of a ratio from costing a state.
+    What stays is rounded down to whole states, of 128 to 6 at ratio 0.95, as in the code of LAST, which keeps
+    int(M (100 - r) / 100) of M states at whole percents r, and in that of AIRE-Prune. The 1e-9 keeps an error in the
+    last digit of a ratio from costing a state.
 
     Source: released code of LAST (arXiv 2411.02824) and AIRE-Prune (arXiv 2602.00534).
     """
@@ -213,6 +213,22 @@ def select(ranking: Ranking, ratio: float) -> Selected:
         notes.append(f"ratio {ratio:g} asks for {asked} states, {kept} are protected and stay.")
     parts = np.split(keep, np.cumsum(ranking.slots)[:-1])
     return Selected([part.reshape(s.shape) for part, s in zip(parts, ranking.scores, strict=True)], tuple(notes))
+
+
+def shortfall(ratio: float, selected: Selected) -> list[str]:
+    """Returns what to say where less was removed than asked for, by a whole state or more.
+
+    Args:
+        ratio: asked for.
+        selected: what stays.
+    """
+    slots = sum(mask.size for mask in selected.keep)
+    if (ratio - selected.ratio_achieved) * slots < 1 - 1e-6:
+        return []
+    return [
+        f"ratio {ratio:g} was asked for and {selected.ratio_achieved:.3g} is reached: {slots} states become "
+        f"{sum(selected.orders)}, since at least one of every layer stays, and all that are protected."
+    ]
 
 
 def select_orders(ranking: Ranking, orders: Sequence[int]) -> Selected:

@@ -18,7 +18,7 @@ from s5c.data.cache import Entry, Writer
 from s5c.data.decode import Wave
 from s5c.data.origin import Located, Origin
 from s5c.data.source import wav
-from s5c.errors import UserError, number
+from s5c.errors import UserError, bounded
 
 VERSION = 1
 RATE = 8_000
@@ -34,7 +34,7 @@ class Task(Located):
     """
 
     licence: ClassVar[str] = "Free Spoken Digit Dataset, CC BY-SA 4.0."
-    max_length: int = number(8000, least=1)
+    max_length: int = bounded(8000, least=1)
 
     def load(self) -> Dataset:
         """Returns waves of shape (n, max_length, 1) with their lengths."""

@@ -22,7 +22,7 @@ from s5c.data.origin import Located, Origin
 from s5c.data.progress import progress
 from s5c.data.source import tsv
 from s5c.data.tokenise import EOS, buckets, vocabulary, width_of
-from s5c.errors import UserError, number
+from s5c.errors import UserError, bounded
 
 VERSION = 1
 CHUNK = 1000
@@ -46,13 +46,13 @@ class Task(Located):
     licence: ClassVar[str] = "expressions drawn by the recipe of the Long Range Arena."
     name: ClassVar[str] = "listops"
     published: ClassVar[bool] = True
-    max_length: int = number(2048, least=2)
-    width: int | None = number(20, least=1)
+    max_length: int = bounded(2048, least=2)
+    width: int | None = bounded(20, least=1)
     pad: str = "full"
     examples: list[int] = dataclasses.field(default_factory=lambda: [96_000, 2_000, 2_000])
     generator_seed: int = 0
-    max_depth: int = number(10, least=1)
-    max_args: int = number(10, least=2)
+    max_depth: int = bounded(10, least=1)
+    max_args: int = bounded(10, least=2)
     tokens: list[int] = dataclasses.field(default_factory=lambda: [500, 2_000])
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 from typing import ClassVar
 
 from s5c.data.task import listops
-from s5c.errors import number
+from s5c.errors import bounded
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,8 +15,8 @@ class Task(listops.Task):
 
     name: ClassVar[str] = "listops_small"
     published: ClassVar[bool] = False
-    max_length: int = number(100, least=2)
+    max_length: int = bounded(100, least=2)
     examples: list[int] = dataclasses.field(default_factory=lambda: [20_000, 2_000, 2_000])
-    max_depth: int = number(4, least=1)
-    max_args: int = number(5, least=2)
+    max_depth: int = bounded(4, least=1)
+    max_args: int = bounded(5, least=2)
     tokens: list[int] = dataclasses.field(default_factory=lambda: [20, 100])

@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from s5c.errors import UserError, number, unknown
+from s5c.errors import UserError, bounded, unknown
 from s5c.reduction.energy import gram, parts_of, taps
 from s5c.reduction.layer import Layer
 from s5c.reduction.output_norm import output_norms
@@ -45,7 +45,7 @@ class Method:
 
     variant: str = "modes"
     score: str = "paper"
-    eps: float = number(0.0, least=0)
+    eps: float = bounded(0.0, least=0)
     horizon: str = "infinite"
 
     def __post_init__(self) -> None:

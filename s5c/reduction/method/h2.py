@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from s5c.errors import UserError, number, unknown
+from s5c.errors import UserError, bounded, unknown
 from s5c.reduction.contract import Fitted, Reduced
 from s5c.reduction.descent import OPTIMISERS, descend
 from s5c.reduction.energy import parts_of, taps
@@ -55,8 +55,8 @@ class Method:
 
     horizon: str = "infinite"
     optimiser: str = "lbfgs"
-    steps: int = number(500, least=1)
-    learning_rate: float = number(0.01, above=0)
+    steps: int = bounded(500, least=1)
+    learning_rate: float = bounded(0.01, above=0)
     feedthrough: bool = True
     unstable: str = "keep"
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from s5c.errors import number, unknown
+from s5c.errors import bounded, unknown
 from s5c.reduction.layer import Layer
 from s5c.reduction.output_norm import output_norms
 from s5c.types import Array, Float
@@ -32,7 +32,7 @@ class Method:
     """
 
     score: str = "paper"
-    eps: float = number(0.0, least=0)
+    eps: float = bounded(0.0, least=0)
 
     def __post_init__(self) -> None:
         if self.score not in ("paper", "released"):

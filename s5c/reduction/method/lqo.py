@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from s5c.errors import UserError, number, unknown
+from s5c.errors import UserError, bounded, unknown
 from s5c.reduction.bound import amplifications, bound_weights
 from s5c.reduction.contract import Fitted, Reduced
 from s5c.reduction.descent import OPTIMISERS
@@ -60,12 +60,12 @@ class Method:
     """
 
     coefficients: str = "statistical"
-    quadratic: float = number(1.0, least=0)
+    quadratic: float = bounded(1.0, least=0)
     horizon: str = "sequence"
     layer_weights: str = "none"
-    sensitivity: tuple[float, ...] | None = number(None, above=0)
+    sensitivity: tuple[float, ...] | None = bounded(None, above=0)
     optimiser: str = "lbfgs"
-    steps: int = number(300, least=0)
+    steps: int = bounded(300, least=0)
 
     def __post_init__(self) -> None:
         choices = {

@@ -6,7 +6,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from s5c.errors import number
+from s5c.errors import bounded
 from s5c.reduction.layer import Layer
 from s5c.reduction.output_norm import output_norms
 from s5c.types import Array, Float
@@ -26,7 +26,7 @@ class Method:
     Source: LAST (arXiv 2411.02824), section 5, baselines; the published code does not contain them.
     """
 
-    power: int = number(1, least=1)
+    power: int = bounded(1, least=1)
 
     def scores(self, layer: Layer, key: Array) -> Float[Array, "p"]:
         """Returns the scores, shape (p,)."""
