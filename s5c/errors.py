@@ -59,7 +59,8 @@ def bounded(
 def check_numbers(values: Any, where: str) -> None:
     """Raises `UserError` for a number in a dataclass that is not finite or is outside of its field's bounds.
 
-    Seeds, fields called `seed` or `..._seed`, are integers that random generators accept, from 0 to 2**32 - 1.
+    Fields of type Any are left to whoever reads them. Seeds, fields called `seed` or `..._seed`, are integers that
+    random generators accept, from 0 to 2**32 - 1.
 
     Args:
         values: a dataclass.
@@ -69,7 +70,7 @@ def check_numbers(values: Any, where: str) -> None:
         bounds = dict(field.metadata)
         if field.name == "seed" or field.name.endswith("_seed"):
             bounds = {"least": 0, "most": 2**32 - 1}
-        for found in _numbers(getattr(values, field.name)):
+        for found in _numbers(getattr(values, field.name)) if field.type != "Any" else ():
             if not math.isfinite(found) or not _between(found, **{key: bounds.get(key) for key in _WORDS}):
                 told = [f" {word} {bounds[key]}" for key, word in _WORDS.items() if bounds.get(key) is not None]
                 given = getattr(values, field.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import io
+import itertools
 import json
 import re
 import shlex
@@ -110,12 +111,8 @@ def test_two_arms_of_one_name_are_told_apart_by_what_they_do_not_share() -> None
     assert [label(row) for row in named(more)] == [
         "last +bn (refit ridge=1, eps=0.0)", "last +bn (refit ridge=1, eps=1e-08)"
     ]  # fmt: skip
-    (table,) = {accuracies(study) for study in _studies([old, tuned])}
+    (table,) = {accuracies(study) for study in studies([old, tuned])}
     assert "| last (eps=0.0) |" in table and "| last (eps=1e-08) |" in table
-
-
-def _studies(rows: list[Row]) -> list[Any]:
-    return studies(rows)
 
 
 def test_a_row_without_a_schema_is_of_the_arm_that_its_preset_was_then() -> None:
@@ -155,10 +152,9 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     own.mkdir(parents=True)
     text = (conf_dir() / "reduction" / "last.yaml").read_text().replace("name: last", "name: mine")
     (own / "mine.yaml").write_text(text.replace("eps: 0.0", "eps: 0.25"))
-    common = ("--config-dir", "own", "reduction.ratio=[0.25,0.999]", "evaluation.latency=true", "evaluation.rounds=3")
-    done = jobs.run(
-        "train", "-m", "reduction=last,mine", "reduction.norm=recalibrate", *common, "name=x", folder=folder
-    )
+    common = ("reduction.ratio=[0.25,0.999]", "reduction.norm=recalibrate", "evaluation.rounds=3", "name=x")
+    places = ("-m", "--config-dir=own")
+    done = jobs.run("train", *places, "reduction=last,mine", "evaluation.latency=true", *common, folder=folder)
     assert done.code == 0, done.err
     return folder
 
@@ -245,10 +241,11 @@ def test_a_ratio_that_cannot_be_reached_is_not_shown_as_if_it_were(sweep: Path) 
     row = of(sweep, "last")[2]
     assert (row["ratio"], row["ratio_achieved"], row["orders"]) == (0.999, 0.75, [1, 1])
     assert "0.999 was asked for and 0.75 is reached" in row["notes"][-1]
-    rows = collect([sweep / "results"])
+    rows = collect([sweep / "results/x"])
     text = markdown(rows)
     assert "[0.75] |" in text and "share really removed" in text
-    assert "0.999 → 0.75" in _printed(rows)
+    lines = _printed(rows).splitlines()
+    assert any("0.999" in line and "→0.75" in below for line, below in itertools.pairwise(lines))
 
 
 def _printed(rows: list[Row]) -> str:
@@ -311,9 +308,8 @@ def test_experiments_and_parts_of_the_test_split_do_not_replace_each_other(tmp_p
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = collect([tmp_path])
     assert len(found) == 4
-    assert [study.title for study in _studies(found[1:])][-2:] == [
-        "digits, s5, b, 100 test examples", "digits, s5, b, 360 test examples"
-    ]  # fmt: skip
+    titles = {study.title for study in studies(found)}
+    assert titles >= {"digits, s5, b, 100 test examples", "digits, s5, b, 360 test examples"}
 
 
 def test_a_task_with_a_validation_split_of_its_own_is_not_selected_on_test_data() -> None:
@@ -352,12 +348,12 @@ def test_a_row_has_bytes_milliseconds_spread_and_batch(sweep: Path) -> None:
     )
     low, high = row["latency_quartiles_ms"]
     assert low <= row["latency_ms"] <= high and row["latency_batch_size"] == 60 and row["latency_rounds"] == 3
-    rows = collect([sweep / "results"])
-    cells = next(line for line in markdown(rows).splitlines() if line.startswith("| last +bn | 0 | 0.25"))
+    rows = collect([sweep / "results/x"])
+    cells = next(line for line in markdown(rows).splitlines() if line.startswith("| last +bn | 0 | 0.25 | 0.25"))
     assert re.search(r"\| 60 \| [\d.]+ ms → [\d.]+ ms \([\d.]+ to [\d.]+\) \| [\d.]+×", cells), cells
     assert cost.stored(load_checkpoint(sweep / least["checkpoint"]).weights).safetensors == least["checkpoint_bytes"]
     text = _printed(rows)
-    assert "…" not in text and re.search(r"[\d.]+±[\d.]+ ms", text) and "a batch of 60" in " ".join(text.split())
+    assert "…" not in text and re.search(r" [\d.]+±[\d.]+ ", text) and "ms a batch of 60" in " ".join(text.split())
 
 
 def test_a_loaded_machine_is_noticed_and_said() -> None:
@@ -394,11 +390,12 @@ def test_a_later_run_without_latency_does_not_erase_it(sweep: Path, tmp_path: Pa
     assert (row["test_accuracy"], row["latency_ms"], row["speedup"], row["backend"]) == (0.8, 2.0, 1.5, "scan")
     assert row["device"] == "two" and row["latency_device"] == "one" and "on one." in markdown([row])
 
-    path = jobs.only(sweep, "results/x/*reduction-mine*") / "rows.jsonl"
-    before = jobs.rows(path)
+    before = of(sweep, "mine")
+    (path,) = (path for path in sweep.glob("results/x/*/rows.jsonl") if jobs.rows(path) == before)
     words = [word for word in shlex.split(before[0]["command"])[3:] if not word.startswith("evaluation.latency")]
-    again = ("evaluation.latency=false", f"hydra.run.dir={path.parent}")
-    assert jobs.run("train", *words, *again, folder=sweep).code == 0
+    again = ("evaluation.latency=false", f"hydra.run.dir='{path.parent}'")
+    done = jobs.run("train", *words, *again, folder=sweep)
+    assert done.code == 0, done.err
     assert [row["latency_ms"] for row in jobs.rows(path)] == [row["latency_ms"] for row in before]
     assert jobs.rows(path)[0]["timestamp"] > before[0]["timestamp"]
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from s5c.evaluation import summary
-from s5c.evaluation.arms import FULL, Row, label, on_test
+from s5c.evaluation.arms import FULL, Row, label, missed, on_test
 from s5c.evaluation.average import means
 from s5c.evaluation.cells import (
     HIGHLIGHTED,
@@ -241,7 +241,7 @@ def _timing(study: Study) -> list[str]:
     batches = " or ".join(str(size) for size in sorted({row["latency_batch_size"] for row in timed}))
     busiest = max(row.get("load_others") or 0.0 for row in timed)
     loaded = [f"⚠ machine loaded to {100 * busiest:.0f} % by others"] if busiest > LOADED else []
-    return [f"ms: a batch of {batches}, median ± half the interquartile range", *loaded]
+    return [f"under the speed-up: ms a batch of {batches}, median ± half the interquartile range", *loaded]
 
 
 def _size_cells(row: Row) -> list[str | Text]:
@@ -249,7 +249,7 @@ def _size_cells(row: Row) -> list[str | Text]:
     if on_test(row):
         accuracy.append(" ⚠", style="red")
     return [
-        ratio_cell(row),
+        ratio_cell(row).replace(" → ", "\n→"),
         number(row.get("states"), "{:.4g}"),
         short(row.get("params")),
         short(row.get("macs")),
@@ -265,7 +265,7 @@ def _speed(row: Row) -> Text:
     """Returns the speed-up and, where their spread was kept, the milliseconds under it."""
     text, quartiles = Text(number(row.get("speedup"), "{:.2f}×")), row.get("latency_quartiles_ms")
     if row.get("latency_ms") is not None and quartiles and None not in quartiles:
-        text.append(f"\n{digits(row['latency_ms'])}±{(quartiles[1] - quartiles[0]) / 2:.2g} ms", style="dim")
+        text.append(f"\n{digits(row['latency_ms'])}±{(quartiles[1] - quartiles[0]) / 2:.1g}", style="dim")
     return text
 
 
@@ -280,6 +280,8 @@ def _accuracies(study: Study) -> Table:
         first = next(iter(found.values()))
         printed.add_row(_console_name(name, first), *(_coloured_accuracy(found.get(ratio)) for ratio in ratios))
     printed.caption = "best first; green: at most 1 point lost, yellow: at most 5, red: more"
+    if any(missed(row) is not None for found in arms.values() for row in found.values()):
+        printed.caption += "; in brackets: the share really removed"
     return printed
 
 
@@ -298,6 +300,8 @@ def _coloured_accuracy(row: Row | None) -> Text:
     text = Text(f"{100 * row['test_accuracy']:.1f}", style=_colour(row))
     if row.get("test_accuracy_sd") is not None:
         text.append(f"\n±{100 * row['test_accuracy_sd']:.1f}", style="dim")
+    if (found := missed(row)) is not None:
+        text.append(f"\n[{found:.3g}]", style="dim")
     return text
 
 

@@ -30,8 +30,7 @@ def restore(values: Mapping[str, Any], *, which: str) -> TrainedModel:
     checkpoint = zoo.load(given.removeprefix(zoo.PREFIX)) if in_zoo else load(Path(given), which=which)
     if which != "best" and (in_zoo or checkpoint.path == Path(given).expanduser().absolute()):
         raise UserError(
-            f"weights={which} changes nothing: {given} is a single checkpoint, not a training of which several are kept. "
-            "Leave it at best."
+            f"weights={which} changes nothing: {given} is one checkpoint, not a training of several. Leave it at best."
         )
     facts = checkpoint.metadata
     asked = values.get("task")
