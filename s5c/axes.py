@@ -16,7 +16,7 @@ from s5c.errors import UserError
 from s5c.evaluation.arms import NEUTRAL
 from s5c.keys import CalibrationKeys, FinetuneKeys, ReductionKeys
 from s5c.model.config import ModelConfig
-from s5c.reduction.contract import Allocation, Fresh, Masking, Method, Refit, Selection
+from s5c.reduction.contract import Allocation, Fresh, Masking, Method, Refit, Selection, load_allocation
 from s5c.reduction.target import Target
 
 AXES = ("refit", "sequential", "norm", "readout", "layer_sensitivity", "rounds", "max_drop")
@@ -126,6 +126,12 @@ def check_network(job: ReductionJob, config: ModelConfig) -> None:
         raise UserError(
             f"reduction.norm=recalibrate changes nothing: model.norm={config.norm} has no statistics. Leave it at keep."
         )
+    usual = job.keys.allocation if job.usual is None else str(job.usual["allocation"])
+    if usual != job.keys.allocation and not config.per_channel and _alike(job.allocation, load_allocation(usual)):
+        raise UserError(
+            f"reduction.allocation={job.keys.allocation} changes nothing: of layers that are one system it makes the same "
+            f"as {usual}. Leave it at that."
+        )
 
 
 def _idle(job: ReductionJob) -> Iterator[tuple[str, str]]:
@@ -144,6 +150,8 @@ def _idle(job: ReductionJob) -> Iterator[tuple[str, str]]:
     if isinstance(method, Fresh):
         reason = f"{keys.method} draws new layers, which nothing but a training makes anything of"
         yield from idle(("refit", "sequential", "norm", "readout"), reason)
+    if hasattr(method, "solved") and method.solved(job.refit):
+        yield from idle(("refit",), f"the outputs that {keys.method} solves for are those of this refit")
     if not job.refit.needs_moments:
         yield from idle(("sequential",), f"refit={keys.refit} solves every layer by itself")
     elif keys.sequential == "reselect" and not _chooses_on_data(method):
@@ -169,6 +177,12 @@ def blind_to_scale(allocation: Allocation) -> bool:
     """Returns whether an allocation gives a layer the same priorities on whatever scale its scores are; it is tried."""
     ranked = jnp.asarray([7.0, 5.0, 2.5, 1.0, 0.125])
     return bool(jnp.all(allocation.priority(ranked) == allocation.priority(4 * ranked)))
+
+
+def _alike(one: Allocation, other: Allocation) -> bool:
+    """Returns whether two allocations differ in nothing but what competes, a layer or each of its channels."""
+    ranked = jnp.asarray([7.0, 5.0, 2.5, 1.0, 0.125])
+    return bool(jnp.all(one.priority(ranked) == other.priority(ranked)))
 
 
 def _among(key: str, names: Sequence[str]) -> bool:

@@ -23,7 +23,7 @@ class TaskKeys:
     """
 
     name: str
-    validation_fraction: float = 0.1
+    validation_fraction: float = bounded(0.1, least=0)
     validation_seed: int = 0
 
 

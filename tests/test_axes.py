@@ -11,20 +11,24 @@ from typing import Any
 from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import jobs
 import numpy as np
 import pytest
 from networks import PIXELS, network, weights_of
 
+from s5c import axes
 from s5c.config import reduction_job
 from s5c.data.base import Dataset, Split, Splits
 from s5c.errors import UserError
+from s5c.evaluation.arms import called
 from s5c.keys import CalibrationKeys, FinetuneKeys, ReductionKeys
 from s5c.locations import conf_dir
 from s5c.pipeline import reduction as pipeline
 from s5c.pipeline.reduction import Reduced, reductions
 from s5c.pipeline.trained import TrainedModel
-from s5c.reduction import contract
+from s5c.reduction import contract, stage
+from s5c.reduction.contract import Fresh, Projection, load_method
 
 LENGTH, TRAIN, OTHERS = 9, 24, 8
 
@@ -60,12 +64,17 @@ ELSEWHERE = {"name", "method", "seed", "weights", "save", "calibration.batch_siz
 }
 """Keys that name or store a result, draw another sample, need a model from disk or another task's data."""
 
-CASES = [
-    (method, axis, i)
-    for method in contract.method_names()
-    for axis, found in VARIATIONS.items()
-    for i in range(len(found))
-]
+
+def cases() -> list[Any]:
+    """Returns every method with every setting; those that make many networks, or new systems, are slow tests."""
+    found = []
+    for method in contract.method_names():
+        for axis, settings in VARIATIONS.items():
+            long = isinstance(load_method(method), Projection) or axis in ("rounds", "max_drop")
+            for i in range(len(settings)):
+                marks = [pytest.mark.slow] if long else []
+                found.append(pytest.param(method, axis, i, marks=marks, id=f"{method}-{axis}-{i}"))
+    return found
 
 
 def test_every_key_is_tried() -> None:
@@ -77,9 +86,13 @@ def test_every_key_is_tried() -> None:
 
 @functools.cache
 def trained() -> TrainedModel:
-    """A network with random weights, of three layers with six stored states each, and data of its own kind."""
+    """A network with random weights, of three unlike layers with twelve stored states each, and its data."""
     rng = np.random.default_rng(0)
-    model = network(PIXELS, bidirectional=True, n_layers=3, state_size=12)
+    model = network(PIXELS, bidirectional=True, n_layers=3, state_size=24)
+    weights = weights_of(model, rng)
+    for layer, decay in (("layers_1", 0.9), ("layers_2", 0.7)):  # some states count far more than others in some layers
+        own, scale = weights["params"]["encoder"][layer]["seq"], decay ** np.arange(12)[None, :, None]
+        own |= {name: jnp.asarray(scale * own[name], jnp.float32) for name in ("C1", "C2")}
 
     def split(n: int) -> Split:
         return Split(rng.normal(size=(n, LENGTH, 2)).astype(np.float32), rng.integers(0, 3, n).astype(np.int32))
@@ -87,7 +100,7 @@ def trained() -> TrainedModel:
     dataset = Dataset("spots", "drawn", split(TRAIN), split(OTHERS), 2, 3, validation=split(OTHERS))
     assert dataset.validation is not None
     splits = Splits(dataset.train, dataset.validation, dataset.test, "validation")
-    return TrainedModel(model, weights_of(model, rng), {"seed": 0}, Path("spots"), "a", dataset, splits)
+    return TrainedModel(model, weights, {"seed": 0}, Path("spots"), "a", dataset, splits)
 
 
 def composed(preset: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,20 +131,23 @@ def tune(trained: TrainedModel, model: Any, weights: dict[str, Any], keys: Finet
 
 @functools.cache
 def outcome(preset: str, settings: tuple[tuple[str, Any], ...]) -> Any:
-    """Returns the first network that a job makes: its order per layer and its weights; the message of a refusal."""
+    """Returns the first network that a job makes, and what stays at every other ratio; the message of a refusal."""
     usual = composed(preset, {})
     try:
         job = reduction_job(composed(preset, dict(settings)), (preset, usual))
-        with mock.patch.object(pipeline, "finetune", tune):
-            made, _, _ = reductions(trained(), job, folder=Path("nowhere"), validate=_loss)
+        with mock.patch.object(pipeline, "finetune", tune), mock.patch.object(pipeline, "SEARCH_STEPS", 2):
+            made, ranking, _ = reductions(trained(), job, folder=Path("nowhere"), validate=_loss)
             first: Reduced = next(made)
     except UserError as refusal:
         return str(refusal)
-    return first.orders, jax.device_get(first.weights)
+    cuts = [] if ranking is None else [stage.select(ranking, ratio).keep for ratio in np.arange(0, 1, 1 / 36)]
+    if isinstance(job.method, Fresh):  # of its layers only the orders count
+        cuts = [[np.sum(mask) for mask in cut] for cut in cuts]
+    return first.orders, cuts, jax.device_get(first.weights)
 
 
 def _loss(model: Any, weights: Mapping[str, Any]) -> float:
-    return 1.0 - 0.1 * (sum(trained().model.state_dims) - sum(model.state_dims)) / 18
+    return 1.0 - 0.1 * (sum(trained().model.state_dims) - sum(model.state_dims)) / 36
 
 
 def frozen(settings: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
@@ -144,15 +160,13 @@ class _Hashable(dict):  # type: ignore[type-arg]
 
 
 def same(one: Any, two: Any) -> bool:
-    if isinstance(one, str) or isinstance(two, str) or one[0] != two[0]:
-        return one == two
-    leaves = jax.tree.leaves(one[1]), jax.tree.leaves(two[1])
-    return len(leaves[0]) == len(leaves[1]) and all(
-        a.shape == b.shape and np.array_equal(a, b) for a, b in zip(*leaves, strict=True)
-    )
+    if isinstance(one, str) or isinstance(two, str):
+        return bool(one == two)
+    leaves = jax.tree.leaves(one), jax.tree.leaves(two)
+    return len(leaves[0]) == len(leaves[1]) and all(map(np.array_equal, *leaves))
 
 
-@pytest.mark.parametrize(("method", "axis", "number"), CASES)
+@pytest.mark.parametrize(("method", "axis", "number"), cases())
 def test_a_setting_changes_the_result_or_is_refused(method: str, axis: str, number: int) -> None:
     preset, settings = preset_of(method), VARIATIONS[axis][number]
     tried = list(settings)[-1]
@@ -169,3 +183,100 @@ def test_a_setting_changes_the_result_or_is_refused(method: str, axis: str, numb
         assert "reduction" in found
     else:
         assert not same(found, without), f"{tried}={settings[tried]} changes nothing and is not refused"
+
+
+# --- refusals, and what is in a name ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("preset", "settings", "words"),
+    [
+        ("unstructured_random", {"refit": "calibrated"}, ["reduction.refit=calibrated", "Leave it at none"]),
+        ("unstructured_random", {"readout": "refit"}, ["reduction.readout=refit", "Leave it at keep"]),
+        ("unstructured_random", {"allocation": "uniform"}, ["reduction.allocation=uniform", "Leave it at global"]),
+        ("unstructured_random", {"order": 2}, ["takes a ratio only", "reduction.order"]),
+        ("fresh", {"norm": "recalibrate"}, ["reduction.norm=recalibrate", "draws new layers"]),
+        ("none", {"finetune.epochs": 3}, ["reduction.finetune.epochs=3", "as it is"]),
+        ("last", {"order": 4, "ratio": 0.5}, ["reduction.order=4", "reduction.ratio=0.5", "choose one", "at auto"]),
+        ("last", {"order": 4, "tolerance": 0.1}, ["reduction.order=4", "reduction.tolerance=0.1", "at null"]),
+        ("last", {"max_drop": 1.0, "ratio": [0.1]}, ["reduction.max_drop=1.0", "reduction.ratio=[0.1]"]),
+        ("last", {"order": 4, "allocation": "global"}, ["allocation=global", "nothing is shared out", "normalised"]),
+        ("last", {"sequential": "refit"}, ["reduction.sequential=refit", "refit=none"]),
+        ("last", {**CALIBRATED, "sequential": "reselect"}, ["sequential=reselect", "refit is what it would do"]),
+        ("last", {"layer_sensitivity": "gradient"}, ["allocation=normalised does not see on what scale"]),
+        ("last", {"calibration.sequences": 9}, ["calibration.sequences=9", "nothing looks", "Leave it at 8"]),
+        ("last", {"finetune.distill": True}, ["finetune.distill=true", "no training", "Leave it at false"]),
+        ("last", {**TRAINED, "finetune.rest": "reinitialise", "norm": "recalibrate"}, ["norm=recalibrate", "anew"]),
+        ("h2", {"refit": "h2"}, ["reduction.refit=h2", "are those of this refit"]),
+        ("h2", {"learning_rate": 0.5}, ["reduction.learning_rate=0.5", "superfluous", "Leave it at 0.01"]),
+        ("lqo", {"layer_weights": "bound"}, ["reduction.layer_weights=bound", "Leave it at none"]),
+        ("last", {"ratio": [0.5, 0.5]}, ["reduction.ratio=[0.5, 0.5]", "2 times for 0.5", "every target once"]),
+        ("last", {"ratio": [0.5, 0.5000001]}, ["2 times for 0.5", "to six digits"]),
+        ("last", {"order": [3, [3]]}, ["2 times for 3"]),
+        ("last", {"tolerance": float("nan")}, ["reduction.tolerance=nan", "[0, 1)"]),
+        ("last", {"order": 0}, ["reduction.order=0", "from 1 on"]),
+    ],
+)
+def test_refusals_say_what_decides_nothing_and_where_to_leave_it(
+    preset: str, settings: dict[str, Any], words: list[str]
+) -> None:
+    with pytest.raises(UserError) as refusal:
+        reduction_job(composed(preset, settings), (preset, composed(preset, {})))
+    assert [word for word in words if word not in str(refusal.value)] == [], refusal.value
+
+
+def test_a_setting_that_the_preset_has_itself_is_not_refused() -> None:
+    """The yaml of a preset may say what it does not use, such as how many sequences its variants look at."""
+    own = composed("last", {"calibration.sequences": 512, "finetune.lr_scale": 0.1})
+    assert axes.changed(reduction_job(own, ("last", own))) == {}
+    with pytest.raises(UserError, match=r"calibration\.sequences=512"):
+        reduction_job(own)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_differs_from_itself_in_nothing(preset: str) -> None:
+    values = composed(preset, {})
+    job = reduction_job(values, (preset, values))
+    assert axes.changed(job) == {} and set(axes.decisive(job)) <= set(axes.flat(job))
+
+
+def test_only_what_decides_is_told_of() -> None:
+    usual = composed("last", {})
+
+    def changed(**settings: Any) -> dict[str, Any]:
+        return axes.changed(reduction_job(composed("last", settings), ("last", usual)))
+
+    assert changed(order=3) == {"by": "order"} and called("last", changed(order=3)) == "last (by order)"
+    assert changed(refit="calibrated") == {"refit": "calibrated"}, "its own ridge is no difference"
+    assert changed(refit="calibrated", refit_options={"ridge": 0.5})["refit_options.ridge"] == 0.5
+    assert changed(eps=0) == {} and changed(eps=1e-8) == {"eps": 1e-8}, "0 is 0.0"
+    assert "allocation" not in axes.decisive(reduction_job(composed("last", {"order": 3}), ("last", usual)))
+    decided = axes.decisive(reduction_job(composed("last", {"norm": "recalibrate"}), ("last", usual)))
+    assert decided["calibration.sequences"] == 8 and "calibration.batch_size" not in decided
+    assert not [key for key in decided if key.startswith("finetune.")]
+
+
+def test_a_preset_that_is_not_known_is_told_by_all_it_sets() -> None:
+    found = axes.changed(reduction_job(composed("last", {"norm": "recalibrate", "eps": 0.5})))
+    assert found == {"norm": "recalibrate", "eps": 0.5, "calibration.sequences": 8}
+
+
+def test_what_a_network_makes_of_it_is_refused_too() -> None:
+    usual = composed("bt", {})
+    job = reduction_job(composed("bt", {"norm": "recalibrate", "allocation": "uniform"}), ("bt", usual))
+    with pytest.raises(UserError, match=r"model\.norm=layer has no statistics"):
+        axes.check_network(job, network(norm="layer").config)
+    with pytest.raises(UserError, match=r"allocation=uniform changes nothing: .* same as equal"):
+        axes.check_network(job, network().config)
+    axes.check_network(job, network(family="s4d").config)
+
+
+def test_orders_that_do_not_fit_are_refused_before_anything_is_reduced() -> None:
+    job = reduction_job(composed("last", {"order": [3, 99]}), ("last", composed("last", {})))
+    with pytest.raises(UserError, match=r"reduction.order=\[99, 99, 99\]"):
+        reductions(trained(), job, folder=Path("nowhere"), validate=_loss)
+
+
+def test_an_allocation_is_tried_for_what_it_sees() -> None:
+    blind = {name for name in contract.allocation_names() if axes.blind_to_scale(contract.load_allocation(name))}
+    assert blind == {"equal", "greedy", "normalised", "tolerance", "uniform"}

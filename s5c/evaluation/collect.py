@@ -10,7 +10,7 @@ import csv
 import json
 import re
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,10 @@ from s5c.evaluation.paired import add_paired
 LATENCY = ("latency", "speedup", "backend", "temp_bytes", "load")
 """How the keys begin that the measurement of latency and memory fills in, all together or none."""
 
+COMPARED = ("task", "source", "model", "experiment", "protocol")
+APART = {"test_examples": ", {:,} test examples", "other_data": ", data {}", "recipe": ", recipe {}"}
+"""What rows that are compared have in common, and how the titles of studies say the less usual of it."""
+
 Spectra = Mapping[str, Mapping[str, NDArray[Any]]]
 
 ROWS_FILE = "rows.jsonl"
@@ -35,7 +39,7 @@ SPECTRA_FILE = "spectra.npz"
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """The rows that may be compared with each other: same task, data, model, size and protocol; equal to itself alone.
+    """The rows that may be compared: same task, data, model, size, recipe and protocol; equal to itself alone.
 
     Attributes:
         title: What a reader calls it.
@@ -155,7 +159,7 @@ def studies(rows: Iterable[Row]) -> list[Study]:
         first = members[0]
         parts = [str(first[key]) for key in ("task", "model", "experiment") if first.get(key)]
         title = ", ".join(parts) + (", selected on test data" if on_test(first) else "")
-        title += f", {first['test_examples']:,} test examples" if _of_several_tests(first, grouped.values()) else ""
+        title += "".join(_told_apart(first, [rows[0] for rows in grouped.values()]))
         slug = re.sub(r"[^A-Za-z0-9.]+", "-", title)
         twins = sum(study.slug == slug or study.slug.startswith(f"{slug}--") for study in found)
         found.append(Study(title, f"{slug}--{twins + 1}" if twins else slug, members))
@@ -165,15 +169,15 @@ def studies(rows: Iterable[Row]) -> list[Study]:
 def study_key(row: Row) -> str:
     """Returns a text that rows share which may be compared."""
     size = [row.get("orders_full") or row.get("orders"), row.get("params_full") or row.get("params")]
-    tested = [row.get(key) for key in ("test_examples", "other_data")]
-    return json.dumps([[row.get(key) for key in ("task", "source", "model", "experiment", "protocol")], size, tested])
+    return json.dumps([[row.get(key) for key in (*COMPARED, *APART)], size])
 
 
-def _of_several_tests(row: Row, found: Iterable[Sequence[Row]]) -> bool:
-    """Returns whether another study differs from a row's in the number of test examples."""
-    keys = ("task", "source", "model", "experiment", "protocol")
-    alike = [rows[0] for rows in found if all(rows[0].get(key) == row.get(key) for key in keys)]
-    return row.get("test_examples") is not None and len({other.get("test_examples") for other in alike}) > 1
+def _told_apart(row: Row, others: Iterable[Row]) -> Iterator[str]:
+    """Yields what sets a row's study apart from others of the same title."""
+    alike = [other for other in others if all(other.get(key) == row.get(key) for key in COMPARED)]
+    for key, form in APART.items():
+        if row.get(key) is not None and len({other.get(key) for other in alike}) > 1:
+            yield form.format(row[key])
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:

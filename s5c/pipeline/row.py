@@ -19,7 +19,7 @@ from s5c.keys import EvaluationKeys
 from s5c.pipeline.latency import NOT_MEASURED
 from s5c.pipeline.provenance import shown
 from s5c.pipeline.reduction import Reduced
-from s5c.pipeline.trained import TrainedModel
+from s5c.pipeline.trained import TrainedModel, checksum
 from s5c.pipeline.zoo import PREFIX
 from s5c.training.checkpoint import best_step
 
@@ -47,6 +47,7 @@ def common(trained: TrainedModel, evaluation: EvaluationKeys, experiment: str, f
         "source": trained.dataset.source,
         "other_data": None if data == trained.metadata["data"] else data,
         "model": trained.model.config.family,
+        "recipe": _recipe(trained),
         "experiment": experiment,
         "seed": trained.metadata["seed"],
         "protocol": trained.metadata["protocol"],
@@ -192,6 +193,13 @@ def reductions_so_far(trained: TrainedModel, reduction: axes.ReductionJob, targe
     """
     before = given_network(trained).get("of")
     return [*([before] if before else []), f"{called(reduction.keys.name, axes.changed(reduction))} at {target}"]
+
+
+def _recipe(trained: TrainedModel) -> str:
+    """Returns a short checksum of what trainings share that differ in the seed alone."""
+    facts = {key: trained.metadata.get(key) for key in ("task", "model", "recipe", "protocol")}
+    facts["task"] = {key: value for key, value in (facts["task"] or {}).items() if key != "source"}
+    return checksum(facts)[:6]
 
 
 def _in_zoo(trained: TrainedModel) -> bool:

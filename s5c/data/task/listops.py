@@ -56,7 +56,7 @@ class Task(Located):
     tokens: list[int] = dataclasses.field(default_factory=lambda: [500, 2_000])
 
     def __post_init__(self) -> None:
-        if len(self.examples) != 3 or min(self.examples) < 1 or len(self.tokens) != 2 or self.max_length < 2:
+        if len(self.examples) != 3 or min(self.examples) < 1 or len(self.tokens) != 2 or min(self.tokens) < 0:
             raise UserError(
                 f"task.examples={self.examples}, task.tokens={self.tokens}, task.max_length={self.max_length}: give "
                 "three counts (training, validation, test), two bounds, and a length of at least 2."

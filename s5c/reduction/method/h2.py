@@ -18,6 +18,7 @@ from s5c.reduction.energy import parts_of, taps
 from s5c.reduction.layer import Layer
 from s5c.reduction.method.aire import elimination_scores
 from s5c.reduction.projection import Start, Target, at, squared_error, target_of, variables
+from s5c.reduction.refit.h2 import Refit as White
 from s5c.reduction.refit.h2 import best_outputs, white
 from s5c.reduction.slots import kept, padded
 from s5c.reduction.truncation import UNSTABLE, realise, truncate
@@ -74,6 +75,11 @@ class Method:
     def idle(self, weighed: bool) -> tuple[str, ...]:
         """Returns the options that change nothing as the others are set."""
         return ("learning_rate",) if self.optimiser == "lbfgs" else ()
+
+    def solved(self, refit: Any) -> bool:
+        """Returns whether the outputs are those of a refit already: least H2 error, over the same lags."""
+        same = type(refit) is White and refit.horizon == self.horizon
+        return same and (self.feedthrough or not refit.feedthrough)
 
     def fit(self, layers: Sequence[Layer], seed: int) -> Fitted:
         """Eliminates the modes and balances the systems of all layers."""
