@@ -129,8 +129,8 @@ def check_network(job: ReductionJob, config: ModelConfig) -> None:
     usual = job.keys.allocation if job.usual is None else str(job.usual["allocation"])
     if usual != job.keys.allocation and not config.per_channel and _alike(job.allocation, load_allocation(usual)):
         raise UserError(
-            f"reduction.allocation={job.keys.allocation} changes nothing: of layers that are one system it makes the same "
-            f"as {usual}. Leave it at that."
+            f"reduction.allocation={job.keys.allocation} changes nothing: of layers that are one system it makes the "
+            f"same as {usual}. Leave it at that."
         )
 
 
