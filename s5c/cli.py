@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import logging
 import os
 import re
@@ -118,8 +119,7 @@ def check_choices(arguments: Sequence[str], conf: Path) -> None:
 
 def _own_folders(arguments: Sequence[str]) -> list[Path]:
     """Returns the folders of configurations that a command line adds."""
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
-    after = [following for argument, following in pairs if argument in ("--config-dir", "-cd")]
+    after = [following for argument, following in itertools.pairwise(arguments) if argument in ("--config-dir", "-cd")]
     return [Path(path) for path in (*after, *(a.partition("=")[2] for a in arguments if a.startswith("--config-dir=")))]
 
 

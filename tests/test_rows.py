@@ -129,6 +129,13 @@ def test_a_row_without_a_schema_is_of_the_arm_that_its_preset_was_then() -> None
     assert identity(told) == identity(old) and describing_itself(told) is told
 
 
+@pytest.mark.parametrize("method", ["unstructured_random", "fresh"])
+def test_an_older_row_is_not_named_after_what_did_nothing(method: str) -> None:
+    plain = {"reduction": method, "method": method, "allocation": PRESETS[method]["allocation"], "options": {}}
+    said = {**plain, "refit": "calibrated", "readout": "refit", "norm": "recalibrate"}
+    assert label(said) == label(plain) == method and identity(said) == identity(plain)
+
+
 def test_a_preset_that_no_longer_exists_keeps_its_name_and_settings(tmp_path: Path) -> None:
     gone = written(arm="sharp +bn", reduction="sharp", preset="sharp", differences={"norm": "recalibrate"})
     store([gone], {}, tmp_path)

@@ -78,6 +78,10 @@ REFITS: dict[str, dict[str, Any]] = {
 """Options of the refits; a row holds those that were given on the command line."""
 
 
+IGNORED = dict.fromkeys(("unstructured_random", "fresh"), ("refit", "sequential", "norm", "readout", "calibration."))
+"""Settings that methods passed over without a word, and their rows hold all the same."""
+
+
 def differences(row: Row, kind: str) -> dict[str, Any]:
     """Returns the settings of a row that were not its preset's, by key; nested keys have a dot.
 
@@ -90,7 +94,9 @@ def differences(row: Row, kind: str) -> dict[str, Any]:
     # None: averaged over rows of which some were stored before the key was added.
     found = {key: value for key, value in _held(row).items() if value is not None or usual.get(key) is None}
     own = () if preset else ("method", "allocation")
-    found = {key: value for key, value in found.items() if key not in own and (key not in usual or usual[key] != value)}
+    ignored = IGNORED.get(str(row.get("method") or preset.get("method")), ())
+    found = {key: value for key, value in found.items() if key not in own and not key.startswith(ignored)}
+    found = {key: value for key, value in found.items() if key not in usual or usual[key] != value}
     return {**found, "by": kind} if kind in ("order", "tolerance") else found
 
 
@@ -103,6 +109,8 @@ def settings(row: Row, kind: str) -> dict[str, Any]:
     """
     changed = differences(row, kind)
     held = {key: value for key, value in _held(row).items() if value is not None}
+    ignored = IGNORED.get(str(held.get("method")), ())
+    held = {key: value for key, value in held.items() if not key.startswith(ignored)}
     found = {**BASE, **PRESETS.get(row["reduction"], {}), **held}
     found |= {f"refit_options.{key}": value for key, value in REFITS.get(found["refit"], {}).items()}
     found |= {key: value for key, value in held.items() if key.startswith("refit_options.")}
