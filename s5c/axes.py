@@ -168,7 +168,7 @@ def _idle(job: ReductionJob) -> Iterator[tuple[str, str]]:
     if not job.finetune.epochs:
         yield from idle(("finetune.",), "there is no training afterwards, epochs being 0")
     elif job.finetune.rest == "reinitialise":
-        yield from idle(("norm", "readout"), "finetune.rest=reinitialise draws the rest of the network anew")
+        yield from idle(("norm", "readout"), "finetune.rest=reinitialise replaces all but the sequence layers")
     if hasattr(method, "idle"):
         yield from idle(method.idle(weighed), "another setting makes it superfluous")
 

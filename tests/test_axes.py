@@ -206,7 +206,7 @@ def test_a_setting_changes_the_result_or_is_refused(method: str, axis: str, numb
         ("last", {"layer_sensitivity": "gradient"}, ["allocation=normalised does not see on what scale"]),
         ("last", {"calibration.sequences": 9}, ["calibration.sequences=9", "nothing looks", "Leave it at 8"]),
         ("last", {"finetune.distill": True}, ["finetune.distill=true", "no training", "Leave it at false"]),
-        ("last", {**TRAINED, "finetune.rest": "reinitialise", "norm": "recalibrate"}, ["norm=recalibrate", "anew"]),
+        ("last", {**TRAINED, "finetune.rest": "reinitialise", "norm": "recalibrate"}, ["norm=recalibrate", "all but the sequence layers"]),
         ("h2", {"refit": "h2"}, ["reduction.refit=h2", "are those of this refit"]),
         ("h2", {"learning_rate": 0.5}, ["reduction.learning_rate=0.5", "superfluous", "Leave it at 0.01"]),
         ("lqo", {"layer_weights": "bound"}, ["reduction.layer_weights=bound", "Leave it at none"]),
