@@ -126,6 +126,12 @@ def check_network(job: ReductionJob, config: ModelConfig) -> None:
         raise UserError(
             f"reduction.norm=recalibrate changes nothing: model.norm={config.norm} has no statistics. Leave it at keep."
         )
+    if config.n_layers == 1:
+        every, own = flat(job), _usual(job)
+        for key in ("sequential", "layer_sensitivity", *(() if config.per_channel else ("allocation",))):
+            if every[key] != own.get(key, every[key]):
+                said = f"reduction.{key}={every[key]} changes nothing: it is about several layers, and there is one."
+                raise UserError(f"{said} Leave it at {own[key]}.")
     usual = job.keys.allocation if job.usual is None else str(job.usual["allocation"])
     if usual != job.keys.allocation and not config.per_channel and _alike(job.allocation, load_allocation(usual)):
         raise UserError(

@@ -206,7 +206,11 @@ def test_a_setting_changes_the_result_or_is_refused(method: str, axis: str, numb
         ("last", {"layer_sensitivity": "gradient"}, ["allocation=normalised does not see on what scale"]),
         ("last", {"calibration.sequences": 9}, ["calibration.sequences=9", "nothing looks", "Leave it at 8"]),
         ("last", {"finetune.distill": True}, ["finetune.distill=true", "no training", "Leave it at false"]),
-        ("last", {**TRAINED, "finetune.rest": "reinitialise", "norm": "recalibrate"}, ["norm=recalibrate", "all but the sequence layers"]),
+        (
+            "last",
+            {**TRAINED, "finetune.rest": "reinitialise", "norm": "recalibrate"},
+            ["norm=recalibrate", "all but the sequence layers"],
+        ),
         ("h2", {"refit": "h2"}, ["reduction.refit=h2", "are those of this refit"]),
         ("h2", {"learning_rate": 0.5}, ["reduction.learning_rate=0.5", "superfluous", "Leave it at 0.01"]),
         ("lqo", {"layer_weights": "bound"}, ["reduction.layer_weights=bound", "Leave it at none"]),
@@ -269,6 +273,12 @@ def test_what_a_network_makes_of_it_is_refused_too() -> None:
     with pytest.raises(UserError, match=r"allocation=uniform changes nothing: .* same as equal"):
         axes.check_network(job, network().config)
     axes.check_network(job, network(family="s4d").config)
+    usual = composed("calibrated", {})
+    for key, value in (("sequential", "off"), ("layer_sensitivity", "gradient"), ("allocation", "greedy")):
+        job = reduction_job(composed("calibrated", {key: value}), ("calibrated", usual))
+        with pytest.raises(UserError, match=f"{key}={value} changes nothing: it is about several layers"):
+            axes.check_network(job, network(n_layers=1).config)
+    axes.check_network(reduction_job(usual, ("calibrated", usual)), network(n_layers=1).config)
 
 
 def test_orders_that_do_not_fit_are_refused_before_anything_is_reduced() -> None:

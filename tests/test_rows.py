@@ -366,6 +366,11 @@ def test_a_loaded_machine_is_noticed_and_said() -> None:
     with load.watched() as idle:
         pass
     assert idle.others is None, "too short for the clock"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(load.psutil, "cpu_times", lambda: (_ for _ in ()).throw(FileNotFoundError("/proc/stat")))
+        with load.watched() as untold:
+            pass
+    assert untold.others is None
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
     try:
         with load.watched() as found:

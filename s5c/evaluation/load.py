@@ -43,6 +43,9 @@ def watched() -> Iterator[Load]:
 
 def _busy() -> tuple[float, float]:
     """Returns the seconds in which the processors of the machine worked, and all seconds, since it was started."""
-    times = psutil.cpu_times()._asdict()
+    try:
+        times = psutil.cpu_times()._asdict()
+    except OSError:  # a system without /proc/stat
+        return 0.0, 0.0
     whole = sum(value for name, value in times.items() if not name.startswith("guest"))  # guests count as user
     return whole - times["idle"] - times.get("iowait", 0.0), whole
