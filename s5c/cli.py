@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import logging
 import os
 import re
@@ -125,19 +126,30 @@ def check_choices(arguments: Sequence[str], conf: Path) -> None:
         conf: the configuration folder; its sub-folders are the groups.
 
     Raises:
-        UserError: `group=name` without a file conf/group/name.yaml, or `experiment=` without its plus sign.
+        UserError: `group=name` without a file group/name.yaml there or in a folder of `--config-dir`, or `experiment=`
+            without its plus sign.
     """
+    if any(argument.lstrip("+").startswith("hydra.searchpath=") for argument in arguments):
+        return  # wherever that leads, Hydra says what it does not find
+    own = _own_folders(arguments)
     for argument in arguments:
         match = re.fullmatch(r"(\+{0,2})([\w/]+)=([\w, .\-]*)", argument)
         if match is None or not (conf / match[2]).is_dir():
             continue
         plus, group, chosen = match.groups()
-        names = sorted(path.stem for path in (conf / group).glob("*.yaml") if not path.stem.startswith("_"))
+        found = (path.stem for folder in (conf, *own) for path in (folder / group).glob("*.yaml"))
+        names = sorted({name for name in found if not name.startswith("_")})
         for name in (part.strip() for part in chosen.split(",")):
             if name not in ("null", *names):
                 raise unknown(group, name, names)
         if group == "experiment" and not plus:
             raise UserError(f"Experiments are added to the defaults: write +experiment={chosen} (with the plus sign).")
+
+
+def _own_folders(arguments: Sequence[str]) -> list[Path]:
+    """Returns the folders of configurations that a command line adds."""
+    after = [following for argument, following in itertools.pairwise(arguments) if argument in ("--config-dir", "-cd")]
+    return [Path(path) for path in (*after, *(a.partition("=")[2] for a in arguments if a.startswith("--config-dir=")))]
 
 
 def run_name(overrides: Sequence[str]) -> str:

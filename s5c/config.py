@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 
+from s5c import axes
+from s5c.axes import ReductionJob
 from s5c.data.base import ADDED_LATER, Task, task_class
 from s5c.data.origin import PLACE_KEYS
-from s5c.errors import UserError, nearest_first, unknown
-from s5c.keys import CalibrationKeys, FinetuneKeys, ReductionKeys, TaskKeys
+from s5c.errors import UserError, check_numbers, nearest_first, unknown
+from s5c.keys import AUTO, RATIO, CalibrationKeys, FinetuneKeys, ReductionKeys, TaskKeys
 from s5c.locations import for_checkpoints
 from s5c.model.config import ModelConfig, load_family
-from s5c.reduction.contract import Method, Refit, load_allocation, load_refit, method_class
+from s5c.reduction.contract import load_allocation, load_refit, method_class
 from s5c.reduction.target import Target
 from s5c.training.loop import Recipe
 
@@ -44,29 +48,6 @@ class TaskJob:
     description: dict[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class ReductionJob:
-    """One reduction preset with all its targets.
-
-    Attributes:
-        keys: what all presets have in common.
-        method: what reduces.
-        options: the method's own keys.
-        targets: what is asked for; empty with `max_drop`.
-        refit: solves the outputs of the reduced layers anew.
-        calibration: which sequences are looked at.
-        finetune: the training afterwards.
-    """
-
-    keys: ReductionKeys
-    method: Method
-    options: dict[str, Any]
-    targets: tuple[Target, ...]
-    refit: Refit
-    calibration: CalibrationKeys
-    finetune: FinetuneKeys
-
-
 def build(schema: type[T], values: Mapping[str, Any], where: str) -> T:
     """Makes a dataclass from a group's values.
 
@@ -76,7 +57,7 @@ def build(schema: type[T], values: Mapping[str, Any], where: str) -> T:
         where: the group's name, for messages.
 
     Raises:
-        UserError: a key that does not exist, is missing or has the wrong type.
+        UserError: a key that does not exist, is missing or has the wrong type, or a number out of bounds.
     """
     allowed = [field.name for field in dataclasses.fields(schema)]  # type: ignore[arg-type]
     for key in values:
@@ -85,10 +66,12 @@ def build(schema: type[T], values: Mapping[str, Any], where: str) -> T:
     node = OmegaConf.structured(schema)
     OmegaConf.set_readonly(node, False)  # a frozen dataclass makes a read-only node
     for key, value in values.items():
+        expected = next(f.type for f in dataclasses.fields(schema) if f.name == key)  # type: ignore[arg-type]
         try:
+            if expected == "bool" and not isinstance(value, str) and value not in (True, False):
+                raise ValidationError("a number for a yes or no")  # OmegaConf takes any number for true
             OmegaConf.update(node, key, value)
         except OmegaConfBaseException as error:
-            expected = next(f.type for f in dataclasses.fields(schema) if f.name == key)  # type: ignore[arg-type]
             quoting = f" Text is quoted twice: '{where}.{key}=\"[x]\"'." if isinstance(value, list | dict) else ""
             raise UserError(
                 f"{where}.{key}={value!r} is not of type {expected}: give a value of that type.{quoting}"
@@ -96,7 +79,9 @@ def build(schema: type[T], values: Mapping[str, Any], where: str) -> T:
     missing = [key for key in allowed if OmegaConf.is_missing(node, key)]
     if missing:
         raise UserError(f"{where}.{missing[0]} is not set: add {where}.{missing[0]}=... to the command or the yaml.")
-    return schema(**OmegaConf.to_container(node))  # type: ignore[arg-type]
+    made = schema(**OmegaConf.to_container(node))  # type: ignore[arg-type]
+    check_numbers(made, where)
+    return made
 
 
 def task_job(group: Mapping[str, Any]) -> TaskJob:
@@ -127,51 +112,76 @@ def recipe(group: Mapping[str, Any]) -> tuple[Recipe, float]:
     """Resolves the `train` group: the recipe, and the minutes between checkpoints, which do not change the result."""
     values = dict(group)
     minutes = values.pop("checkpoint_minutes", 10.0)
-    return build(Recipe, values, "train"), _number(minutes, "train.checkpoint_minutes")
+    return build(Recipe, values, "train"), _minutes(minutes)
 
 
-def reduction_job(group: Mapping[str, Any]) -> ReductionJob:
+def reduction_job(group: Mapping[str, Any], preset: tuple[str, Mapping[str, Any]] | None = None) -> ReductionJob:
     """Resolves the `reduction` group.
 
+    Args:
+        group: its keys.
+        preset: name and keys of the preset as it is without the command line and the experiment
+            (`s5c.presets.chosen`), which says what is a difference; None if it is not known.
+
     Raises:
-        UserError: unknown method, allocation, refit or key, or a target out of range.
+        UserError: unknown method, allocation, refit or key, a target out of range, or a setting that changes nothing.
     """
+    job = _unchecked(group)
+    if preset is not None:
+        try:
+            usual = axes.flat(_unchecked(preset[1]))
+        except UserError:  # a preset that is complete on this command line only
+            usual = None
+        job = dataclasses.replace(job, preset=preset[0], usual=usual)
+    axes.check(job)
+    return job
+
+
+def _unchecked(group: Mapping[str, Any]) -> ReductionJob:
     group = dict(group)
     calibration = build(CalibrationKeys, group.pop("calibration", None) or {}, "reduction.calibration")
     finetune = build(FinetuneKeys, group.pop("finetune", None) or {}, "reduction.finetune")
     shared, own = _split(ReductionKeys, group)
     keys = build(ReductionKeys, shared, "reduction")
-    load_allocation(keys.allocation)
+    allocation = load_allocation(keys.allocation)
     refit = build(load_refit(keys.refit), keys.refit_options, "reduction.refit_options")
     method = build(method_class(keys.method), own, "reduction")
-    if keys.rounds > 1 and not finetune.epochs:
-        raise UserError(
-            f"reduction.rounds={keys.rounds}: without training in between, rounds change nothing. Add "
-            "reduction.finetune.epochs=1, or leave rounds at 1."
-        )
-    return ReductionJob(keys, method, own, _targets(keys), refit, calibration, finetune)
+    return ReductionJob(keys, method, own, _targets(keys), refit, calibration, finetune, allocation)
 
 
 def _targets(keys: ReductionKeys) -> tuple[Target, ...]:
     given = [kind for kind in ("order", "tolerance", "max_drop") if getattr(keys, kind) is not None]
+    if given and keys.ratio not in (None, AUTO):
+        given.append("ratio")
     if len(given) > 1:
-        raise UserError(f"reduction.{given[0]} and reduction.{given[1]} are both set: choose one.")
+        raise UserError(
+            f"{' and '.join(f'reduction.{kind}={getattr(keys, kind)}' for kind in given[:2])} are both set: choose one "
+            f"and leave the other at {AUTO if given[1] == 'ratio' else 'null'}."
+        )
     kind = given[0] if given else "ratio"
     if kind == "max_drop":
         return ()
-    value = getattr(keys, kind)
+    value = RATIO if getattr(keys, kind) == AUTO else getattr(keys, kind)
     values = value if isinstance(value, list) else [value]
     if not values:
         raise UserError(f"reduction.{kind}=[] is empty: give a number or a list such as reduction.ratio=[0.3,0.5].")
     if kind == "order":
-        return tuple(Target(kind, tuple(_orders(value))) for value in values)
-    return tuple(Target(kind, _number(value, f"reduction.{kind}")) for value in values)
+        targets = tuple(Target(kind, tuple(_orders(value))) for value in values)
+    else:
+        targets = tuple(Target(kind, _number(value, f"reduction.{kind}")) for value in values)
+    for label, count in Counter(target.label for target in targets).items():
+        if count > 1:
+            raise UserError(
+                f"reduction.{kind}={value} asks {count} times for {label.removeprefix(f'{kind}-')}, to six digits, by "
+                "which results are told apart: give every target once."
+            )
+    return targets
 
 
 def _orders(value: Any) -> list[int]:
     orders = value if isinstance(value, list) else [value]
-    if not orders or any(isinstance(order, bool) or not isinstance(order, int) for order in orders):
-        raise UserError(f"reduction.order={value!r}: give whole numbers, such as reduction.order=[8,4].")
+    if not orders or any(isinstance(order, bool) or not isinstance(order, int) or order < 1 for order in orders):
+        raise UserError(f"reduction.order={value!r}: give whole numbers from 1 on, such as reduction.order=[8,4].")
     return orders
 
 
@@ -219,6 +229,13 @@ def _number(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UserError(f"{where}={value!r} is not a number: write for instance {where}=0.5.")
     return float(value)
+
+
+def _minutes(value: Any) -> float:
+    minutes = _number(value, "train.checkpoint_minutes")
+    if not 0 <= minutes < math.inf:
+        raise UserError(f"train.checkpoint_minutes={value}: give a finite number of at least 0.")
+    return minutes
 
 
 def suggest_key(config: DictConfig, path: str) -> str:

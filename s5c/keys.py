@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from s5c.errors import UserError, unknown
+from s5c.errors import UserError, bounded, unknown
 from s5c.tracking.mirror import MODES
+
+AUTO, RATIO = "auto", 0.5
+"""What `reduction.ratio` is left at, and what it is then, unless something else says how much is removed."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,7 +23,7 @@ class TaskKeys:
     """
 
     name: str
-    validation_fraction: float = 0.1
+    validation_fraction: float = bounded(0.1, least=0)
     validation_seed: int = 0
 
 
@@ -67,7 +70,7 @@ class FinetuneKeys:
     """
 
     epochs: int = 0
-    init_epochs: int = 5
+    init_epochs: int = bounded(5, least=0)
     lr_scale: float = 1.0
     rest: str = "keep"
     distill: bool = False
@@ -90,7 +93,8 @@ class ReductionKeys:
         name: the preset, printed in tables.
         method: file name in s5c/reduction/method.
         allocation: file name in s5c/reduction/allocation.
-        ratio: fraction of stored states to remove, network-wide; a number or a list of numbers.
+        ratio: fraction of stored states to remove, network-wide; a number or a list of numbers. `auto`: 0.5, unless one
+            of the next three is given.
         order: instead of a ratio: stored states to keep in every layer (every channel); a number, a list of numbers, or
             a list of lists with one number per layer.
         tolerance: instead of a ratio: share of a layer's summed scores that may be lost; a number or a list.
@@ -110,10 +114,10 @@ class ReductionKeys:
     name: str
     method: str
     allocation: str
-    ratio: Any = 0.5
+    ratio: Any = AUTO
     order: Any = None
     tolerance: Any = None
-    max_drop: float | None = None
+    max_drop: float | None = bounded(None, least=0)
     refit: str = "none"
     refit_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     sequential: str = "off"

@@ -9,13 +9,14 @@ from s5c.cli import run
 from s5c.keys import EvaluationKeys, WandbKeys
 from s5c.pipeline.job import finish, start
 from s5c.pipeline.restored import restore
+from s5c.presets import chosen
 
 
 def main(config: DictConfig) -> float:
     """Runs one job; returns the selection accuracy of the last row."""
     values = settings.plain(config)
     settings.check_keys(values, ("checkpoint", "task", "reduction", "evaluation", "wandb"))
-    reduction = settings.reduction_job(values["reduction"])
+    reduction = settings.reduction_job(values["reduction"], chosen(config))
     evaluation = settings.build(EvaluationKeys, values["evaluation"], "evaluation")
     wandb = settings.build(WandbKeys, values["wandb"], "wandb")
     trained = restore(values, which=reduction.keys.weights)

@@ -13,22 +13,28 @@ from s5c.errors import unknown
 from s5c.keys import EvaluationKeys, WandbKeys
 from s5c.pipeline.job import finish, start
 from s5c.pipeline.trained import TrainJob, obtain
+from s5c.presets import chosen
 from s5c.training.finished import RESUME
 
 
 def main(config: DictConfig) -> float:
     """Runs one job; returns the test-independent figure of merit, the selection accuracy of the last row."""
     values = settings.plain(config)
-    job, reduction, evaluation, wandb = resolve(values)
+    job, reduction, evaluation, wandb = resolve(values, chosen(config))
     folder = start(config, values)
     trained = obtain(job, Console(stderr=True), which=reduction.keys.weights)
     return finish(trained, reduction, evaluation, wandb, folder=folder, values=values)
 
 
 def resolve(
-    values: dict[str, Any],
+    values: dict[str, Any], preset: tuple[str, dict[str, Any]] | None = None
 ) -> tuple[TrainJob, settings.ReductionJob, EvaluationKeys, WandbKeys]:
-    """Checks the whole configuration before anything is done."""
+    """Checks the whole configuration before anything is done.
+
+    Args:
+        values: the configuration.
+        preset: of the reduction, as it is by itself (`s5c.presets.chosen`).
+    """
     groups = ("task", "model", "train", "reduction", "evaluation", "wandb")
     settings.check_keys(values, (*groups, "seed", "protocol", "resume"))
     if values["resume"] not in RESUME:
@@ -48,7 +54,7 @@ def resolve(
         resume=values["resume"],
     )
     evaluation = settings.build(EvaluationKeys, values["evaluation"], "evaluation")
-    return job, settings.reduction_job(values["reduction"]), evaluation, wandb
+    return job, settings.reduction_job(values["reduction"], preset), evaluation, wandb
 
 
 if __name__ == "__main__":

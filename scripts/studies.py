@@ -35,7 +35,7 @@ ARMS: tuple[Command, ...] = (
     ("reduction=calibrated",),
     ("reduction=bt_empirical",),
     ("reduction=last,aire", "reduction.norm=recalibrate"),
-    ("reduction=last,aire,bt_tolerance,h2,lqo", "reduction.refit=h2"),
+    ("reduction=last,aire,bt_tolerance,lqo", "reduction.refit=h2"),  # the outputs of h2 are that already
     ("reduction=last,aire,bt_tolerance,h2,lqo", "reduction.refit=calibrated", "reduction.sequential=refit"),
     (
         *("reduction=last,aire", "reduction.refit=calibrated", "reduction.sequential=refit"),

@@ -1,31 +1,48 @@
 """Arms: what distinguishes one curve of a comparison from another, and what it is called.
 
-An arm is a preset and everything in which a row differs from that preset's yaml. A stored row may lack keys that were
-added later; it counts as made with the preset's value.
+A row says by itself what decided it: `settings` holds every setting, `differences` those that were not its preset's on
+the day it was written, `arm` the name made of them, `schema` the version of all this. No yaml is read here, so that a
+preset changed later renames nothing. Rows without a schema are older (`s5c.evaluation.schemaless`).
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
-
-from s5c.locations import conf_dir
+from s5c.evaluation import schemaless
 
 Row = dict[str, Any]
 
+SCHEMA = 2
+"""Of rows written today; 1: settings added afterwards. `checkpoint_bytes` was the size of a folder before 2."""
+
 FULL = "full"
+UNPRUNED, AS_GIVEN = "unpruned", "as given"
+"""What the network that is reduced is called; the second where it is the result of another reduction."""
 
 # Order of presentation: the method under study, what it is compared with, the floors. Other presets come in between.
 FIRST = ("last", "uniform_hinf", "global_hinf", "uniform_magnitude", "global_magnitude", "lamp")
 FLOORS = ("random", "unstructured_random")
 
-AXES = ("refit", "sequential", "norm", "readout", "layer_sensitivity", "rounds", "max_drop")
-NESTED = {"calibration": ("sequences", "split", "seed", "task"), "finetune": ("epochs", "lr_scale", "rest", "distill")}
+NEUTRAL: dict[str, Any] = {
+    **{"refit": "none", "sequential": "off", "norm": "keep", "readout": "keep", "layer_sensitivity": "none"},
+    **{"rounds": 1, "max_drop": None, "finetune.epochs": 0},
+}
+"""Axes at the value that does nothing. A row that lacks an axis, being older than it, has it at this value."""
+OLDER: dict[str, dict[str, Any]] = {
+    "aire": {"score": "paper", "eps": 0.0, "horizon": "infinite", "unstable": "formula"},
+    **{method: {"unstable": "formula"} for method in ("hinf", "magnitude", "random")},
+    "bt": {"gramian": "white"},
+}
+"""Options that methods got after rows had been stored, at the value that they had had in effect."""
+
+GIVEN = ("of", "weights")
+"""Settings that say which network is reduced: the result of another reduction, another step than the best."""
+
 SHORT = {
     ("norm", "recalibrate"): "+bn",
     ("unstable", "protect"): "+protect",
@@ -39,53 +56,111 @@ SHORT = {
 }
 
 
+def settings(row: Row) -> dict[str, Any]:
+    """Returns every setting that decided a row but its target and its seeds, by key; nested keys have a dot."""
+    if row["reduction"] == FULL or "schema" in row:
+        return row.get("settings") or {}
+    return schemaless.settings(row, target(row)[0])
+
+
 def differences(row: Row) -> dict[str, Any]:
-    """Returns the settings of a row that are not its preset's, by key; nested keys have a dot."""
-    preset = _preset(row["reduction"])
-    found = {key: row[key] for key in (*(("method", "allocation") if preset else ()), *AXES) if key in row}
-    found |= row.get("options") or {}
-    found |= {f"refit_options.{key}": value for key, value in (row.get("refit_options") or {}).items()}
-    for group, keys in NESTED.items():
-        found |= {f"{group}.{key}": row[group][key] for key in keys if key in (row.get(group) or {})}
-    usual = {**_preset("_base"), **preset}
-    # None: averaged over rows of which some were stored before the key was added.
-    found = {key: value for key, value in found.items() if value is not None or usual.get(key) is None}
-    found = {key: value for key, value in found.items() if key not in usual or usual[key] != value}
-    kind = target(row)[0]
-    return {**found, "by": kind} if kind in ("order", "tolerance") else found
+    """Returns the settings of a row that were not its preset's, by key; nested keys have a dot."""
+    if row["reduction"] == FULL or "schema" in row:
+        return row.get("differences") or {}
+    return schemaless.differences(row, target(row)[0])
 
 
 def identity(row: Row) -> str:
-    """Returns a text that two rows share if, and only if, they belong to the same arm of whatever study."""
-    return json.dumps([row["reduction"], differences(row)], sort_keys=True)
+    """Returns a text that two rows share if, and only if, they belong to the same arm of whatever study.
+
+    What a preset stood for on the day counts, not what it stands for now.
+    """
+    found = settings(row)
+    usual = {**NEUTRAL, **OLDER.get(str(found.get("method")), {})}
+    told = {key: value for key, value in found.items() if key not in usual or usual[key] != value}
+    return json.dumps([row["reduction"], told], sort_keys=True)
+
+
+def before(row: Row) -> str:
+    """Returns a text that rows of one training share which start from the same network: its step and its reduction."""
+    found = settings(row)
+    return json.dumps([found.get(key) for key in GIVEN])
 
 
 def label(row: Row) -> str:
-    """Returns the name of a row's arm: its preset, short forms of usual changes, the others in parentheses."""
-    if row["reduction"] == FULL:
-        return "unpruned"
-    words, others = [row["reduction"]], []
-    for key, value in differences(row).items():
+    """Returns the name of a row's arm: the one it carries, or the one made of what it differs in."""
+    return str(row["arm"]) if row.get("arm") else called(row["reduction"], differences(row))
+
+
+def called(name: str, changed: Mapping[str, Any]) -> str:
+    """Returns the name of an arm: its preset, short forms of usual changes, the others in parentheses.
+
+    Args:
+        name: of the preset, or `FULL`.
+        changed: the differences.
+    """
+    words, others = _told(changed)
+    if name == FULL:
+        name = AS_GIVEN if "of" in changed else UNPRUNED
+    return " ".join([name, *words]) + (f" ({', '.join(others)})" if others else "")
+
+
+def _told(changed: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Returns settings as words, and those that have no short form as text for the parentheses."""
+    words, others = [], []
+    for key, value in changed.items():
         if key == "finetune.epochs":
             words.append(f"+{value} epoch{'s' * (value != 1)}")
         elif isinstance(value, str | bool) and (key, value) in SHORT:
             words.append(SHORT[key, value])
         elif key == "calibration.sequences":
             others.append(f"{value} sequences")
-        elif key == "calibration.task":
+        elif key == "calibration.task" and value:
             others.append(f"sequences of {value['name']}")
         elif key.startswith("refit_options."):
             others.append(f"refit {key.removeprefix('refit_options.')}={value}")
         else:
-            others.append(f"by {value}" if key == "by" else f"{key}={value}")
-    return " ".join(words) + (f" ({', '.join(others)})" if others else "")
+            others.append(f"{key} {value}" if key in ("by", "of") else f"{key}={value}")
+    return words, others
+
+
+def named(rows: Iterable[Row]) -> list[Row]:
+    """Returns rows that are compared, each arm of them under one name and each name standing for one arm.
+
+    Rows of one arm may carry different names, a setting having been a preset's own at one time and not at another: the
+    newest counts. Arms of one name, made with the preset before and after a change, get the settings that they do not
+    share added to it.
+    """
+    listed = list(rows)
+    keys = [identity(row) for row in listed]
+    newest: dict[str, Row] = {}
+    for key, row in zip(keys, listed, strict=True):
+        if key not in newest or str(row.get("timestamp") or "") > str(newest[key].get("timestamp") or ""):
+            newest[key] = row
+    names = {key: label(row) for key, row in newest.items()}
+    taken = Counter(names.values())
+    for name in [name for name, count in taken.items() if count > 1]:
+        alike = {key: settings(newest[key]) for key in names if names[key] == name}
+        every = dict.fromkeys(setting for found in alike.values() for setting in found)
+        apart = [one for one in every if len({json.dumps(found.get(one)) for found in alike.values()}) > 1]
+        for key, found in alike.items():
+            names[key] = _with(name, {setting: found.get(setting) for setting in apart})
+    pairs = zip(keys, listed, strict=True)
+    return [row if label(row) == names[key] else {**row, "arm": names[key]} for key, row in pairs]
+
+
+def _with(name: str, changed: Mapping[str, Any]) -> str:
+    """Returns the name of an arm with more settings in its parentheses."""
+    front, opened, rest = name.partition(" (")
+    added = ", ".join(part for parts in _told(changed) for part in parts)
+    return f"{front} ({rest.removesuffix(')')}, {added})" if opened else f"{name} ({added})"
 
 
 def target(row: Row) -> tuple[str, str]:
     """Returns the kind of a row's target (ratio, order, tolerance) and its label in the files beside the row."""
     kind, _, value = str(row.get("target") or "").partition(" ")
     if kind in ("", "ratio"):
-        return "ratio", f"{row.get('ratio') or 0.0:g}"
+        return "ratio", f"{float(value or row.get('ratio') or 0.0):g}"
     return kind, "-".join([kind, *(f"{float(number):g}" for number in re.findall(r"\d[\d.e+-]*", value))])
 
 
@@ -94,12 +169,33 @@ def asked(row: Row) -> str:
     return target(row)[1] if row.get("max_drop") is None else f"max_drop-{row['max_drop']:g}"
 
 
+def on_test(row: Row) -> bool:
+    """Returns whether a row's checkpoint was selected on the test split: `protocol=paper` where the papers do so."""
+    return bool(row.get("protocol") == "paper" and row.get("selected_on", "test") != "validation")
+
+
+def missed(row: Row) -> float | None:
+    """Returns the share of states really removed where it is another than asked for, by a whole state or more.
+
+    A state of every layer always stays, and unstable ones; less than a state is rounding.
+    """
+    asked_for, achieved, states = row.get("ratio"), row.get("ratio_achieved"), row.get("states_full")
+    if row["reduction"] == FULL or asked_for is None or achieved is None or not states:
+        return None
+    return achieved if abs(achieved - asked_for) * states >= 1 - 1e-6 else None
+
+
+def removed(row: Row) -> float:
+    """Returns the share of states removed: the ratio asked for, or what became of it."""
+    found = missed(row)
+    return float(row["ratio"]) if found is None else found
+
+
 def by_arm(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """Returns the rows of every arm under its name, without those of the unpruned model."""
     grouped: dict[str, list[Row]] = {}
-    for row in rows:
-        if row["reduction"] != FULL:
-            grouped.setdefault(label(row), []).append(row)
+    for row in named(row for row in rows if row["reduction"] != FULL):
+        grouped.setdefault(label(row), []).append(row)
     return grouped
 
 
@@ -129,25 +225,3 @@ def rank(row: Row) -> int:
     if name in FLOORS:
         return len(FIRST) + 2 + FLOORS.index(name)
     return {FULL: 0, **{first: 1 + i for i, first in enumerate(FIRST)}}.get(name, len(FIRST) + 1)
-
-
-@functools.cache
-def _preset(name: str) -> dict[str, Any]:
-    """Returns the keys of a preset's yaml, nested ones with a dot; none for a preset that is no more."""
-    path = conf_dir() / "reduction" / f"{name}.yaml"
-    values = yaml.safe_load(path.read_text("utf-8")) if re.fullmatch(r"\w+", name) and path.is_file() else {}
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
-    known = flat if name == "_base" else {**_preset("_base"), **flat}
-    referred = {key: re.fullmatch(r"\$\{reduction\.([\w.]+)\}", str(value)) for key, value in flat.items()}
-    flat |= {key: known.get(match[1]) for key, match in referred.items() if match}
-    return {key: _number(value) for key, value in flat.items()}
-
-
-def _number(value: Any) -> Any:
-    """Returns 1e-3, which YAML 1.1 takes for text, as the number that Hydra reads."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value

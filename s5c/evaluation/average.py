@@ -8,10 +8,12 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from s5c.evaluation.arms import FULL, Row, asked, identity
+from s5c.evaluation.arms import FULL, Row, asked, before, identity
 from s5c.evaluation.collect import Study, in_order, study_key
 
 TIMED = ("latency", "speedup", "seconds", "temp_bytes")
+TOLD = ("schema", "preset", "arm", "settings", "differences")
+"""What rows say of their arm: that of the newest holds for all."""
 
 
 def aggregate(rows: Iterable[Row]) -> list[Row]:
@@ -55,18 +57,21 @@ def _lost(full: float | None, reduced: float | None) -> float | None:
     return None if full is None or reduced is None else 100 * (full - reduced)
 
 
-def _training(row: Row) -> tuple[Any, Any]:
-    return row.get("trained_id"), row.get("protocol")
+def _training(row: Row) -> tuple[Any, ...]:
+    return study_key(row), row.get("trained_id"), before(row)
 
 
 def _average(group: Sequence[Row]) -> Row:
     result: Row = {"n": len(group), "seeds": sorted({row["seed"] for row in group if row.get("seed") is not None})}
-    one_device = len({(row.get("device"), row.get("backend")) for row in group}) == 1
+    for row in sorted(group, key=lambda row: str(row.get("timestamp") or "")):
+        result |= {key: row[key] for key in TOLD if key in row}
+    one_device = len({(row.get("latency_device") or row.get("device"), row.get("backend")) for row in group}) == 1
+    one_measure = len({row.get("schema", 1) >= 2 for row in group}) == 1
     for key in dict.fromkeys(key for row in group for key in row):
         values: list[Any] = [row.get(key) for row in group]
-        if key == "seed":
+        if key == "seed" or key in TOLD:
             continue
-        if not one_device and key.startswith(TIMED):
+        if (not one_device and key.startswith(TIMED)) or (not one_measure and key.startswith("checkpoint_bytes")):
             result[key] = None
         elif all(_is_number(value) for value in values):
             result[key] = _mean(values)

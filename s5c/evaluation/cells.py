@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from s5c.evaluation.arms import FULL, Row
+from s5c.evaluation.arms import FULL, Row, missed, on_test
 
 NOTHING = "–"
 MASKED = "masked only: nothing gets smaller"
@@ -29,7 +29,7 @@ def plain(text: Any) -> str:
 def flagged(name: str, row: Row) -> str:
     """Returns the name of an arm with what must be said wherever it stands."""
     flags = [f"*{MASKED}*"] if row.get("masked_only") else []
-    if row.get("protocol") == "paper":
+    if on_test(row):
         flags.append(f"⚠ **{ON_TEST}**")
     shown = f"**{name}**" if name in HIGHLIGHTED else name
     return shown + (f" ({'; '.join(flags)})" if flags else "")
@@ -44,6 +44,26 @@ def change(row: Row, key: str, show: Callable[[Any], str], suffix: str = "") -> 
 def before(row: Row, key: str, suffix: str = "") -> Any:
     """Returns a quantity of the unpruned model."""
     return row.get(f"{key}{suffix}") if row["reduction"] == FULL else row.get(f"{key}_full{suffix}")
+
+
+def ratio_cell(row: Row) -> str:
+    """Returns the ratio asked for and, where it is another, the one that came of it."""
+    asked, found = f"{row.get('ratio') or 0:.3g}", missed(row)
+    return asked if found is None else f"{asked} → {found:.3g}"
+
+
+def disk(row: Row, suffix: str = "") -> Any:
+    """Returns the bytes of a model's file; in rows of before schema 2 those of a folder of arrays."""
+    found = row.get(f"safetensors_bytes{suffix}")
+    return row.get(f"checkpoint_bytes{suffix}") if found is None else found
+
+
+def latency(row: Row) -> str:
+    """Returns the latency before and after, and its quartiles over the rounds where they were kept."""
+    text, quartiles = change(row, "latency", milliseconds, suffix="_ms"), row.get("latency_quartiles_ms")
+    if row.get("latency_ms") is None or not quartiles or None in quartiles:
+        return text
+    return f"{text} ({digits(quartiles[0])} to {digits(quartiles[1])})"
 
 
 def speedup(row: Row) -> str:
@@ -74,7 +94,8 @@ def signed(points: float) -> str:
 
 def selection(row: Row) -> str:
     """Returns what the checkpoint was selected on, in words."""
-    return {"paper": ON_TEST, "validation": "selected on validation data"}.get(str(row.get("protocol")), NOTHING)
+    known = dict.fromkeys(("paper", "validation"), "selected on validation data")
+    return ON_TEST if on_test(row) else known.get(str(row.get("protocol")), NOTHING)
 
 
 def number(value: Any, form: str, factor: float = 1) -> str:

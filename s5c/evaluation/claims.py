@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from s5c.evaluation.arms import FULL, Row, label
+from s5c.evaluation.arms import FULL, Row, label, on_test
 from s5c.evaluation.average import aggregate
 from s5c.evaluation.cells import NOTHING, number, percent, signed, table
 from s5c.evaluation.collect import read_csv
@@ -42,7 +42,7 @@ def claims_table(papers: Path, rows: Sequence[Row]) -> str:
         papers: The csv of claims.
         rows: Every stored row.
     """
-    means = [row for row in aggregate(rows) if row.get("protocol") != "paper"]
+    means = [row for row in aggregate(rows) if not on_test(row)]
     head = ["Source", "Task", "Claim", "Paper", "Ours", "Difference", "Reproduces", "On a stand-in"]
     body = []
     for claim in read_csv(papers):
@@ -143,7 +143,7 @@ def _tested(claim: Row, arm: str, means: Sequence[Row], recipe: str) -> list[Row
 
 def reproduced(papers: Path, rows: Sequence[Row]) -> str:
     """Returns in one line how many claims were tested and how many of them reproduce."""
-    means = [row for row in aggregate(rows) if row.get("protocol") != "paper"]
+    means = [row for row in aggregate(rows) if not on_test(row)]
     verdicts = [_judged(claim, means, claim["task"])[2] for claim in read_csv(papers)]
     tested = [verdict for verdict in verdicts if verdict != "not run"]
     return f"{len(verdicts)} claims, {number(len(tested), '{:d}')} tested, {tested.count('yes')} reproduced."

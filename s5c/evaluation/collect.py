@@ -20,11 +20,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s5c.errors import UserError
-from s5c.evaluation.arms import FULL, Row, asked, differences, identity, rank
+from s5c.evaluation import schemaless
+from s5c.evaluation.arms import FULL, Row, asked, called, differences, identity, label, named, on_test, rank, settings
 from s5c.evaluation.arrayfile import read_arrays
 from s5c.evaluation.paired import add_paired
 from s5c.evaluation.rowfile import moment, read_rows
 from s5c.tracking.lines import CHECKSUM, sealed_table, unsealed_table
+
+LATENCY = ("latency", "speedup", "backend", "temp_bytes", "load")
+"""How the keys begin that the measurement of latency and memory fills in, all together or none."""
+
+COMPARED = ("task", "source", "model", "experiment", "protocol")
+APART = {"test_examples": ", {:,} test examples", "other_data": ", data {}", "recipe": ", recipe {}"}
+"""What rows that are compared have in common, and how the titles of studies say the less usual of it."""
 
 Spectra = Mapping[str, Mapping[str, NDArray[Any]]]
 
@@ -42,7 +50,7 @@ PROTECTED = "unstable modes (|Lambda_bar| >= 1) are never removed"
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """The rows that may be compared with each other: same task, data, model, size and protocol; equal to itself alone.
+    """The rows that may be compared: same task, data, model, size, recipe and protocol; equal to itself alone.
 
     Attributes:
         title: What a reader calls it.
@@ -76,26 +84,54 @@ def collect(paths: Sequence[Path]) -> list[Row]:
                 f"There is no folder {str(path)!r}.\nGive the folder of a run or of a sweep: runs=results/..."
             )
     files = sorted({file for path in paths for file in path.rglob(ROWS_FILE)})
-    newest: dict[str, Row] = {}
+    found: dict[str, list[Row]] = {}
     for row in _protecting([row for file in files for row in read_rows(file)]):
-        key = _repetition_key(row)
-        if key not in newest or _timestamp(row) >= _timestamp(newest[key]):
-            newest[key] = row
+        found.setdefault(_repetition_key(row), []).append(row)
+    newest = _of_different_seeds([_newest(repetitions) for repetitions in found.values()])
     if not newest:
         raise UserError(
             f"No rows below {', '.join(repr(str(path)) for path in paths) or '(no folder given)'}.\n"
             f"Every finished train, reduce or evaluate job leaves a {ROWS_FILE} in its folder: "
             "run one first, or give another folder."
         )
-    disk = {row.get("trained_id"): row.get("checkpoint_bytes") for row in newest.values() if row["reduction"] == FULL}
-    for row in newest.values():
+    disk = {row.get("trained_id"): row.get("checkpoint_bytes") for row in newest if row["reduction"] == FULL}
+    for row in newest:
         row.setdefault("checkpoint_bytes_full", disk.get(row.get("trained_id")))
-    return add_paired(in_order(newest.values()))
+    return add_paired(in_order(newest))
+
+
+def with_latency(row: Row, older: Row | None) -> Row:
+    """Returns a row with the latency and memory that an older row of the same network has, if it has none itself."""
+    if older is None or row.get("latency_ms") is not None or older.get("latency_ms") is None:
+        return row
+    kept = {key: value for key, value in older.items() if key.startswith(LATENCY)}
+    return {**row, "latency_device": older.get("device"), **kept}
+
+
+def with_latency_of(rows: Sequence[Row], file: Path) -> list[Row]:
+    """Returns rows with the latency and memory that a file of older rows has of the same networks."""
+    try:
+        older = {_repetition_key(row): row for row in read_rows(file)} if file.is_file() else {}
+    except UserError:  # damaged: it is about to be replaced
+        older = {}
+    return [with_latency(row, older.get(_repetition_key(row))) for row in rows]
 
 
 def in_order(rows: Iterable[Row]) -> list[Row]:
-    """Returns rows in the order in which reports present them."""
-    return sorted(rows, key=_presentation_order)
+    """Returns rows in the order in which reports present them, the arms of every study named apart."""
+    grouped: dict[str, list[Row]] = {}
+    for row in rows:
+        grouped.setdefault(study_key(row), []).append(row)
+    return sorted((row for study in grouped.values() for row in named(study)), key=_presentation_order)
+
+
+def describing_itself(row: Row) -> Row:
+    """Returns a row with all that says what it is; one without a schema gets it from what its preset stood for then."""
+    if "schema" in row:
+        return row
+    told = {"arm": label(row), "settings": settings(row), "differences": differences(row)}
+    preset = row["reduction"] if row["reduction"] in schemaless.PRESETS else None
+    return {**row, "schema": schemaless.SCHEMA, "preset": preset, **told}
 
 
 def read_spectra(rows: Iterable[Row]) -> dict[str, dict[str, NDArray[Any]]]:
@@ -107,7 +143,7 @@ def read_spectra(rows: Iterable[Row]) -> dict[str, dict[str, NDArray[Any]]]:
 def store(rows: Sequence[Row], spectra: Spectra, directory: Path) -> None:
     """Writes rows and arrays of any number of runs into one folder, for `restore`."""
     directory.mkdir(parents=True, exist_ok=True)
-    write_csv(sealed_table(rows), directory / TABLE_FILE)
+    write_csv(sealed_table([describing_itself(row) for row in rows]), directory / TABLE_FILE)
     arrays = {f"{folder}/{name}": array for folder, found in spectra.items() for name, array in found.items()}
     if arrays:
         np.savez_compressed(directory / SPECTRA_FILE, **arrays)  # type: ignore[arg-type]
@@ -140,7 +176,7 @@ def restore(directory: Path) -> tuple[list[Row], dict[str, dict[str, NDArray[Any
             raise found from error
         noted.append(str(found))
         rows = [{key: value for key, value in row.items() if key != CHECKSUM} for row in stored]
-    return in_order(rows), spectra
+    return in_order(_protecting(rows)), spectra
 
 
 @contextmanager
@@ -163,7 +199,8 @@ def studies(rows: Iterable[Row]) -> list[Study]:
     for members in grouped.values():
         first = members[0]
         parts = [str(first[key]) for key in ("task", "model", "experiment") if first.get(key)]
-        title = ", ".join(parts) + (", selected on test data" if first.get("protocol") == "paper" else "")
+        title = ", ".join(parts) + (", selected on test data" if on_test(first) else "")
+        title += "".join(_told_apart(first, [rows[0] for rows in grouped.values()]))
         slug = re.sub(r"[^A-Za-z0-9.]+", "-", title)
         twins = sum(study.slug == slug or study.slug.startswith(f"{slug}--") for study in found)
         found.append(Study(title, f"{slug}--{twins + 1}" if twins else slug, members))
@@ -173,7 +210,15 @@ def studies(rows: Iterable[Row]) -> list[Study]:
 def study_key(row: Row) -> str:
     """Returns a text that rows share which may be compared."""
     size = [row.get("orders_full") or row.get("orders"), row.get("params_full") or row.get("params")]
-    return json.dumps([[row.get(key) for key in ("task", "source", "model", "experiment", "protocol")], size])
+    return json.dumps([[row.get(key) for key in (*COMPARED, *APART)], size])
+
+
+def _told_apart(row: Row, others: Iterable[Row]) -> Iterator[str]:
+    """Yields what sets a row's study apart from others of the same title."""
+    alike = [other for other in others if all(other.get(key) == row.get(key) for key in COMPARED)]
+    for key, form in APART.items():
+        if row.get(key) is not None and len({other.get(key) for other in alike}) > 1:
+            yield form.format(row[key])
 
 
 def _protecting(rows: Sequence[Row]) -> list[Row]:
@@ -183,18 +228,22 @@ def _protecting(rows: Sequence[Row]) -> list[Row]:
     """
 
     def older(row: Row) -> bool:
-        return row.get("method") in SCORES and "unstable" not in (row.get("options") or {})
+        return row.get("method") in SCORES and "unstable" not in settings(row)
 
     def arm(row: Row) -> tuple[str, str]:
         return study_key(row), identity(row)
 
     told = {arm(row) for row in rows if older(row) and any(PROTECTED in str(note) for note in row.get("notes") or [])}
-    return [
-        {**row, "options": {**(row.get("options") or {}), "unstable": "protect"}}
-        if older(row) and arm(row) in told
-        else row
-        for row in rows
-    ]
+    return [_protected(row) if older(row) and arm(row) in told else row for row in rows]
+
+
+def _protected(row: Row) -> Row:
+    added = {"unstable": "protect"}
+    row = {**row, "options": {**(row.get("options") or {}), **added}}
+    if "schema" not in row:
+        return row
+    row |= {"settings": {**settings(row), **added}, "differences": {**differences(row), **added}}
+    return {**row, "arm": called(row["reduction"], row["differences"])}
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:
@@ -254,17 +303,39 @@ def _arrays(file: Path) -> dict[str, NDArray[Any]]:
 
 def _repetition_key(row: Row) -> str:
     trained = row.get("trained_id") or row.get("parent") or row.get("checkpoint")
-    return json.dumps([trained, row.get("protocol"), identity(row), asked(row)])
+    return json.dumps([study_key(row), trained, identity(row), asked(row), row.get("reduction_seed")])
+
+
+def _newest(repetitions: Sequence[Row]) -> Row:
+    row, *others = sorted(repetitions, key=_timestamp)
+    for newer in others:
+        row = with_latency(newer, row)
+    return row
+
+
+def _of_different_seeds(rows: Sequence[Row]) -> list[Row]:
+    """Returns rows without those that only repeat another: the seed of a method that draws nothing changes nothing."""
+    results = ("val_loss", "test_loss", "test_accuracy", "orders", "error_h2")
+    found: dict[str, Row] = {}
+    for row in sorted(rows, key=_timestamp):
+        if any(row.get(key) is not None for key in results[:2]):
+            outcome = json.dumps([row.get(key) for key in results])
+        else:
+            outcome = str(row.get("reduction_seed"))
+        key = json.dumps([_repetition_key({**row, "reduction_seed": None}), outcome])
+        found[key] = with_latency(row, found.get(key))
+    return list(found.values())
 
 
 def _presentation_order(row: Row) -> tuple[Any, ...]:
-    place = [str(row.get(key)) for key in ("task", "model", "experiment")]
+    place, changed = [str(row.get(key)) for key in ("task", "model", "experiment")], differences(row)
     return (
         *place,
-        row.get("protocol") == "paper",
+        on_test(row),
         study_key(row),
         rank(row),
-        len(differences(row)),  # the preset itself before its variants
+        len(changed),  # the preset itself before its variants
+        json.dumps([row["reduction"], changed], sort_keys=True),
         identity(row),
         float(row.get("ratio") or 0.0),
         row.get("seed") or 0,

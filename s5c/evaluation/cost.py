@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from safetensors.numpy import save
 
 from s5c.model.classifier import Classifier
 from s5c.model.compilation import compiler_options
@@ -48,11 +49,25 @@ class Measured(NamedTuple):
         latency_ms: median of the warm forward pass of one batch.
         temp_bytes: XLA's temporary memory of that program.
         backend: implementation of the sequence operator in its first layer.
+        times_ms: of every round, in order.
     """
 
     latency_ms: float
     temp_bytes: int
     backend: str
+    times_ms: list[float]
+
+
+class Stored(NamedTuple):
+    """What weights take up, in bytes: the same whenever and wherever they are stored.
+
+    Attributes:
+        arrays: the numbers alone.
+        safetensors: one safetensors file of them, names and shapes included.
+    """
+
+    arrays: int
+    safetensors: int
 
 
 def size(model: Classifier, params: Params, length: int) -> Size:
@@ -76,9 +91,31 @@ def size(model: Classifier, params: Params, length: int) -> Size:
     return Size(sum(orders), orders, sum(np.size(v) for v in jax.tree.leaves(params)), state_params, total)
 
 
-def bytes_on_disk(path: Path) -> int:
-    """Returns the size of all files below a folder."""
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+def stored(weights: Mapping[str, Any]) -> Stored:
+    """Returns what weights take up; the file is the one that the zoo would hold of them, made in memory.
+
+    Args:
+        weights: nested dicts of arrays, such as `{"params": ..., "batch_stats": ...}`.
+    """
+    arrays = named_arrays(weights)
+    return Stored(sum(array.nbytes for array in arrays.values()), len(save(arrays)))
+
+
+def named_arrays(weights: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
+    """Returns the arrays of nested dicts by their path, `params/encoder/...`, as a safetensors file names them."""
+    found: dict[str, np.ndarray] = {}
+    for key, value in weights.items():
+        if isinstance(value, Mapping):
+            found |= named_arrays(value, f"{prefix}{key}/")
+        else:
+            found[f"{prefix}{key}"] = np.ascontiguousarray(value)
+    return found
+
+
+def quartiles(values: Sequence[float]) -> list[float]:
+    """Returns the lower and the upper quartile; both are the value of a single one."""
+    found = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
+    return [found[0], found[2]]
 
 
 def device_name() -> str:
@@ -132,7 +169,9 @@ def measure(
             if turn > 0:
                 times[name].append(1e3 * (time.perf_counter() - began) / calls)
     return {
-        name: Measured(statistics.median(times[name]), _temp_bytes(program), backend_of(networks[name][0], batch))
+        name: Measured(
+            statistics.median(times[name]), _temp_bytes(program), backend_of(networks[name][0], batch), times[name]
+        )
         for name, (program, _) in programs.items()
     }
 

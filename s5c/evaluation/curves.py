@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
-from s5c.evaluation.arms import FULL, Row, best_first, by_arm, label
+from s5c.evaluation.arms import FULL, Row, best_first, by_arm, label, removed
 from s5c.evaluation.average import aggregate
 from s5c.evaluation.cells import HIGHLIGHTED
 from s5c.evaluation.looks import INK, MUTED, NOTE, Look, looks_of
@@ -150,7 +150,7 @@ def plot_states(rows: Sequence[Row], ax: Axes) -> None:
         ink = "white" if share[layer, column] > 0.7 else INK
         text = f"{value:.0f}" if value < 1000 else f"{value / 1000:.1f}k"
         ax.text(column, layer, text, ha="center", va="center", fontsize=7, color=ink)
-    ax.set_xticks(range(len(means)), [f"{row['ratio']:.3g}" for row in means])
+    ax.set_xticks(range(len(means)), [f"{removed(row):.3g}" for row in means])
     ax.set_yticks(range(len(kept)), [str(layer) for layer in range(len(kept))])
     ax.tick_params(length=0, labelsize=7.5)
     ax.grid(False)
@@ -164,10 +164,10 @@ def _draw_arms(
     arms = by_arm(row for row in aggregate(rows) if row.get(measure) is not None)
     ends, looks = [], looks_of(arms)
     for depth, (name, unsorted) in enumerate(arms.items()):
-        means = sorted(unsorted, key=lambda row: row["ratio"])
+        means = sorted(unsorted, key=removed)
         look = looks[name]
         origin = [(0.0, means[0][start], 0.0)] if means[0].get(start) is not None else []
-        points = [(row["ratio"], row[measure], row.get(f"{measure}_sd") or 0.0) for row in means]
+        points = [(removed(row), row[measure], row.get(f"{measure}_sd") or 0.0) for row in means]
         x, y, spread = np.array([*origin, *points], float).T
         text = name + (" (masked)" if means[0].get("masked_only") else "")
         ax.plot(

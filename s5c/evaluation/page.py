@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from s5c.evaluation.arms import Row, best_first, by_arm
+from s5c.evaluation.arms import Row, best_first, by_arm, removed
 from s5c.evaluation.average import means
 from s5c.evaluation.cells import HIGHLIGHTED
 from s5c.evaluation.collect import Study, studies
@@ -67,7 +67,7 @@ def _dash(look: Look) -> str:
 def _point(row: Row) -> dict[str, Any]:
     errors = [error for error in row.get("error_h2") or [] if _finite(error) is not None]
     return {
-        "ratio": row["ratio"],
+        "ratio": removed(row),
         "accuracy": _percent(row.get("test_accuracy")),
         "sd": _percent(row.get("test_accuracy_sd")),
         "lost": _finite(row.get("points_lost")),

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from s5c.evaluation.arms import FULL, Row, asked, identity, target
+from s5c.evaluation.arms import FULL, Row, asked, before, differences, target
 from s5c.evaluation.arrayfile import read_arrays
 
 CORRECT = "correct_file"
@@ -28,13 +28,14 @@ def add_paired(rows: Sequence[Row]) -> list[Row]:
     """Returns the rows with paired errors where the answers to single examples are stored.
 
     `points_lost_se` is the standard error, in points, of the accuracy lost against the unpruned model, of one model;
-    `above_last` and `above_last_se` compare with plain LAST at the same target, on the same trained model.
+    `above_last` and `above_last_se` compare with plain LAST at the same target, on the same trained model; of several
+    such, the preset having been changed, with the newest.
     """
     files: dict[Path, dict[str, NDArray[Any]]] = {}
     bare = {
         _pairing_key(row): found
-        for row in rows
-        if identity(row) == identity({"reduction": BARE}) and (found := _answers(row, files)) is not None
+        for row in sorted(rows, key=lambda row: str(row.get("timestamp") or ""))
+        if row["reduction"] == BARE and not differences(row) and (found := _answers(row, files)) is not None
     }
     return [{**row, **_paired(row, files, bare.get(_pairing_key(row)))} for row in rows]
 
@@ -61,7 +62,7 @@ def _paired(row: Row, files: dict[Path, dict[str, NDArray[Any]]], last: NDArray[
 
 
 def _pairing_key(row: Row) -> tuple[Any, ...]:
-    return row.get("trained_id"), row.get("protocol"), asked(row)
+    return row.get("trained_id"), row.get("protocol"), before(row), asked(row)
 
 
 def _answers(row: Row, files: dict[Path, dict[str, NDArray[Any]]], name: str = "") -> NDArray[Any] | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from s5c.evaluation import cells
-from s5c.evaluation.arms import FULL, Row, best_first, by_arm, target
+from s5c.evaluation.arms import FULL, Row, best_first, by_arm, missed, target
 from s5c.evaluation.average import means
 from s5c.evaluation.cells import NOTHING, flagged, number, table
 from s5c.evaluation.collect import Study
@@ -52,6 +52,8 @@ def accuracies(study: Study, ratios: Sequence[float] = ()) -> str:
             f"{NOTHING} at a ratio that was tested: not all answers of that network are finite numbers; see the notes."
         )
     notes.append("Best first: by mean lead over the average arm at the same ratio.")
+    if any(missed(row) is not None for row in shown):
+        notes.append("In brackets: the share really removed, where it is another: some states have to stay.")
     return table(["Arm", *(f"{ratio:g}" for ratio in columns)], body) + f"\n\n{' '.join(notes)}"
 
 
@@ -156,20 +158,21 @@ def _asked_a_ratio(row: Row) -> bool:
 def _accuracy_and_loss(row: Row | None) -> str:
     if row is None:
         return NOTHING
-    text = cells.percent(row, "test_accuracy")
+    text, found = cells.percent(row, "test_accuracy"), missed(row)
+    really = "" if found is None else f" [{found:.3g}]"
     if row.get("points_lost") is None:
-        return text
+        return text + really
     error = row.get("points_lost_se")
-    return f"{text} ({cells.loss(row)}{'' if error is None else f' ± {error:.1f}'})"
+    return f"{text} ({cells.loss(row)}{'' if error is None else f' ± {error:.1f}'}){really}"
 
 
 def _ratio(row: Row | None) -> str:
-    return "0" if row is None else f"{row['ratio']:g}"
+    return "0" if row is None else cells.ratio_cell(row)
 
 
 def _chosen_on_validation(rows: list[Row]) -> str:
     found = largest(rows, ALLOWED[0], "val_points_lost")
-    return "0" if found is None else f"{found['ratio']:g} ({cells.loss(found)})"
+    return "0" if found is None else f"{cells.ratio_cell(found)} ({cells.loss(found)})"
 
 
 def _above(row: Mapping[str, Any]) -> str:

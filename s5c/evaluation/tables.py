@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from s5c.evaluation import summary
-from s5c.evaluation.arms import FULL, Row, label
+from s5c.evaluation.arms import FULL, Row, label, missed, on_test
 from s5c.evaluation.average import means
 from s5c.evaluation.cells import (
     HIGHLIGHTED,
@@ -22,13 +22,16 @@ from s5c.evaluation.cells import (
     ON_TEST,
     before,
     change,
+    digits,
+    disk,
     flagged,
     integer,
+    latency,
     loss,
-    milliseconds,
     number,
     percent,
     plain,
+    ratio_cell,
     selection,
     share,
     short,
@@ -37,6 +40,7 @@ from s5c.evaluation.cells import (
     table,
 )
 from s5c.evaluation.collect import Study, studies
+from s5c.evaluation.load import LOADED
 
 METHOD_WIDTH = 19  # the longest preset name; leaves the rest of 100 columns to nine numbers
 
@@ -97,7 +101,7 @@ def description(study: Study) -> str:
         f"{sizes[2]} of them the states'; test accuracy {percent(mean, key)} %{over}{_interval(mean, key)}",
         f"- Protocol: `{plain(first.get('protocol', NOTHING)).replace('`', '')}`, checkpoints {selection(first)}",
     ]
-    if first.get("protocol") == "paper":
+    if on_test(first):
         lines.append(
             "\n> ⚠ **Selected on test data.** Under `protocol=paper` the checkpoint reported is the one that scored "
             "best on the test set. These accuracies are optimistic and compare only with others obtained that way."
@@ -126,8 +130,10 @@ def _model_table(study: Study) -> str:
         "State parameters": lambda row: change(row, "state_params", integer),
         "All parameters": lambda row: change(row, "params", integer),
         "MACs": lambda row: change(row, "macs", integer),
-        "Size on disk": lambda row: change(row, "checkpoint_bytes", size),
-        "Latency": lambda row: change(row, "latency", milliseconds, suffix="_ms"),
+        "Arrays": lambda row: change(row, "array_bytes", size),
+        "Size on disk": _disk_change,
+        "Batch": lambda row: number(row.get("latency_batch_size"), "{:.0f}"),
+        "Latency": latency,
         "Speed-up": speedup,
         "Working memory": lambda row: change(row, "temp_bytes", size),
         "Test accuracy": lambda row: change(row, "test_accuracy", share),
@@ -135,14 +141,38 @@ def _model_table(study: Study) -> str:
         "Data": lambda row: str(row.get("source", NOTHING)),
         "Protocol": lambda row: str(row.get("protocol", NOTHING)),
     }
+    for title, key in (("Arrays", "array_bytes"), ("Batch", "latency_batch_size")):  # rows of before schema 2 have none
+        if all(row.get(key) is None for row in study.rows):
+            del columns[title]
     body = [[cell(row) for cell in columns.values()] for row in means(study)]
-    devices = sorted({str(row["device"]) for row in study.rows if row.get("device")})
     notes = ["Agreement: share of test predictions equal to the unpruned model's."]
-    if any(row.get("latency_ms") is not None for row in study.rows):
-        notes.append(f"Latency measured on {plain(', '.join(devices)) or 'an unnamed device'}.")
-    else:
-        notes.append("Latency was not measured.")
-    return f"{table(list(columns), body)}\n\n{' '.join(notes)}"
+    if any(row.get("safetensors_bytes") is not None for row in study.rows):
+        notes.append("Size on disk: one safetensors file of the weights; arrays: its numbers alone.")
+    return f"{table(list(columns), body)}\n\n{' '.join([*notes, *_of_latency(study)])}"
+
+
+def _disk_change(row: Row) -> str:
+    before, after = disk(row, "_full"), disk(row)
+    return size(after) if row["reduction"] == FULL or before is None else f"{size(before)} → {size(after)}"
+
+
+def _of_latency(study: Study) -> list[str]:
+    """Returns sentences on where latency was measured, how, and whether the machine had other work to do."""
+    timed = [row for row in study.rows if row.get("latency_ms") is not None]
+    if not timed:
+        return ["Latency was not measured."]
+    devices = sorted({str(row.get("latency_device") or row["device"]) for row in timed if row.get("device")})
+    notes = [f"Latency measured on {plain(', '.join(devices)) or 'an unnamed device'}."]
+    if any(row.get("latency_quartiles_ms") for row in timed):
+        rounds = sorted({row["latency_rounds"] for row in timed if row.get("latency_rounds")})
+        told = " or ".join(f"{count:g}" for count in rounds)
+        notes.append(f"Median of {told} rounds, in parentheses the quartiles; the speed-up is a ratio of medians.")
+    busiest = max((row.get("load_others") or 0.0 for row in timed), default=0.0)
+    if busiest > LOADED:
+        notes.append(
+            f"⚠ **Measured on a loaded machine**: other processes took up to {100 * busiest:.0f} % of the processors."
+        )
+    return notes
 
 
 def _layer_table(study: Study) -> str:
@@ -156,7 +186,7 @@ def _layer_table(study: Study) -> str:
             f"{now:.3g}" if before is None else f"{now:.3g}/{before:.3g}"
             for now, before in zip(row["orders"], full, strict=True)
         ]
-        body.append([flagged(label(row), row), _seeds(row), f"{row.get('ratio') or 0:.3g}", *kept])
+        body.append([flagged(label(row), row), _seeds(row), ratio_cell(row), *kept])
     return table(head, body)
 
 
@@ -205,25 +235,44 @@ def _sizes(study: Study) -> Table:
             head = heads[index : index + 1] if index < len(rows) - 1 else heads[index:]
             printed.add_row(Text("\n").join(head), *_size_cells(row))
         printed.add_section()
-    printed.caption = Text(f"{study.rows[0].get('source', '')}; {selection(study.rows[0])}")
+    printed.caption = Text("; ".join([str(study.rows[0].get("source", "")), selection(study.rows[0]), *_timing(study)]))
     return printed
+
+
+def _timing(study: Study) -> list[str]:
+    """Returns how the times under the speed-ups were measured, for the caption."""
+    timed = [row for row in study.rows if row.get("latency_quartiles_ms")]
+    if not timed:
+        return []
+    batches = " or ".join(str(size) for size in sorted({row["latency_batch_size"] for row in timed}))
+    busiest = max(row.get("load_others") or 0.0 for row in timed)
+    loaded = [f"⚠ machine loaded to {100 * busiest:.0f} % by others"] if busiest > LOADED else []
+    return [f"under the speed-up: ms a batch of {batches}, median ± half the interquartile range", *loaded]
 
 
 def _size_cells(row: Row) -> list[str | Text]:
     accuracy = Text(percent(row, "test_accuracy"))
-    if row.get("protocol") == "paper":
+    if on_test(row):
         accuracy.append(" ⚠", style="red")
     return [
-        f"{row.get('ratio') or 0:.3g}",
+        ratio_cell(row).replace(" → ", "\n→"),
         number(row.get("states"), "{:.4g}"),
         short(row.get("params")),
         short(row.get("macs")),
-        size(row.get("checkpoint_bytes")),
-        number(row.get("speedup"), "{:.2f}×"),
+        size(disk(row)),
+        _speed(row),
         accuracy,
         "" if row["reduction"] == FULL else Text(loss(row), style=_colour(row)),
         number(row.get("agreement"), "{:.1f}%", 100),
     ]
+
+
+def _speed(row: Row) -> Text:
+    """Returns the speed-up and, where their spread was kept, the milliseconds under it."""
+    text, quartiles = Text(number(row.get("speedup"), "{:.2f}×")), row.get("latency_quartiles_ms")
+    if row.get("latency_ms") is not None and quartiles and None not in quartiles:
+        text.append(f"\n{digits(row['latency_ms'])}±{(quartiles[1] - quartiles[0]) / 2:.1g}", style="dim")
+    return text
 
 
 def _accuracies(study: Study) -> Table:
@@ -237,6 +286,8 @@ def _accuracies(study: Study) -> Table:
         first = next(iter(found.values()))
         printed.add_row(_console_name(name, first), *(_coloured_accuracy(found.get(ratio)) for ratio in ratios))
     printed.caption = "best first; green: at most 1 point lost, yellow: at most 5, red: more"
+    if any(missed(row) is not None for found in arms.values() for row in found.values()):
+        printed.caption += "; in brackets: the share really removed"
     return printed
 
 
@@ -244,7 +295,7 @@ def _console_name(name: str, row: Row) -> Text:
     text = Text(name, style="bold" if name in HIGHLIGHTED else "")
     if row.get("masked_only"):
         text.append(f"\n{MASKED}", style="dim italic")
-    if row.get("protocol") == "paper":
+    if on_test(row):
         text.append(f"\n⚠ {ON_TEST}", style="red")
     return text
 
@@ -255,6 +306,8 @@ def _coloured_accuracy(row: Row | None) -> Text:
     text = Text(f"{100 * row['test_accuracy']:.1f}", style=_colour(row))
     if row.get("test_accuracy_sd") is not None:
         text.append(f"\n±{100 * row['test_accuracy_sd']:.1f}", style="dim")
+    if (found := missed(row)) is not None:
+        text.append(f"\n[{found:.3g}]", style="dim")
     return text
 
 

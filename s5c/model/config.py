@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, ClassVar
 
-from s5c.errors import UserError, unknown
+from s5c.errors import UserError, bounded, unknown
 from s5c.model import family
 from s5c.ssm.convolution import SISO_BACKENDS
 from s5c.ssm.operator import available_backends
@@ -52,7 +52,7 @@ class ModelConfig(abc.ABC):
     activation: str = "half_glu1"
     prenorm: bool = True
     norm: str = "batch"
-    bn_momentum: float = 0.95
+    bn_momentum: float = bounded(0.95, least=0, most=1)
     dropout: float = 0.0
     pooling: str = "mean"
     backend: str = "auto"

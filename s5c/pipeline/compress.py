@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import logging
 import shutil
 import sys
@@ -16,34 +15,24 @@ import numpy as np
 from rich.progress import track
 
 from s5c import config as settings
-from s5c.evaluation import cost
-from s5c.evaluation.collect import ROWS_FILE
-from s5c.evaluation.metrics import Predictions, check_answers, predict, unanswered
+from s5c.evaluation.collect import ROWS_FILE, with_latency_of
+from s5c.evaluation.metrics import check_answers, predict, unanswered
 from s5c.evaluation.rowfile import write_rows
 from s5c.keys import EvaluationKeys
 from s5c.model import surgery
 from s5c.model.classifier import Classifier
+from s5c.pipeline.latency import measure
 from s5c.pipeline.provenance import environment, shown
 from s5c.pipeline.reduction import Reduced, reductions
+from s5c.pipeline.row import CORRECT, Row, accuracies, as_it_is, as_reduced, common, name_of, reductions_so_far
 from s5c.pipeline.spectra import write_spectra
 from s5c.pipeline.trained import TrainedModel, batches, predictions
-from s5c.pipeline.zoo import PREFIX
 from s5c.reduction import stage
 from s5c.reduction.layer import check_finite
 from s5c.tracking.run import Run
 from s5c.training.checkpoint import save_single
-from s5c.training.loop import to_device
 
 log = logging.getLogger(__name__)
-
-Row = dict[str, Any]
-
-CORRECT = "correct.npz"
-"""Which test examples each network of a job got right: an array per target, and `full`."""
-
-NOT_MEASURED = dict.fromkeys(
-    ("latency_ms", "latency_full_ms", "speedup", "speedup_best", "backend", "temp_bytes", "temp_bytes_full")
-)
 
 
 def compress(
@@ -75,9 +64,9 @@ def compress(
     check_finite(surgery.layers(trained.weights, trained.model.config))
     said = partial(predictions, trained, evaluation.batch_size)
     full = said(trained.model, trained.weights)
-    check_answers(f"The model {_name(trained)}", selection=full[0], test=full[1])
-    base = _common(trained, evaluation, experiment, facts)
-    rows = [{**base, **_as_it_is(trained), **_accuracies(*full, reference=full[1])}]
+    check_answers(f"The model {name_of(trained)}", selection=full[0], test=full[1])
+    base = common(trained, evaluation, experiment, facts)
+    rows = [{**base, **as_it_is(trained), **accuracies(*full, reference=full[1])}]
     correct = {"full": full[1].classes == full[1].labels}
     if reduction is None or reduction.keys.method == "none":
         return _finished(rows, trained, [], None, evaluation, run)
@@ -94,7 +83,7 @@ def compress(
         made, total=count, description=f"{label}: evaluating", transient=True, disable=not _terminal()
     ):
         found = said(network.model, network.weights)
-        row = {**base, **_as_reduced(trained, reduction, network), **_accuracies(*found, reference=full[1])}
+        row = {**base, **as_reduced(trained, reduction, network), **accuracies(*found, reference=full[1])}
         for note in unanswered(selection=found[0], test=found[1]):
             log.warning("%s at %s: %s", label, network.target.label, note)
             row["notes"].append(f"at {network.target.label}: {note}")
@@ -134,153 +123,14 @@ def _finished(
     run: Run,
 ) -> list[Row]:
     if evaluation.latency:
-        _measure(rows, trained, reduced, evaluation)
+        measure(rows, trained, reduced, evaluation)
+    else:  # what was measured before on the same networks stays
+        rows = with_latency_of(rows, run.directory / ROWS_FILE)
     if ranking is not None:
         write_spectra(run.directory / "spectra.npz", trained, ranking, reduced)
     write_rows(run.directory / ROWS_FILE, rows)
     _report_to(run, trained, rows)
     return rows
-
-
-# ---- rows
-
-
-def _common(trained: TrainedModel, evaluation: EvaluationKeys, experiment: str, facts: Mapping[str, Any]) -> Row:
-    size = cost.size(trained.model, trained.weights["params"], trained.dataset.length)
-    return {
-        "task": trained.dataset.name,
-        "source": trained.dataset.source,
-        "model": trained.model.config.family,
-        "experiment": experiment,
-        "seed": trained.metadata["seed"],
-        "protocol": trained.metadata["protocol"],
-        "selected_on": trained.splits.selected_on,
-        "classes": trained.dataset.classes,
-        "states_full": size.states,
-        "orders_full": size.orders,
-        "params_full": size.params,
-        "state_params_full": size.state_params,
-        "macs_full": size.macs,
-        "checkpoint_bytes_full": _bytes_of(trained),
-        "batch_size": evaluation.batch_size,
-        "test_examples": len(trained.splits.test),
-        "device": facts["device"],
-        "trained_id": trained.id,
-        "parent": _name(trained),
-        "command": facts["command"],
-        "version": facts["s5c"],
-        "git": facts["git"],
-        "timestamp": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **NOT_MEASURED,
-    }
-
-
-def _name(trained: TrainedModel) -> str:
-    """Returns what a model is called in results, and what `checkpoint=` takes."""
-    return f"{PREFIX}{trained.path.name}" if trained.weights_path.is_file() else shown(trained.path)
-
-
-def _bytes_of(trained: TrainedModel) -> int | None:
-    """Returns the size of the stored weights; None for a zoo model, whose file is of another format than `_save`'s."""
-    return cost.bytes_on_disk(trained.weights_path) if trained.weights_path.is_dir() else None
-
-
-def _as_it_is(trained: TrainedModel) -> Row:
-    return {
-        "reduction": "full",
-        "correct_file": CORRECT,
-        "method": "none",
-        "allocation": None,
-        "options": {},
-        "ratio": 0.0,
-        "ratio_achieved": 0.0,
-        "masked_only": False,
-        "seconds_reduction": 0.0,
-        "checkpoint": _name(trained),
-        "checkpoint_bytes": _bytes_of(trained),
-        **cost.size(trained.model, trained.weights["params"], trained.dataset.length)._asdict(),
-    }
-
-
-def _as_reduced(trained: TrainedModel, reduction: settings.ReductionJob, network: Reduced) -> Row:
-    return {
-        "reduction": reduction.keys.name,
-        "method": reduction.keys.method,
-        "allocation": reduction.keys.allocation,
-        "options": reduction.options,
-        "reduction_seed": reduction.keys.seed,
-        "correct_file": CORRECT,
-        "target": f"{network.target.kind} {network.target.value}",
-        "ratio": network.target.value if network.target.kind == "ratio" else network.ratio_achieved,
-        "ratio_achieved": network.ratio_achieved,
-        "masked_only": network.selected is None,
-        "refit": reduction.keys.refit,
-        "refit_options": reduction.keys.refit_options,
-        "layer_sensitivity": reduction.keys.layer_sensitivity,
-        "sequential": reduction.keys.sequential,
-        "norm": reduction.keys.norm,
-        "readout": reduction.keys.readout,
-        "calibration": dataclasses.asdict(reduction.calibration),
-        "finetune": dataclasses.asdict(reduction.finetune),
-        "rounds": reduction.keys.rounds,
-        "max_drop": reduction.keys.max_drop,
-        "error_h2": [error.h2 for error in network.errors],
-        "error_hinf": [error.hinf for error in network.errors],
-        "error_bound": network.bounds,
-        "notes": list(network.notes),
-        "seconds_reduction": network.seconds,
-        "seconds_calibration": network.seconds_calibration,
-        "seconds_training": network.seconds_training,
-        "checkpoint": None,
-        "checkpoint_bytes": None,
-        **cost.size(network.model, network.weights["params"], trained.dataset.length)._asdict(),
-        "states": sum(network.orders),
-        "orders": network.orders,
-        "widths": list(network.model.state_dims),
-    }
-
-
-def _accuracies(selection: Predictions, test: Predictions, reference: Predictions) -> Row:
-    return {
-        "val_accuracy": selection.accuracy,
-        "val_loss": selection.loss,
-        "test_accuracy": test.accuracy,
-        "test_loss": test.loss,
-        "test_accuracy_full": reference.accuracy,
-        "agreement": test.agreement(reference),
-    }
-
-
-def _measure(rows: list[Row], trained: TrainedModel, reduced: Sequence[Reduced], evaluation: EvaluationKeys) -> None:
-    """Adds latency and memory: all networks interleaved in one run, each on the full model's backend and on its own.
-
-    The batch has the full length, as the counted operations have, also where the data is padded to several lengths.
-    """
-    batch = to_device(next(batches(trained.splits.test.padded_alike(), evaluation.batch_size)()))
-    backend = cost.backend_of(trained.model, batch)
-    networks: dict[str, tuple[Classifier, Any]] = {"0": (trained.model, trained.weights)}
-    for i, network in enumerate(reduced, start=1):
-        if network.selected is None:
-            continue  # masked only: the same shapes, the same time
-        networks[str(i)] = (cost.with_backend(network.model, backend), network.weights)
-        if cost.backend_of(network.model, batch) != backend:
-            networks[f"{i} best"] = (network.model, network.weights)
-    log.info("Measuring latency of %d networks, interleaved, on %s ...", len(networks), rows[0]["device"])
-    measured = cost.measure(networks, batch, rounds=evaluation.rounds, step_rescale=trained.step_rescale)
-    full = measured["0"]
-    for i, row in enumerate(rows):
-        if (found := measured.get(str(i))) is None:
-            continue
-        best = measured.get(f"{i} best", found)
-        row |= {
-            "latency_ms": found.latency_ms,
-            "latency_full_ms": full.latency_ms,
-            "speedup": full.latency_ms / found.latency_ms,
-            "speedup_best": full.latency_ms / min(best.latency_ms, found.latency_ms),
-            "backend": found.backend,
-            "temp_bytes": found.temp_bytes,
-            "temp_bytes_full": full.temp_bytes,
-        }
 
 
 # ---- files
@@ -301,10 +151,11 @@ def _save(
             "target": network.target.label,
             "ratio": network.ratio_achieved,
         },
+        "reductions": reductions_so_far(trained, reduction, network.target.label),
         "metrics": {key: row[key] for key in ("val_accuracy", "val_loss", "test_accuracy", "test_loss")},
     }
     save_single(path, weights=network.weights, metadata=metadata)
-    return {"checkpoint": shown(path), "checkpoint_bytes": cost.bytes_on_disk(path / "weights")}
+    return {"checkpoint": shown(path), "checkpoint_bytes": row["safetensors_bytes"]}
 
 
 def _scalars(row: Mapping[str, Any]) -> dict[str, float]:

@@ -9,10 +9,13 @@ import shlex
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import jax
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 
 import s5c
 from s5c.evaluation.cost import device_name
@@ -21,10 +24,45 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "hydr
 
 
 def command() -> str:
-    """Returns the command line of this process as a person would type it."""
+    """Returns the command line of this job as a person would type it.
+
+    Of a sweep it is that of the one job, whatever process a launcher runs it in and whoever chose its values: the
+    overrides of the job, without those that say how and where the sweep runs. Outside of a job it is the process's own.
+    """
+    if HydraConfig.initialized() and GlobalHydra.instance().is_initialized():
+        job = HydraConfig.get()
+        return " ".join([_program(job), *(shlex.quote(argument) for argument in _arguments(job))])
+    return " ".join([_own_program(), *(shlex.quote(argument) for argument in sys.argv[1:])])
+
+
+def _program(job: Any) -> str:
+    """Returns what runs a job: an entry point of s5c, or the script of a user, whose name Hydra gives to the job."""
+    name, config = job.job.name, job.job.config_name
+    if find_spec(f"s5c.{name}") is None and Path(sys.argv[0]).stem == name:
+        return _own_program()
+    return f"python -m s5c.{name if find_spec(f's5c.{name}') is not None else config}"
+
+
+def _own_program() -> str:
     module = getattr(sys.modules.get("__main__"), "__spec__", None)
-    program = f"python -m {module.name}" if module is not None else f"python {sys.argv[0]}"
-    return " ".join([program, *(shlex.quote(argument) for argument in sys.argv[1:])])
+    return f"python -m {module.name}" if module is not None else f"python {sys.argv[0]}"
+
+
+def _arguments(job: Any) -> list[str]:
+    """Returns what says which configuration a job has: folders of configurations, and its overrides."""
+    own = job.job.config_name if find_spec(f"s5c.{job.job.config_name}") is None else None
+    places = [source.path for source in job.runtime.config_sources if source.provider == "command-line"]
+    return [
+        *([f"--config-name={own}"] if own else []),
+        *(f"--config-dir={_relative(Path(place), Path(job.runtime.cwd))}" for place in places),
+        *(override for override in job.overrides.hydra if override.startswith("hydra.searchpath")),
+        *job.overrides.task,
+    ]
+
+
+def _relative(path: Path, folder: Path) -> str:
+    absolute = path.absolute()
+    return str(absolute.relative_to(folder)) if absolute.is_relative_to(folder) else str(absolute)
 
 
 @functools.cache  # two processes each time; the jobs of a sweep share the answer
@@ -64,8 +102,7 @@ def environment() -> dict[str, Any]:
 
 def shown(path: Path) -> str:
     """Returns a path as results should show it: relative to the working directory where it lies below that."""
-    absolute, here = path.absolute(), Path.cwd()
-    return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(absolute)
+    return _relative(path, Path.cwd())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from s5c import axes
 from s5c import config as settings
 from s5c.errors import UserError
 from s5c.evaluation import cost
@@ -245,9 +246,7 @@ class Reduction:
         return surgery.with_systems(params, systems, self.config)
 
     def _masked(self, method: Masking, target: Target, began: float) -> Reduced:
-        if target.kind != "ratio":
-            raise UserError(f"reduction={self.job.keys.name} silences parameters and takes a ratio only.")
-        assert isinstance(target.value, float)
+        assert isinstance(target.value, float), "a ratio"
         full = [layer.system for layer in self.layers]
         masked = stage.mask(method, full, target.value, seed=self.job.keys.seed)
         params, config = surgery.with_systems(self.trained.weights["params"], masked, self.config)
@@ -314,16 +313,24 @@ def reductions(
     Returns:
         The networks, made one by one; the ranking they are cuts of (None for a masked-only baseline); their number.
     """
+    axes.check_network(job, trained.model.config)
     if job.keys.max_drop is not None:
         target = largest_ratio(trained, job, folder, validate)
         job = dataclasses.replace(job, targets=(target,))
     first = Reduction(trained, job, folder)
+    if first.ranking is not None:
+        for target in job.targets:
+            target.select(first.ranking)  # one that does not fit is refused before any is reduced
     return _apply_all(first, job), first.ranking, len(job.targets)
 
 
 def _apply_all(first: Reduction, job: settings.ReductionJob) -> Iterator[Reduced]:
     for target in job.targets:
         reduced = first.apply(target) if job.keys.rounds == 1 else in_rounds(first, target)
+        if target.kind == "ratio" and reduced.selected is not None:
+            assert isinstance(target.value, float)
+            notes = (*reduced.notes, *stage.shortfall(target.value, reduced.selected))
+            reduced = dataclasses.replace(reduced, notes=notes)
         for note in reduced.notes:
             log.warning("%s: %s", job.keys.name, note)
         yield reduced
@@ -332,9 +339,7 @@ def _apply_all(first: Reduction, job: settings.ReductionJob) -> Iterator[Reduced
 def in_rounds(first: Reduction, target: Target) -> Reduced:
     """Reduces in `rounds` steps of equal ratio, each followed by training, each starting from the last one's result."""
     job, rounds = first.job, first.job.keys.rounds
-    if target.kind != "ratio" or isinstance(job.method, Masking):
-        raise UserError(f"reduction.rounds={rounds} removes states and takes a ratio, not reduction.{target.kind}.")
-    assert isinstance(target.value, float)
+    assert isinstance(target.value, float), "a ratio"
     slots = sum(layer.slots for layer in first.layers)
     trained, reduced, part = first.trained, None, first
     keep = [np.ones(layer.system.Lambda.shape, bool) for layer in first.layers]
@@ -373,12 +378,10 @@ def largest_ratio(trained: TrainedModel, job: settings.ReductionJob, folder: Pat
     Bisection, which takes the drop for monotone in the ratio. The test split is not looked at.
 
     Raises:
-        UserError: the data has no validation split of its own, or `max_drop` is negative.
+        UserError: the data has no validation split of its own.
     """
     allowed = job.keys.max_drop
     assert allowed is not None
-    if allowed < 0:
-        raise UserError(f"reduction.max_drop={allowed:g}: give the points of accuracy that may be lost, such as 0.5.")
     if trained.splits.selected_on == "test":
         raise UserError(
             "reduction.max_drop chooses by validation accuracy, but this model was selected on the test split "

@@ -23,11 +23,15 @@ def restore(values: Mapping[str, Any], *, which: str) -> TrainedModel:
     (`+task=digits`) overrides its options, where the data lies for instance, but not which task it is.
 
     Raises:
-        UserError: no intact checkpoint there, or one of another task.
+        UserError: no intact checkpoint there, one of another task, or a choice of weights where there is none.
     """
     given = str(values["checkpoint"])
     in_zoo = given.startswith(zoo.PREFIX)
     checkpoint = zoo.load(given.removeprefix(zoo.PREFIX)) if in_zoo else load(Path(given), which=which)
+    if which != "best" and (in_zoo or checkpoint.path == Path(given).expanduser().absolute()):
+        raise UserError(
+            f"weights={which} changes nothing: {given} is one checkpoint, not a training of several. Leave it at best."
+        )
     facts = checkpoint.metadata
     asked = values.get("task")
     if asked is not None and asked.get("name") != facts["task"]["name"]:

@@ -128,6 +128,7 @@ class Refit(Protocol):
 
 
 Method = Selection | Projection | Masking | Fresh
+"""A method may also have `idle(weighed)` and `solved(refit)`: what changes nothing beside it (CONTRIBUTING.md)."""
 
 
 def _found(package: Any) -> list[str]:

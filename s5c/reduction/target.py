@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 
-from s5c.reduction.stage import Ranking, Selected, check_ratio, select, select_orders, select_tolerance
+from s5c.reduction.stage import (
+    Ranking,
+    Selected,
+    check_ratio,
+    check_tolerance,
+    select,
+    select_orders,
+    select_tolerance,
+)
+
+CHECKS = {"ratio": check_ratio, "tolerance": check_tolerance}
+"""What refuses a value that is out of range, by kind; orders are compared with the network's when it is there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,9 +33,9 @@ class Target:
     value: float | tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if self.kind == "ratio":
+        if self.kind in CHECKS:
             assert not isinstance(self.value, tuple)
-            check_ratio(self.value)
+            CHECKS[self.kind](self.value)
 
     @property
     def label(self) -> str:

@@ -62,7 +62,7 @@ def quotient(gain: Float[Array, "p"], margin: Float[Array, "p"]) -> Float[Array,
     return jnp.where(gain == 0, 0, jnp.where(jnp.isnan(found), jnp.inf, found))
 
 
-def bounded(decay: Float[Array, "p"], horizon: int | None) -> Float[Array, "p"]:
+def within_reach(decay: Float[Array, "p"], horizon: int | None) -> Float[Array, "p"]:
     """Returns real parts of logarithms of poles whose energy over the horizon can be computed (`STEEPEST`)."""
     return decay if horizon is None else jnp.minimum(decay, STEEPEST / (2 * horizon))
 

@@ -326,6 +326,11 @@ def load(path: Path, *, which: str = "best") -> Checkpoint:
     return found
 
 
+def best_step(directory: Path) -> int | None:
+    """Returns the step of a folder of steps that has the highest score; None if none has one."""
+    return next(iter(ranked(scores_in(directory))), None)
+
+
 def save_single(path: Path, *, weights: Mapping, metadata: Mapping) -> Path:
     """Writes one checkpoint of weights alone, complete or not at all.
 

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from s5c.errors import UserError, unknown
+from s5c.errors import UserError, bounded, unknown
 from s5c.model import surgery
 from s5c.model.classifier import Classifier
 from s5c.training.checkpoint import Checkpoint, CheckpointStore
@@ -62,9 +62,9 @@ class Recipe:
     batch_size: int
     ssm_lr: float = 1e-3
     lr_factor: float = 4.0
-    weight_decay: float = 0.05
+    weight_decay: float = bounded(0.05, least=0)
     warmup_epochs: int = 1
-    lr_min: float = 0.0
+    lr_min: float = bounded(0.0, least=0)
     grouping: str = "standard"
     dt_global: bool = False
     dt_lr: float | None = None

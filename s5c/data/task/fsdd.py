@@ -20,7 +20,7 @@ from s5c.data.decode import Wave
 from s5c.data.origin import Located, Origin
 from s5c.data.source import wav
 from s5c.data.source.folder import entries, shown
-from s5c.errors import UserError
+from s5c.errors import UserError, bounded
 
 VERSION = 1
 RATE = 8_000
@@ -38,7 +38,7 @@ class Task(Located):
     """
 
     licence: ClassVar[str] = "Free Spoken Digit Dataset, CC BY-SA 4.0."
-    max_length: int = 8000
+    max_length: int = bounded(8000, least=1)
     pad: Any = dataclasses.field(default=padding.FULL, metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:

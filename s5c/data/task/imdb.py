@@ -27,7 +27,7 @@ from s5c.data.tokenise import (
     write_bytes,
     write_characters,
 )
-from s5c.errors import UserError, unknown
+from s5c.errors import UserError, bounded, unknown
 
 VERSION = 1
 
@@ -50,9 +50,9 @@ class Task(Located):
     licence: ClassVar[str] = "Large Movie Review Dataset (Maas et al. 2011): no licence stated, to be cited."
     name: ClassVar[str] = "imdb"
     level: str = "characters"
-    max_length: int = 4096
-    min_freq: int = 15
-    width: int | None = 135
+    max_length: int = bounded(4096, least=2)
+    min_freq: int = bounded(15, least=1)
+    width: int | None = bounded(135, least=1)
     keep: str = "first"
     lower: bool = False
     window: int = 1

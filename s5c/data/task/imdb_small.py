@@ -10,6 +10,7 @@ import dataclasses
 from typing import ClassVar
 
 from s5c.data.task import imdb
+from s5c.errors import bounded
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,9 +18,9 @@ class Task(imdb.Task):
     """Ends of reviews; the keys are those of `imdb`."""
 
     name: ClassVar[str] = "imdb_small"
-    max_length: int = 1024
-    min_freq: int = 3000
-    width: int | None = None
+    max_length: int = bounded(1024, least=2)
+    min_freq: int = bounded(3000, least=1)
+    width: int | None = bounded(None, least=1)
     keep: str = "last"
     lower: bool = True
     window: int = 4

@@ -23,7 +23,7 @@ from s5c.data.origin import Located, Origin
 from s5c.data.progress import progress
 from s5c.data.source import tsv
 from s5c.data.tokenise import EOS, vocabulary, width_of
-from s5c.errors import UserError
+from s5c.errors import UserError, bounded
 
 VERSION = 1
 CHUNK = 1000
@@ -47,17 +47,17 @@ class Task(Located):
     licence: ClassVar[str] = "expressions drawn by the recipe of the Long Range Arena."
     name: ClassVar[str] = "listops"
     published: ClassVar[bool] = True
-    max_length: int = 2048
-    width: int | None = 20
+    max_length: int = bounded(2048, least=2)
+    width: int | None = bounded(20, least=1)
     pad: Any = padding.FULL
     examples: list[int] = dataclasses.field(default_factory=lambda: [96_000, 2_000, 2_000])
     generator_seed: int = 0
-    max_depth: int = 10
-    max_args: int = 10
+    max_depth: int = bounded(10, least=1)
+    max_args: int = bounded(10, least=2)
     tokens: list[int] = dataclasses.field(default_factory=lambda: [500, 2_000])
 
     def __post_init__(self) -> None:
-        if len(self.examples) != 3 or min(self.examples) < 1 or len(self.tokens) != 2 or self.max_length < 2:
+        if len(self.examples) != 3 or min(self.examples) < 1 or len(self.tokens) != 2 or min(self.tokens) < 0:
             raise UserError(
                 f"task.examples={self.examples}, task.tokens={self.tokens}, task.max_length={self.max_length}: give "
                 "three counts (training, validation, test), two bounds, and a length of at least 2."

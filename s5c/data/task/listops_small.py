@@ -6,6 +6,7 @@ import dataclasses
 from typing import ClassVar
 
 from s5c.data.task import listops
+from s5c.errors import bounded
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -14,8 +15,8 @@ class Task(listops.Task):
 
     name: ClassVar[str] = "listops_small"
     published: ClassVar[bool] = False
-    max_length: int = 100
+    max_length: int = bounded(100, least=2)
     examples: list[int] = dataclasses.field(default_factory=lambda: [20_000, 2_000, 2_000])
-    max_depth: int = 4
-    max_args: int = 5
+    max_depth: int = bounded(4, least=1)
+    max_args: int = bounded(5, least=2)
     tokens: list[int] = dataclasses.field(default_factory=lambda: [20, 100])

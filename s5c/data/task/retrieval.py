@@ -19,7 +19,7 @@ from s5c.data.cache import Writer
 from s5c.data.origin import Located, Origin
 from s5c.data.source import tsv
 from s5c.data.tokenise import Cut, count_characters, vocabulary, width_of, write_characters
-from s5c.errors import UserError
+from s5c.errors import UserError, bounded
 
 VERSION = 1
 
@@ -35,8 +35,8 @@ class Task(Located):
     """
 
     licence: ClassVar[str] = "ACL Anthology Network, as the Long Range Arena publishes it: see its terms."
-    max_length: int = 4000
-    width: int | None = None
+    max_length: int = bounded(4000, least=2)
+    width: int | None = bounded(None, least=1)
     pad: Any = padding.FULL
 
     def __post_init__(self) -> None:

@@ -25,7 +25,7 @@ from s5c.data.cache import Entry, Writer
 from s5c.data.origin import Located, Origin
 from s5c.data.source import aclimdb
 from s5c.data.tokenise import Cut, count_characters, vocabulary, width_of, write_characters
-from s5c.errors import UserError
+from s5c.errors import UserError, bounded
 
 VERSION = 1
 HELD_OUT = 0.1
@@ -48,9 +48,9 @@ class Task(Located):
     """
 
     licence: ClassVar[str] = "Large Movie Review Dataset (Maas et al. 2011): no licence stated, to be cited."
-    max_length: int = 4000
-    min_freq: int = 15
-    width: int | None = None
+    max_length: int = bounded(4000, least=2)
+    min_freq: int = bounded(15, least=1)
+    width: int | None = bounded(None, least=1)
     pairs: list[int] = dataclasses.field(default_factory=lambda: [73_543, 9_045, 8_718])
     split_seed: int = 42
     pad: Any = padding.FULL

@@ -7,12 +7,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from s5c.errors import UserError, unknown
+from s5c.errors import UserError, bounded, unknown
 from s5c.reduction.energy import gram, parts_of, taps
 from s5c.reduction.layer import Layer
 from s5c.reduction.output_norm import output_norms
 from s5c.reduction.removal import scores_of
-from s5c.reduction.unstable import bounded, check_treatment, guarded, quotient, treated, unstable
+from s5c.reduction.unstable import check_treatment, guarded, quotient, treated, unstable, within_reach
 from s5c.ssm.modal import log_poles
 from s5c.ssm.system import DiagonalSSM
 from s5c.types import Array, Float
@@ -52,7 +52,7 @@ class Method:
 
     variant: str = "modes"
     score: str = "paper"
-    eps: float = 0.0
+    eps: float = bounded(0.0, least=0)
     horizon: str = "infinite"
     unstable: str = "formula"
 
@@ -77,7 +77,7 @@ class Method:
         if self.variant == "gram":
             return elimination_scores(layer.system, horizon=horizon, treatment=self.unstable)
         system = treated(layer.system, self.unstable)
-        decay, (_, B_bar) = bounded(log_poles(system).real, horizon), system.discretise()
+        decay, (_, B_bar) = within_reach(log_poles(system).real, horizon), system.discretise()
         span: Array | float = 1.0 if horizon is None else -jnp.expm1(2 * horizon * decay)
         gain, margin = self._output_gain(system) * jnp.sum(jnp.abs(B_bar) ** 2, axis=1), self.eps - jnp.expm1(2 * decay)
         energy = quotient(gain * span, margin)
@@ -104,7 +104,7 @@ def elimination_scores(
             many lags, it is infinite, and the mode protected.
     """
     parts = parts_of(treated(system, treatment), every=treatment == "formula")
-    log_a = jax.lax.complex(bounded(parts.log_a.real, horizon), parts.log_a.imag)
+    log_a = jax.lax.complex(within_reach(parts.log_a.real, horizon), parts.log_a.imag)
     Gamma = gram(parts._replace(log_a=log_a), horizon=horizon)
     free = jnp.isfinite(jnp.diagonal(Gamma)) & ~(unstable(system) & (treatment == "protect"))
     Gamma = jnp.where(jnp.isfinite(Gamma), Gamma, 0)

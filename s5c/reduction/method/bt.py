@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from s5c.errors import UserError, unknown
+from s5c.errors import UserError, bounded, unknown
 from s5c.reduction.certificate import layer_bound
 from s5c.reduction.contract import Fitted, Reduced
 from s5c.reduction.layer import Layer, check_finite, check_steps
@@ -51,7 +51,7 @@ class Method:
     gramian: str = "white"
     variant: str = "truncation"
     unstable: str = "keep"
-    limit: float = 1e6
+    limit: float = bounded(1e6, least=1)
 
     def __post_init__(self) -> None:
         if self.horizon not in ("infinite", "sequence"):

@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from s5c.errors import UserError, unknown
+from s5c.errors import UserError, bounded, unknown
 from s5c.reduction.contract import Fitted, Reduced
 from s5c.reduction.descent import OPTIMISERS, descend
 from s5c.reduction.energy import parts_of, taps
 from s5c.reduction.layer import Layer, check_finite, check_steps
 from s5c.reduction.method.aire import elimination_scores
 from s5c.reduction.projection import Start, Target, at, squared_error, target_of, variables
+from s5c.reduction.refit.h2 import Refit as White
 from s5c.reduction.refit.h2 import best_outputs, white
 from s5c.reduction.slots import kept, padded
 from s5c.reduction.truncation import UNSTABLE, realise, truncate
@@ -55,8 +56,8 @@ class Method:
 
     horizon: str = "infinite"
     optimiser: str = "lbfgs"
-    steps: int = 500
-    learning_rate: float = 0.01
+    steps: int = bounded(500, least=1)
+    learning_rate: float = bounded(0.01, above=0)
     feedthrough: bool = True
     unstable: str = "keep"
 
@@ -70,6 +71,15 @@ class Method:
                 f"reduction.steps={self.steps}, reduction.learning_rate={self.learning_rate:g}: at least one step and "
                 "a positive rate are needed, such as steps=500 learning_rate=0.01."
             )
+
+    def idle(self, weighed: bool) -> tuple[str, ...]:
+        """Returns the options that change nothing as the others are set."""
+        return ("learning_rate",) if self.optimiser == "lbfgs" else ()
+
+    def solved(self, refit: Any) -> bool:
+        """Returns whether the outputs are those of a refit already: least H2 error, over the same lags."""
+        same = type(refit) is White and refit.horizon == self.horizon
+        return same and (self.feedthrough or not refit.feedthrough)
 
     def fit(self, layers: Sequence[Layer], seed: int) -> Fitted:
         """Eliminates the modes and balances the systems of all layers.

@@ -6,7 +6,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from s5c.errors import unknown
+from s5c.errors import bounded, unknown
 from s5c.reduction.layer import Layer
 from s5c.reduction.output_norm import output_norms
 from s5c.reduction.unstable import check_treatment, guarded, quotient, treated
@@ -37,7 +37,7 @@ class Method:
     """
 
     score: str = "paper"
-    eps: float = 0.0
+    eps: float = bounded(0.0, least=0)
     unstable: str = "formula"
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from s5c.errors import UserError, unknown
+from s5c.errors import UserError, bounded, unknown
 from s5c.reduction.bound import amplifications, bound_weights
 from s5c.reduction.contract import Fitted, Reduced
 from s5c.reduction.descent import OPTIMISERS
@@ -60,12 +60,12 @@ class Method:
     """
 
     coefficients: str = "statistical"
-    quadratic: float = 1.0
+    quadratic: float = bounded(1.0, least=0)
     horizon: str = "sequence"
     layer_weights: str = "none"
-    sensitivity: tuple[float, ...] | None = None
+    sensitivity: tuple[float, ...] | None = bounded(None, above=0)
     optimiser: str = "lbfgs"
-    steps: int = 300
+    steps: int = bounded(300, least=0)
 
     def __post_init__(self) -> None:
         choices = {
@@ -84,6 +84,12 @@ class Method:
             )
         if self.sensitivity is not None:  # a list when it comes from YAML, and methods are hashed
             object.__setattr__(self, "sensitivity", tuple(float(x) for x in self.sensitivity))
+
+    def idle(self, weighed: bool) -> tuple[str, ...]:
+        """Returns the options that change nothing as the others are set."""
+        unused = () if weighed else ("layer_weights", "sensitivity")
+        superseded = () if self.sensitivity is None else ("layer_weights",)
+        return (*unused, *superseded, *(() if self.steps else ("optimiser",)))
 
     def fit(self, layers: Sequence[Layer], seed: int) -> Fitted:
         """Eliminates the states of every layer, one by one.

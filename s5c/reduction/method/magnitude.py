@@ -6,6 +6,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from s5c.errors import bounded
 from s5c.reduction.layer import Layer
 from s5c.reduction.output_norm import output_norms
 from s5c.reduction.unstable import check_treatment, guarded, treated
@@ -26,7 +27,7 @@ class Method:
     Source: LAST (arXiv 2411.02824), section 5, baselines; the published code does not contain them.
     """
 
-    power: int = 1
+    power: int = bounded(1, least=1)
     unstable: str = "formula"
 
     def __post_init__(self) -> None:

@@ -1,0 +1,77 @@
+"""Latency and memory of the networks of a job, measured against each other."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from s5c.evaluation import cost
+from s5c.evaluation.load import LOADED, watched
+from s5c.keys import EvaluationKeys
+from s5c.model.classifier import Classifier
+from s5c.pipeline.reduction import Reduced
+from s5c.pipeline.trained import TrainedModel, batches
+from s5c.training.loop import to_device
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+NOT_MEASURED = dict.fromkeys(
+    (
+        *("latency_ms", "latency_full_ms", "latency_quartiles_ms", "latency_batch_size", "latency_rounds"),
+        *("latency_device", "speedup", "speedup_quartiles", "speedup_best", "backend", "temp_bytes", "temp_bytes_full"),
+        "load_others",
+    )
+)
+"""What `measure` adds to rows, all of it or nothing (`s5c.evaluation.collect.LATENCY`)."""
+
+
+def measure(rows: list[Row], trained: TrainedModel, reduced: Sequence[Reduced], evaluation: EvaluationKeys) -> None:
+    """Adds latency and memory: all networks interleaved in one run, each on the full model's backend and on its own.
+
+    Args:
+        rows: of the model as it is and of the reduced ones, in order.
+        trained: the model.
+        reduced: the reduced ones.
+        evaluation: batch size and rounds.
+    """
+    batch = to_device(next(batches(trained.splits.test, evaluation.batch_size)()))
+    backend = cost.backend_of(trained.model, batch)
+    networks: dict[str, tuple[Classifier, Any]] = {"0": (trained.model, trained.weights)}
+    for i, network in enumerate(reduced, start=1):
+        if network.selected is None:
+            continue  # masked only: the same shapes, the same time
+        networks[str(i)] = (cost.with_backend(network.model, backend), network.weights)
+        if cost.backend_of(network.model, batch) != backend:
+            networks[f"{i} best"] = (network.model, network.weights)
+    log.info("Measuring latency of %d networks, interleaved, on %s ...", len(networks), rows[0]["device"])
+    with watched() as load:
+        measured = cost.measure(networks, batch, rounds=evaluation.rounds, step_rescale=trained.step_rescale)
+    if load.others is not None and load.others > LOADED:
+        log.warning(
+            "Other processes took %.0f %% of the processors' time while latency was measured: the times are too long, "
+            "and ratios of them uncertain.",
+            100 * load.others,
+        )
+    full = measured["0"]
+    for i, row in enumerate(rows):
+        if (found := measured.get(str(i))) is None:
+            continue
+        best = measured.get(f"{i} best", found)
+        row |= {
+            "latency_ms": found.latency_ms,
+            "latency_full_ms": full.latency_ms,
+            "latency_quartiles_ms": cost.quartiles(found.times_ms),
+            "latency_batch_size": min(evaluation.batch_size, len(trained.splits.test)),
+            "latency_rounds": evaluation.rounds,
+            "latency_device": row["device"],
+            "speedup": full.latency_ms / found.latency_ms,
+            "speedup_quartiles": cost.quartiles([a / b for a, b in zip(full.times_ms, found.times_ms, strict=True)]),
+            "speedup_best": full.latency_ms / min(best.latency_ms, found.latency_ms),
+            "backend": found.backend,
+            "temp_bytes": found.temp_bytes,
+            "temp_bytes_full": full.temp_bytes,
+            "load_others": load.others,
+        }

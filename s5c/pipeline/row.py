@@ -1,0 +1,206 @@
+"""What a row of results holds: the network, what was done to it, what came out, and how to get it again.
+
+A row says by itself what it is: `arm`, `preset`, `settings` and `differences` as `s5c.axes` has them on the day it is
+written, and the `schema` of all this (`s5c.evaluation.arms`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
+from s5c import axes
+from s5c.evaluation import cost
+from s5c.evaluation.arms import FULL, SCHEMA, called
+from s5c.evaluation.metrics import Predictions
+from s5c.keys import EvaluationKeys
+from s5c.pipeline.latency import NOT_MEASURED
+from s5c.pipeline.provenance import shown
+from s5c.pipeline.reduction import Reduced
+from s5c.pipeline.trained import TrainedModel, checksum
+from s5c.pipeline.zoo import PREFIX
+from s5c.training.checkpoint import best_step
+
+Row = dict[str, Any]
+
+CORRECT = "correct.npz"
+"""Which test examples each network of a job got right: an array per target, and `full`."""
+
+
+def common(trained: TrainedModel, evaluation: EvaluationKeys, experiment: str, facts: Mapping[str, Any]) -> Row:
+    """Returns what all rows of a job share.
+
+    Args:
+        trained: the model that is reduced.
+        evaluation: what is measured.
+        experiment: name printed in the rows.
+        facts: of the environment.
+    """
+    size = cost.size(trained.model, trained.weights["params"], trained.dataset.length)
+    stored = cost.stored(trained.weights)
+    data = trained.dataset.fingerprint()
+    return {
+        "schema": SCHEMA,
+        "task": trained.dataset.name,
+        "source": trained.dataset.source,
+        "other_data": None if data == trained.metadata["data"] else data,
+        "model": trained.model.config.family,
+        "recipe": _recipe(trained),
+        "experiment": experiment,
+        "seed": trained.metadata["seed"],
+        "protocol": trained.metadata["protocol"],
+        "selected_on": trained.splits.selected_on,
+        "classes": trained.dataset.classes,
+        "states_full": size.states,
+        "orders_full": size.orders,
+        "params_full": size.params,
+        "state_params_full": size.state_params,
+        "macs_full": size.macs,
+        "array_bytes_full": stored.arrays,
+        "safetensors_bytes_full": stored.safetensors,
+        "checkpoint_bytes_full": None if _in_zoo(trained) else stored.safetensors,
+        "batch_size": evaluation.batch_size,
+        "test_examples": len(trained.splits.test),
+        "device": facts["device"],
+        "trained_id": trained.id,
+        "parent": name_of(trained),
+        "command": facts["command"],
+        "version": facts["s5c"],
+        "git": facts["git"],
+        "timestamp": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **NOT_MEASURED,
+    }
+
+
+def as_it_is(trained: TrainedModel) -> Row:
+    """Returns what the row of the model that is reduced has of its own."""
+    given, stored = given_network(trained), cost.stored(trained.weights)
+    return {
+        "reduction": FULL,
+        "preset": None,
+        "arm": called(FULL, given),
+        "settings": given,
+        "differences": given,
+        "correct_file": CORRECT,
+        "method": "none",
+        "allocation": None,
+        "options": {},
+        "ratio": 0.0,
+        "ratio_achieved": 0.0,
+        "masked_only": False,
+        "seconds_reduction": 0.0,
+        "checkpoint": name_of(trained),
+        "array_bytes": stored.arrays,
+        "safetensors_bytes": stored.safetensors,
+        "checkpoint_bytes": None if _in_zoo(trained) else stored.safetensors,
+        **cost.size(trained.model, trained.weights["params"], trained.dataset.length)._asdict(),
+    }
+
+
+def as_reduced(trained: TrainedModel, reduction: axes.ReductionJob, network: Reduced) -> Row:
+    """Returns what the row of a reduced network has of its own."""
+    given, stored = given_network(trained), cost.stored(network.weights)
+    changed = {**axes.changed(reduction), **given}
+    return {
+        "reduction": reduction.keys.name,
+        "preset": reduction.preset,
+        "arm": called(reduction.keys.name, changed),
+        "settings": {**axes.decisive(reduction), **given},
+        "differences": changed,
+        "method": reduction.keys.method,
+        "allocation": reduction.keys.allocation,
+        "options": reduction.options,
+        "reduction_seed": reduction.keys.seed,
+        "correct_file": CORRECT,
+        "target": f"{network.target.kind} {network.target.value}",
+        "ratio": network.target.value if network.target.kind == "ratio" else network.ratio_achieved,
+        "ratio_achieved": network.ratio_achieved,
+        "masked_only": network.selected is None,
+        "refit": reduction.keys.refit,
+        "refit_options": reduction.keys.refit_options,
+        "layer_sensitivity": reduction.keys.layer_sensitivity,
+        "sequential": reduction.keys.sequential,
+        "norm": reduction.keys.norm,
+        "readout": reduction.keys.readout,
+        "calibration": dataclasses.asdict(reduction.calibration),
+        "finetune": dataclasses.asdict(reduction.finetune),
+        "rounds": reduction.keys.rounds,
+        "max_drop": reduction.keys.max_drop,
+        "error_h2": [error.h2 for error in network.errors],
+        "error_hinf": [error.hinf for error in network.errors],
+        "error_bound": network.bounds,
+        "notes": list(network.notes),
+        "seconds_reduction": network.seconds,
+        "seconds_calibration": network.seconds_calibration,
+        "seconds_training": network.seconds_training,
+        "checkpoint": None,
+        "array_bytes": stored.arrays,
+        "safetensors_bytes": stored.safetensors,
+        "checkpoint_bytes": None,
+        **cost.size(network.model, network.weights["params"], trained.dataset.length)._asdict(),
+        "states": sum(network.orders),
+        "orders": network.orders,
+        "widths": list(network.model.state_dims),
+    }
+
+
+def accuracies(selection: Predictions, test: Predictions, reference: Predictions) -> Row:
+    """Returns what a network answers, and how often as another one does.
+
+    Args:
+        selection: on the split that the checkpoint was selected on.
+        test: on the test split.
+        reference: of the model that is reduced, on the test split.
+    """
+    return {
+        "val_accuracy": selection.accuracy,
+        "val_loss": selection.loss,
+        "test_accuracy": test.accuracy,
+        "test_loss": test.loss,
+        "test_accuracy_full": reference.accuracy,
+        "agreement": test.agreement(reference),
+    }
+
+
+def name_of(trained: TrainedModel) -> str:
+    """Returns what a model is called in results, and what `checkpoint=` takes."""
+    return f"{PREFIX}{trained.path.name}" if _in_zoo(trained) else shown(trained.path)
+
+
+def given_network(trained: TrainedModel) -> dict[str, str]:
+    """Returns what sets a network apart from the best step of its training: another step, or reductions before."""
+    given = {}
+    before = trained.metadata.get("reductions") or []
+    if not before and (earlier := trained.metadata.get("reduction")):  # saved before there was the list
+        before = [f"{earlier['name']} at {earlier['target']}"]
+    if before:
+        given["of"] = ", then ".join(before)
+    step = trained.path.name
+    if step.isdigit() and not _in_zoo(trained) and best_step(trained.path.parent) not in (None, int(step)):
+        given["weights"] = f"step {step}"
+    return given
+
+
+def reductions_so_far(trained: TrainedModel, reduction: axes.ReductionJob, target: str) -> list[str]:
+    """Returns what a reduced model has behind it, for its metadata.
+
+    Args:
+        trained: the model that was reduced.
+        reduction: what it was reduced by.
+        target: the label of what was asked for.
+    """
+    before = given_network(trained).get("of")
+    return [*([before] if before else []), f"{called(reduction.keys.name, axes.changed(reduction))} at {target}"]
+
+
+def _recipe(trained: TrainedModel) -> str:
+    """Returns a short checksum of what trainings share that differ in the seed alone."""
+    facts = {key: trained.metadata.get(key) for key in ("task", "model", "recipe", "protocol")}
+    facts["task"] = {key: value for key, value in (facts["task"] or {}).items() if key != "source"}
+    return checksum(facts)[:6]
+
+
+def _in_zoo(trained: TrainedModel) -> bool:
+    return trained.weights_path.is_file()
