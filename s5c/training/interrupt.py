@@ -1,29 +1,41 @@
-"""Ctrl-C and SIGTERM asked politely: finish the step, save, say how to go on."""
+"""Ctrl-C and the signals of schedulers: finish the step, save, say how to go on.
+
+SIGINT and SIGTERM ask to stop; SIGHUP comes when the terminal is closed; SIGUSR1 is what schedulers send some time
+before the limit (`sbatch --signal=USR1@60`). Where somebody else listens to the latter two they are left alone:
+`nohup` ignores SIGHUP, and Submitit puts a job back into the queue on SIGUSR1.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
+Handler = Callable[[int, FrameType | None], None]
+
+ASKING = ("SIGINT", "SIGTERM")
+ONLY_IF_FREE = ("SIGHUP", "SIGUSR1")
+"""Taken only where they still do what the system does by default: end the process."""
+
 
 class Interrupted(KeyboardInterrupt):
-    """Training stopped on request; everything up to here is saved."""
+    """Stopped on request; everything up to here is saved."""
 
 
 class StopRequest:
-    """While active, the first SIGINT or SIGTERM only sets `requested`; a second one acts as usual."""
+    """While active, the first signal that asks to stop only sets `requested`; a second one acts as usual."""
 
     def __init__(self) -> None:
         self.requested = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        # Python delivers signals to the main thread only; elsewhere (a launcher's worker) there is nothing to install.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._request)
+        self._previous = _install(self._request, (*ASKING, *ONLY_IF_FREE))
         return self
 
     def __exit__(
@@ -38,4 +50,63 @@ class StopRequest:
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
+        _leave_closed_terminal(number)
         self._restore()
+
+
+@contextmanager
+def signals_interrupt() -> Iterator[None]:
+    """While active, every signal that asks to stop raises as Ctrl-C does, once; a second one acts as usual."""
+    previous: dict[int, Any] = {}
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        previous.clear()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        restore()
+        _leave_closed_terminal(number)
+        raise Interrupted(f"Stopped by {signal.Signals(number).name}.")
+
+    previous |= _install(interrupt, ("SIGTERM", *ONLY_IF_FREE))
+    _ours.add(interrupt)
+    try:
+        yield
+    finally:
+        _ours.discard(interrupt)
+        restore()
+
+
+_ours: set[Handler] = set()
+"""Handlers of `signals_interrupt`, which give way to a `StopRequest`."""
+
+
+def _install(handler: Handler, names: tuple[str, ...]) -> dict[int, Any]:
+    """Takes the signals of these names; returns what they did before."""
+    # Python delivers signals to the main thread only; elsewhere (a launcher's worker) there is nothing to install.
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    previous = {}
+    for name in names:
+        number = getattr(signal, name, None)  # Windows has two of them
+        if number is None:
+            continue
+        present = signal.getsignal(number)
+        if name in ASKING or present is signal.SIG_DFL or present in _ours:
+            previous[number] = signal.signal(number, handler)
+    return previous
+
+
+def _leave_closed_terminal(number: int) -> None:
+    """Lets messages go nowhere after SIGHUP if the terminal is gone: to write there would raise amid the saving."""
+    if number != getattr(signal, "SIGHUP", None):
+        return
+    for descriptor in (1, 2):
+        try:
+            os.tcgetpgrp(descriptor)
+        except OSError as error:
+            if error.errno == errno.EIO:  # what any use of a closed terminal says; a pipe or file says ENOTTY
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)

@@ -1,0 +1,293 @@
+"""From a trained model to reduced ones: reduce at every target, evaluate, measure, save, log; nothing twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import sys
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import track
+
+from s5c import config as settings
+from s5c.evaluation import cost
+from s5c.evaluation.metrics import Predictions, predict
+from s5c.keys import EvaluationKeys
+from s5c.model.classifier import Classifier
+from s5c.pipeline.compress import CORRECT, Row, accuracies, as_it_is, as_reduced, common, metadata, report_to, scalars
+from s5c.pipeline.latency import measured
+from s5c.pipeline.parts import FULL, LATENCY, PARTS, RANKING, REDUCED, Part, Parts
+from s5c.pipeline.provenance import environment, read_json, shown, write_json
+from s5c.pipeline.question import of_part
+from s5c.pipeline.reduction import Reduced, reductions
+from s5c.pipeline.spectra import full_arrays, reduced_arrays
+from s5c.pipeline.targets import Memory, largest_ratio
+from s5c.pipeline.trained import TrainedModel, batches, from_checkpoint, predictions
+from s5c.reduction.contract import Masking
+from s5c.reduction.target import Target
+from s5c.tracking.run import Run
+from s5c.training.atomic import save_arrays, write_text
+from s5c.training.checkpoint import load
+from s5c.training.interrupt import Interrupted
+
+log = logging.getLogger(__name__)
+
+ROWS, SPECTRA, REPORT, MARKER = "rows.jsonl", "spectra.npz", "report.md", "finished.json"
+FINETUNED = "finetuned"
+"""Trainings after reductions."""
+
+
+Key = Target | str
+"""A part of the answer: a target, or `full`, `ranking`, `latency`."""
+
+
+class Compression:
+    """A model, what is asked of it, and the parts of the answer that are there already.
+
+    Args:
+        trained: the model to reduce.
+        reduction: the preset with its targets; None evaluates the model as it is.
+        evaluation: what to measure.
+        folder: of the run, whose lock the caller holds; rows.jsonl, spectra.npz and models go there.
+        question: of `s5c.pipeline.question.ask`.
+    """
+
+    def __init__(
+        self,
+        trained: TrainedModel,
+        reduction: settings.ReductionJob | None,
+        evaluation: EvaluationKeys,
+        *,
+        folder: Path,
+        question: Mapping[str, Any],
+    ) -> None:
+        self.trained = _on_part(trained, evaluation.test_examples)
+        self.reduction = None if reduction is None or reduction.keys.method == "none" else reduction
+        self.evaluation, self.folder = evaluation, folder
+        self.targets: list[Target] = [] if self.reduction is None else list(self.reduction.targets)
+        self.parts = Parts(folder, of_part(question, self.trained))
+        self.base = common(self.trained, evaluation, str(question["name"]), environment())
+        self._said = partial(predictions, self.trained, evaluation.batch_size)
+
+    def finished(self, record: str) -> list[Row] | None:
+        """Returns the rows if nothing is left to compute, to measure, to draw or to record.
+
+        Args:
+            record: mode of the record that is asked for: online | offline | disabled.
+        """
+        marker = read_json(self.folder / MARKER)
+        if marker.get("identity") != self.parts.identity(MARKER) or record not in ("disabled", *marker["records"]):
+            return None
+        self.targets = [Target(kind, tuple(v) if isinstance(v, list) else v) for kind, v in marker["targets"]]
+        if self._found(FULL) is None or self._missing() or (self.evaluation.latency and not self._timed()):
+            return None
+        return self._publish() if (self.folder / REPORT).is_file() else None
+
+    def run(self, record: Run) -> list[Row]:
+        """Computes what is missing; every part is kept as soon as it is whole.
+
+        Args:
+            record: of the run.
+
+        Returns:
+            One row for the model as it is and one per target, as `rows.jsonl` has them.
+
+        Raises:
+            UserError: the data does not fit, or the disk is full.
+            Interrupted: stopped on request; says what is kept.
+        """
+        try:
+            if self._found(FULL) is None:
+                selection, test = self._said(self.trained.model, self.trained.weights)
+                row = {**self.base, **as_it_is(self.trained), **accuracies(selection, test, reference=test)}
+                arrays = {"log_probs": test.log_probs.astype(np.float32), "labels": test.labels}
+                self._keep(FULL, row, {**arrays, "correct": test.classes == test.labels})
+            if self.reduction is not None:
+                self._reduce(self.reduction, record)
+            if self.evaluation.latency and not self._timed():
+                self._measure()
+        except KeyboardInterrupt as stop:
+            raise Interrupted(f"{str(stop) or 'Interrupted.'} {self._kept()}") from stop
+        rows = self._publish()
+        report_to(record, self.trained, rows)
+        return rows
+
+    def done(self, record: str) -> None:
+        """Notes that figures and record are there too; networks that were kept for their times alone go.
+
+        Args:
+            record: mode of the record that was written.
+        """
+        asked = [[target.kind, target.value] for target in self.targets]
+        records = sorted({record, *read_json(self.folder / MARKER).get("records", [])})
+        facts = {"identity": self.parts.identity(MARKER), "targets": asked, "records": records}
+        write_json(self.folder / MARKER, facts)
+        self.parts.drop_models()
+
+    # ---- parts
+
+    @property
+    def _rows_of(self) -> list[Key]:
+        return [FULL, *self.targets]
+
+    def _name(self, part: Key) -> str:
+        if isinstance(part, str):
+            return part
+        assert self.reduction is not None, "there are no targets without one"
+        return f"{self.reduction.keys.name}-{part.label}"
+
+    def _place(self, part: Key) -> Path:
+        saved = isinstance(part, Target) and self.reduction is not None and self.reduction.keys.save
+        return self.parts.place(self._name(part), saved=saved)
+
+    def _found(self, part: Key) -> Part | None:
+        return self.parts.find(self._place(part), _asked(part))
+
+    def _missing(self) -> list[Target]:
+        """Returns the targets that have no part, or no network where its time is still to be measured."""
+        timed = not self.evaluation.latency or self._timed()
+
+        def there(part: Part | None) -> bool:
+            return part is not None and (timed or part.row["masked_only"] or part.model is not None)
+
+        return [target for target in self.targets if not there(self._found(target))]
+
+    def _keep(self, part: Key, row: Row, arrays: Mapping[str, Any], network: Any = None) -> None:
+        """Keeps a part; no row names a network while it is replaced."""
+        if self._place(part).exists():
+            self._publish(without=part)
+        self.parts.keep(self._place(part), _asked(part), row, arrays, network)
+        self._publish()
+
+    def _publish(self, without: Key | None = None) -> list[Row]:
+        """Writes rows and answers of all parts that are there; returns the rows."""
+        places = {part: self._place(part) for part in self._rows_of if part != without}
+        found = {part: kept for part, place in places.items() if (kept := self.parts.read(place)) is not None}
+        rows = [self._row(part, kept) for part, kept in found.items()]
+        path, text = self.folder / ROWS, "".join(json.dumps(row) + "\n" for row in rows)
+        if path.exists() and path.read_text("utf-8") == text:
+            return rows
+        if self.reduction is None or len(rows) > 1 or path.exists():
+            if self.reduction is not None:
+                save_arrays(self.folder / CORRECT, {_label(part): p.arrays["correct"] for part, p in found.items()})
+            write_text(path, text)
+        return rows
+
+    def _row(self, part: Key, kept: Part) -> Row:
+        """Returns the row of a part, with its times, and with paths and sizes as they are now."""
+        now: Row = {}
+        if kept.identity == self.parts.identity(_asked(part)):
+            now = {key: self.base[key] for key in ("parent", "checkpoint_bytes_full")}
+        if part == FULL:
+            now |= {"checkpoint": self.base["parent"], "checkpoint_bytes": self.base["checkpoint_bytes_full"]}
+        elif kept.place.parent.name == REDUCED:
+            now |= {"checkpoint": shown(kept.place), "checkpoint_bytes": cost.bytes_on_disk(kept.place / "weights")}
+        times = self._times().get(self._name(part), {})
+        return {**kept.row, **now, **(times["values"] if times.get("identity") == kept.identity else {})}
+
+    def _times(self) -> dict[str, Any]:
+        """Returns the times of all networks by part, and what part it was."""
+        found = self.parts.read(self._place(LATENCY))
+        return {} if found is None else found.row
+
+    def _timed(self) -> bool:
+        """Returns whether all networks that are there were timed together, on this device."""
+        times = self._times()
+        if {one["values"]["device"] for one in times.values()} != {self.base["device"]}:
+            return False
+        parts = {self._name(part): self._found(part) for part in self._rows_of}
+        timed = {name: part for name, part in parts.items() if part is None or not part.row["masked_only"]}
+        wanted = {name: None if part is None else part.identity for name, part in timed.items()}
+        return wanted == {name: one["identity"] for name, one in times.items()}
+
+    def _kept(self) -> str:
+        """Returns what an interrupted run leaves, in words."""
+        done = [self._name(target) for target in self.targets if self._found(target) is not None]
+        if not done:
+            return f"No reduction is finished yet; what was found on the way is kept in {self.folder}."
+        return f"{len(done)} of {len(self.targets)} reductions are kept in {self.folder}: {', '.join(done)}."
+
+    # ---- what is computed
+
+    def _reduce(self, reduction: settings.ReductionJob, record: Run) -> None:
+        """Reduces the network at every target that is missing, and keeps what all targets share."""
+        trained, place = self.trained, self.folder / FINETUNED
+        if reduction.keys.max_drop is not None:
+            validate = partial(_validation_accuracy, trained, self.evaluation)
+            memory = Memory(self.folder / PARTS / "search.json", self.parts.identity("search"))
+            self.targets = [largest_ratio(trained, reduction, place, validate, memory)]
+        missing = self._missing()
+        ranked = isinstance(reduction.method, Masking) or self._found(RANKING) is not None
+        if there := len(self.targets) - len(missing):
+            log.info("%d of %d reductions are there already.", there, len(self.targets))
+        if missing or not ranked:
+            made, ranking = reductions(trained, reduction, missing, folder=place)
+            if ranking is not None and not ranked:
+                self.parts.keep(self._place(RANKING), RANKING, {}, full_arrays(trained, ranking))
+            self._cut(reduction, made, len(missing), record)
+        if (shared := self._found(RANKING)) is not None:
+            parts = [part for target in self.targets if (part := self._found(target)) is not None]
+            own = {name: array for part in parts for name, array in part.arrays.items() if name != "correct"}
+            save_arrays(self.folder / SPECTRA, {**shared.arrays, **own})
+
+    def _cut(self, reduction: settings.ReductionJob, made: Iterable[Reduced], count: int, record: Run) -> None:
+        """Evaluates and keeps networks as they are made."""
+        full = self._found(FULL)
+        assert full is not None, "evaluated before"
+        reference = Predictions(full.arrays["log_probs"].astype(np.float64), full.arrays["labels"])
+        title, hidden = f"{reduction.keys.name}: evaluating", not sys.stderr.isatty()
+        for network in track(made, total=count, description=title, transient=True, disable=hidden):
+            found = self._said(network.model, network.weights)
+            row = {**self.base, **as_reduced(self.trained, reduction, network)}
+            row |= accuracies(*found, reference=reference)
+            arrays = {"correct": found[1].classes == found[1].labels, **reduced_arrays(network)}
+            stored = reduction.keys.save or self.evaluation.latency
+            saved = (network.weights, metadata(self.trained, reduction, network, row)) if stored else None
+            self._keep(network.target, row, arrays, saved)
+            record.log(scalars(row), event="reduced")
+
+    def _measure(self) -> None:
+        """Times all networks together; those whose parameters are only silenced take as long as the full one."""
+        networks, parts = {}, {FULL: self._found(FULL)}
+        for target in self.targets:
+            part = self._found(target)
+            assert part is not None, "reduced before"
+            if part.model is not None and not part.row["masked_only"]:
+                stored = from_checkpoint(load(part.model), self.trained.dataset, self.trained.splits)
+                networks[self._name(target)] = stored.model, stored.weights
+                parts[self._name(target)] = part
+        found = measured(self.trained, networks, self.evaluation)
+        times = {name: {"identity": part.identity, "values": found[name]} for name, part in parts.items() if part}
+        self.parts.keep(self._place(LATENCY), LATENCY, times, {})
+
+
+def _on_part(trained: TrainedModel, examples: int | None) -> TrainedModel:
+    """Returns the model with a fixed part of its test split, chosen by the number of examples alone."""
+    test = trained.splits.test
+    if examples is None or examples >= len(test):
+        return trained
+    part = test.take(np.sort(np.random.default_rng(0).permutation(len(test))[:examples]))
+    selection = part if trained.splits.selection is test else trained.splits.selection
+    return dataclasses.replace(trained, splits=dataclasses.replace(trained.splits, test=part, selection=selection))
+
+
+def _validation_accuracy(
+    trained: TrainedModel, evaluation: EvaluationKeys, model: Classifier, weights: Mapping[str, Any]
+) -> float:
+    split = batches(trained.splits.selection, evaluation.batch_size)()
+    return predict(model, weights, split, step_rescale=trained.step_rescale).accuracy
+
+
+def _asked(part: Key) -> Any:
+    """Returns what a part answers, in JSON values."""
+    return part if isinstance(part, str) else [part.kind, part.value]
+
+
+def _label(part: Key) -> str:
+    """Returns the name of a part's answers in `correct.npz`."""
+    return part if isinstance(part, str) else part.label
