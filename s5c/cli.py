@@ -82,9 +82,10 @@ def run(job: Callable[[DictConfig], Any], config_name: str) -> None:
 
 def explain(error: Exception, config_name: str) -> str:
     """Returns the message for a person; overrides of keys that do not exist get the existing ones listed."""
-    if isinstance(error.__cause__, UserError):  # raised by a function that conf/base.yaml uses
-        return str(error.__cause__)
     message = str(error)
+    # Raised by a function that conf/base.yaml uses; OmegaConf keeps no more of it than the text.
+    if refused := re.match(r"UserError raised while resolving interpolation: (.*?)(\n\s*full_key: |$)", message, re.S):
+        return refused[1]
     match = re.search(r"Could not override '([^']+)'", message)
     if match is None:
         if isinstance(error, OverrideParseException):

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from s5c.errors import UserError
 from s5c.evaluation.arms import FULL, Row, asked, differences, identity, rank
 from s5c.evaluation.paired import add_paired
+from s5c.training.atomic import save_arrays, written
 
 Spectra = Mapping[str, Mapping[str, NDArray[Any]]]
 
@@ -99,7 +100,7 @@ def store(rows: Sequence[Row], spectra: Spectra, directory: Path) -> None:
     write_csv(rows, directory / TABLE_FILE)
     arrays = {f"{folder}/{name}": array for folder, found in spectra.items() for name, array in found.items()}
     if arrays:
-        np.savez_compressed(directory / SPECTRA_FILE, **arrays)  # type: ignore[arg-type]
+        save_arrays(directory / SPECTRA_FILE, arrays)
     else:
         (directory / SPECTRA_FILE).unlink(missing_ok=True)
 
@@ -142,7 +143,7 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
     made of digits, say) is quoted, lest a spreadsheet or `read_csv` take it for a number.
     """
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with written(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows([_to_cell(row[key]) if key in row else "" for key in columns] for row in rows)

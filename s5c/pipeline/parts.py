@@ -27,14 +27,14 @@ from numpy.typing import NDArray
 
 from s5c.pipeline.provenance import write_json
 from s5c.pipeline.question import digest
-from s5c.training.atomic import put
+from s5c.training.atomic import UNFINISHED, put
 from s5c.training.checkpoint import load, save_single
 
 log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
-REDUCED, PARTS, UNFINISHED = "reduced", "parts", ".unfinished"
+REDUCED, PARTS = "reduced", "parts"
 FULL, RANKING, LATENCY = "full", "ranking", "latency"
 ROW_FILE, ARRAYS_FILE, MODEL = "row.json", "arrays.npz", "model"
 
@@ -71,7 +71,8 @@ class Parts:
         self._shared = shared
         self._read: dict[Path, Part | None] = {}
         self._outdated: set[Path] = set()
-        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)  # of a process that was killed: it would hold the lock
+        for left in folder.glob(f"{UNFINISHED}*"):  # of a process that was killed: else it would hold the lock
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
 
     def identity(self, part: Any) -> str:
         """Returns the checksum of what a part answers, in JSON values besides what all parts share."""

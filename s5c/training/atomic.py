@@ -16,6 +16,9 @@ from typing import Any
 
 import numpy as np
 
+UNFINISHED = ".unfinished"
+"""How the names of files and folders begin that are not whole yet, or belong to a process that was killed."""
+
 _AT_FDCWD = -100
 _LINUX_EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
 _MACOS_SWAP = 2  # RENAME_SWAP of renamex_np(2)
@@ -28,10 +31,11 @@ def written(path: Path) -> Iterator[Path]:
     The unfinished file has the same ending: `numpy.savez` appends one of its own to any other.
 
     Args:
-        path: the file; its folder is made if need be. One writer at a time.
+        path: the file; its folder is made if need be. Of several writers at once, in processes of their own, each
+            writes a whole file, and the last one stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".unfinished-{path.name}")
+    unfinished = path.with_name(f"{UNFINISHED}-{os.getpid()}-{path.name}")
     try:
         yield unfinished
         _flush(unfinished)

@@ -35,7 +35,7 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        self._previous = _install(self._request, (*ASKING, *ONLY_IF_FREE))
+        self._previous = take_signals(self._request)
         return self
 
     def __exit__(
@@ -44,13 +44,11 @@ class StopRequest:
         self._restore()
 
     def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous.clear()
+        give_signals_back(self._previous)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        _leave_closed_terminal(number)
+        leave_closed_terminal(number)
         self._restore()
 
 
@@ -59,37 +57,40 @@ def signals_interrupt() -> Iterator[None]:
     """While active, every signal that asks to stop raises as Ctrl-C does, once; a second one acts as usual."""
     previous: dict[int, Any] = {}
 
-    def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-        previous.clear()
-
     def interrupt(number: int, frame: FrameType | None) -> None:
-        restore()
-        _leave_closed_terminal(number)
+        give_signals_back(previous)
+        leave_closed_terminal(number)
         raise Interrupted(f"Stopped by {signal.Signals(number).name}.")
 
-    previous |= _install(interrupt, ("SIGTERM", *ONLY_IF_FREE))
+    previous |= take_signals(interrupt, ("SIGTERM", *ONLY_IF_FREE))  # SIGINT raises without our doing
     _ours.add(interrupt)
     try:
         yield
     finally:
         _ours.discard(interrupt)
-        restore()
+        give_signals_back(previous)
 
 
 _ours: set[Handler] = set()
-"""Handlers of `signals_interrupt`, which give way to a `StopRequest`."""
+"""Handlers of `signals_interrupt`, which give way to others."""
 
 
-def _install(handler: Handler, names: tuple[str, ...]) -> dict[int, Any]:
-    """Takes the signals of these names; returns what they did before."""
+def take_signals(handler: Handler, names: tuple[str, ...] = (*ASKING, *ONLY_IF_FREE)) -> dict[int, Any]:
+    """Has a handler called on signals that ask to stop.
+
+    Args:
+        handler: as `signal.signal` takes it.
+        names: of the signals.
+
+    Returns:
+        What they did before, for `give_signals_back`.
+    """
     # Python delivers signals to the main thread only; elsewhere (a launcher's worker) there is nothing to install.
     if threading.current_thread() is not threading.main_thread():
         return {}
     previous = {}
     for name in names:
-        number = getattr(signal, name, None)  # Windows has two of them
+        number = getattr(signal, name, None)  # Windows lacks some of them
         if number is None:
             continue
         present = signal.getsignal(number)
@@ -98,7 +99,14 @@ def _install(handler: Handler, names: tuple[str, ...]) -> dict[int, Any]:
     return previous
 
 
-def _leave_closed_terminal(number: int) -> None:
+def give_signals_back(previous: dict[int, Any]) -> None:
+    """Undoes `take_signals`, once."""
+    for number, handler in previous.items():
+        signal.signal(number, handler)
+    previous.clear()
+
+
+def leave_closed_terminal(number: int) -> None:
     """Lets messages go nowhere after SIGHUP if the terminal is gone: to write there would raise amid the saving."""
     if number != getattr(signal, "SIGHUP", None):
         return
