@@ -16,7 +16,7 @@ from s5c.pipeline.latency import NOT_MEASURED
 from s5c.pipeline.provenance import shown
 from s5c.pipeline.reduction import Reduced
 from s5c.pipeline.trained import TrainedModel
-from s5c.pipeline.zoo import PREFIX
+from s5c.pipeline.zoo import PREFIX, names
 from s5c.tracking.run import Run
 
 Row = dict[str, Any]
@@ -58,6 +58,11 @@ def common(trained: TrainedModel, evaluation: EvaluationKeys, experiment: str, f
 def _name(trained: TrainedModel) -> str:
     """Returns what a model is called in results, and what `checkpoint=` takes."""
     return f"{PREFIX}{trained.path.name}" if trained.weights_path.is_file() else shown(trained.path)
+
+
+def leads(name: str) -> bool:
+    """Returns whether a model's name in results still leads to one, from the working directory."""
+    return name.removeprefix(PREFIX) in names() if name.startswith(PREFIX) else Path(name).exists()
 
 
 def _bytes_of(trained: TrainedModel) -> int | None:

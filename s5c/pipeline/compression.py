@@ -19,7 +19,18 @@ from s5c.evaluation import cost
 from s5c.evaluation.metrics import Predictions, predict
 from s5c.keys import EvaluationKeys
 from s5c.model.classifier import Classifier
-from s5c.pipeline.compress import CORRECT, Row, accuracies, as_it_is, as_reduced, common, metadata, report_to, scalars
+from s5c.pipeline.compress import (
+    CORRECT,
+    Row,
+    accuracies,
+    as_it_is,
+    as_reduced,
+    common,
+    leads,
+    metadata,
+    report_to,
+    scalars,
+)
 from s5c.pipeline.latency import measured
 from s5c.pipeline.parts import FULL, LATENCY, PARTS, RANKING, REDUCED, Part, Parts
 from s5c.pipeline.provenance import environment, read_json, shown, write_json
@@ -179,13 +190,13 @@ class Compression:
         return rows
 
     def _row(self, part: Key, kept: Part) -> Row:
-        """Returns the row of a part, with its times, and with paths and sizes as they are now."""
+        """Returns the row of a part, with its times, and with paths that have changed since as they are now."""
         now: Row = {}
-        if kept.identity == self.parts.identity(_asked(part)):
+        if kept.identity == self.parts.identity(_asked(part)) and not leads(kept.row["parent"]):
             now = {key: self.base[key] for key in ("parent", "checkpoint_bytes_full")}
-        if part == FULL:
-            now |= {"checkpoint": self.base["parent"], "checkpoint_bytes": self.base["checkpoint_bytes_full"]}
-        elif kept.place.parent.name == REDUCED:
+            if part == FULL:
+                now |= {"checkpoint": now["parent"], "checkpoint_bytes": now["checkpoint_bytes_full"]}
+        if kept.place.parent.name == REDUCED:
             now |= {"checkpoint": shown(kept.place), "checkpoint_bytes": cost.bytes_on_disk(kept.place / "weights")}
         times = self._times().get(self._name(part), {})
         return {**kept.row, **now, **(times["values"] if times.get("identity") == kept.identity else {})}

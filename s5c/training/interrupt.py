@@ -28,7 +28,11 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """While active, the first signal that asks to stop only sets `requested`; a second one acts as usual."""
+    """While active, a signal that asks to stop only sets `requested`; a second SIGINT or SIGTERM acts as usual.
+
+    Those that no person types may come in numbers (a closed terminal and its shell both send SIGHUP) and before a
+    SIGTERM: they never cut the saving short.
+    """
 
     def __init__(self) -> None:
         self.requested = False
@@ -41,26 +45,27 @@ class StopRequest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._restore()
-
-    def _restore(self) -> None:
         give_signals_back(self._previous)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
         leave_closed_terminal(number)
-        self._restore()
+        if signal.Signals(number).name in ASKING:
+            give_signals_back(self._previous, ASKING)
 
 
 @contextmanager
 def signals_interrupt() -> Iterator[None]:
-    """While active, every signal that asks to stop raises as Ctrl-C does, once; a second one acts as usual."""
+    """While active, the first signal that asks to stop raises as Ctrl-C does; then a SIGTERM acts as usual."""
     previous: dict[int, Any] = {}
+    came: list[int] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        give_signals_back(previous)
         leave_closed_terminal(number)
-        raise Interrupted(f"Stopped by {signal.Signals(number).name}.")
+        give_signals_back(previous, ASKING)
+        came.append(number)
+        if len(came) == 1:
+            raise Interrupted(f"Stopped by {signal.Signals(number).name}.")
 
     previous |= take_signals(interrupt, ("SIGTERM", *ONLY_IF_FREE))  # SIGINT raises without our doing
     _ours.add(interrupt)
@@ -99,11 +104,10 @@ def take_signals(handler: Handler, names: tuple[str, ...] = (*ASKING, *ONLY_IF_F
     return previous
 
 
-def give_signals_back(previous: dict[int, Any]) -> None:
-    """Undoes `take_signals`, once."""
-    for number, handler in previous.items():
-        signal.signal(number, handler)
-    previous.clear()
+def give_signals_back(previous: dict[int, Any], names: tuple[str, ...] = (*ASKING, *ONLY_IF_FREE)) -> None:
+    """Undoes `take_signals` for the signals of these names, once."""
+    for number in [number for number in previous if signal.Signals(number).name in names]:
+        signal.signal(number, previous.pop(number))
 
 
 def leave_closed_terminal(number: int) -> None:
