@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
+import platform
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,14 @@ REUSED = "nothing is computed again"
 
 class KilledError(BaseException):
     """Stands for whatever ends a process without a word: no handler of an exception sees it."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_figures() -> Iterator[None]:
+    """Figures take three quarters of the time of such small jobs, and are tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("s5c.evaluation.plots.save_figures", lambda *_, **__: [])
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +93,8 @@ def assert_consistent(run: Path, folder: Path) -> None:
 
 def assert_same(run: Path, alone: Path) -> None:
     assert untimed(jobs.rows(run / "rows.jsonl")) == untimed(jobs.rows(alone / "rows.jsonl"))
-    assert sorted(path.name for path in run.iterdir()) == sorted(path.name for path in alone.iterdir())
+    ours, theirs = ({path.name for path in folder.iterdir()} - {"figures"} for folder in (run, alone))
+    assert ours == theirs, "no rubbish, nothing missing"
     for name in ("spectra.npz", "correct.npz"):
         with np.load(run / name) as ours, np.load(alone / name) as theirs:
             assert set(ours) == set(theirs)
@@ -141,7 +152,9 @@ MOMENTS: list[tuple[Any, str, bool]] = [
 @pytest.mark.parametrize(
     ("module", "name", "after"), MOMENTS, ids=lambda value: getattr(value, "__name__", str(value)).rpartition(".")[2]
 )
-@pytest.mark.parametrize("rerun", [False, True], ids=["first", "again"])
+@pytest.mark.parametrize(
+    "rerun", [pytest.param(False, marks=pytest.mark.slow), True], ids=["in a first run", "in a second run"]
+)
 def test_killed_at_every_step_of_keeping_a_part(
     module: Any,
     name: str,
@@ -291,7 +304,8 @@ def test_a_search_goes_on_behind_what_it_has_found(
     trained: Path, tmp_path: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ("reduction=last", "reduction.max_drop=3")
-    assert reduce(trained, tmp_path / "alone", *options).code == 0 if (tmp_path / "alone").mkdir() is None else False
+    (tmp_path / "alone").mkdir()
+    assert reduce(trained, tmp_path / "alone", *options).code == 0
     searched, found = computed[: targets.SEARCH_STEPS], list(computed)
     assert len(set(searched)) == targets.SEARCH_STEPS and len(found) <= targets.SEARCH_STEPS + 1
     computed.clear()
@@ -336,7 +350,8 @@ def test_a_full_disk_costs_the_part_that_was_being_written(
 def test_a_sweep_costs_what_is_missing(trained: Path, tmp_path: Path, computed: list[str]) -> None:
     for ratios, made in (("0.25,0.5", ["0.25", "0.5"]), ("0.25,0.5,0.75", ["0.75"])):
         computed.clear()
-        done = reduce(trained, tmp_path, "-m", "reduction=last", f"reduction.ratio={ratios}")
+        sweep = ("-m", f"checkpoint={trained}", "reduction=last", f"reduction.ratio={ratios}")
+        done = jobs.run("reduce", *sweep, folder=tmp_path)
         assert done.code == 0 and computed == made, done.err
     assert len(list(tmp_path.glob("results/reduce/*/rows.jsonl"))) == 3
 
@@ -344,26 +359,30 @@ def test_a_sweep_costs_what_is_missing(trained: Path, tmp_path: Path, computed: 
 # ---- one writer
 
 
-def test_the_second_process_waits_and_reuses(trained: Path, alone: Path, tmp_path: Path, computed: list[str]) -> None:
+def test_the_second_process_waits_and_reuses(
+    trained: Path, alone: Path, tmp_path: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = tmp_path / "results/reduce" / alone.name
     shutil.copytree(alone, run)
-    outcomes: list[jobs.Outcome] = []
+    held, waiting, said = threading.Event(), threading.Event(), []
 
     def hold() -> None:
-        with exclusive(run, "is at work here"):
+        with exclusive(run, "holds it"):
             held.set()
-            time.sleep(1)
-            released.append(time.monotonic())
+            assert waiting.wait(60)
 
-    held, released = threading.Event(), []
+    def info(text: str, *values: Any) -> None:
+        said.append(text % values)
+        waiting.set()
+
+    monkeypatch.setattr(logging.getLogger("s5c.training.exclusive"), "info", info)
     holder = threading.Thread(target=hold)
     holder.start()
-    held.wait()
-    outcomes.append(reduce(trained, tmp_path, *THREE))
-    assert released and time.monotonic() > released[0]
+    held.wait(60)
+    done = reduce(trained, tmp_path, *THREE)
     holder.join()
-    assert outcomes[0].code == 0 and REUSED in outcomes[0].err and computed == []
-    assert "is at work here" in outcomes[0].err and "waiting for it" in outcomes[0].err
+    assert done.code == 0 and REUSED in done.err and computed == []
+    assert said == [f"Process {os.getpid()} is at work here ({run}) on {platform.node()}; waiting for it."]
 
 
 def test_two_at_once(trained: Path, alone: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +33,14 @@ class Home(NamedTuple):
     one: Path
     other: Path
     run: Path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_figures() -> Iterator[None]:
+    """Figures take three quarters of the time of such small jobs, and are tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("s5c.evaluation.plots.save_figures", lambda *_, **__: [])
+        yield
 
 
 @pytest.fixture(scope="module")
