@@ -114,7 +114,7 @@ def opened(
         while True:
             folder = _reserved(base, name, mine, inputs) if exact is None else _taken(exact, mine)
             try:
-                held.enter_context(exclusive(folder, "is at work here"))
+                held.enter_context(exclusive(folder, "is at work here", mark=IDENTITY))
                 break
             except FileNotFoundError:  # the process that held it was refused its command
                 continue
@@ -165,7 +165,9 @@ def _taken(exact: Path, mine: Mapping[str, Any]) -> Path:
 
 def _remove(folder: Path, above: Sequence[Path]) -> None:
     """Removes a folder without results, and those above it that were made for it."""
-    shutil.rmtree(folder, ignore_errors=True)
+    away = folder.with_name(f".{folder.name[-8:]}-{os.getpid()}.unfinished")
+    folder.rename(away)  # in one step, so that whoever waits for the lock does not go on in half a folder
+    shutil.rmtree(away, ignore_errors=True)
     for path in above:
         try:
             path.rmdir()

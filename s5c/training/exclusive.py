@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import platform
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,12 +26,13 @@ HOLDER, HOST = ".lock-holder", ".lock-host"
 
 
 @contextmanager
-def exclusive(folder: Path, doing: str) -> Iterator[None]:
+def exclusive(folder: Path, doing: str, *, mark: str | None = None) -> Iterator[None]:
     """Holds a folder's lock, waiting for the process that has it. The system drops it when a process dies.
 
     Args:
         folder: an existing folder.
         doing: what the holder does, for those who wait, such as "is training this model".
+        mark: a file that is in the folder for as long as it may be used.
 
     Raises:
         FileNotFoundError: the folder has been removed by whoever held it.
@@ -43,6 +46,9 @@ def exclusive(folder: Path, doing: str) -> Iterator[None]:
         log.info("Process %s %s (%s)%s; waiting for it.", who or "unknown", doing, folder, on)
         lock.acquire()
     try:
+        if mark is not None and not (folder / mark).exists():  # the lock made the folder again, with itself in it
+            shutil.rmtree(folder, ignore_errors=True)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
         (folder / HOLDER).write_text(f"{os.getpid()}\n")
         (folder / HOST).write_text(f"{platform.node()}\n")
         yield
