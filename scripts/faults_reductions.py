@@ -86,7 +86,7 @@ class Bench:
         given = arguments if any(a.startswith("checkpoint=") for a in arguments) else (*arguments, self.checkpoint())
         command = [sys.executable, *program, *given, *COMMAND, "wandb=disabled"]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=self.folder, stdout=pipe, stderr=pipe, text=True)
+        return subprocess.Popen(command, cwd=self.folder, stdout=pipe, stderr=pipe, text=True, preexec_fn=as_usual)
 
     def checkpoint(self, number: int = 0) -> str:
         """Returns the override that names a model."""
@@ -120,6 +120,12 @@ class Bench:
     def made(self) -> int:
         """Returns how many networks are there."""
         return len(list(self.run.glob("reduced/*")))
+
+
+def as_usual() -> None:
+    """Gives a process the signals that a terminal would: whatever runs in the background ignores some of them."""
+    for number in ASKING:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def check_rows(run: Path) -> None:
@@ -208,7 +214,8 @@ def told_to_stop(bench: Bench) -> str:
         told = "kept in" in text and "same command goes on" in text
         require(told or bench.made() == 0, f"it does not say what is kept: {text[-200:]}")
     check_rows(bench.run)
-    return f"{number.name} {'in a second run' if again else f'with {bench.made()} networks made'}"
+    where = "in a second run" if again else f"with {bench.made()} networks made"
+    return f"{number.name} {where}, status {process.returncode}"
 
 
 def several_at_once(bench: Bench) -> str:
