@@ -245,10 +245,10 @@ def disk_full(bench: Bench) -> str:
 
 
 def damaged(bench: Bench) -> str:
-    """One file of a finished part is cut, changed by one bit or gone."""
+    """One file of a finished run is cut, changed by one bit or gone."""
     shutil.copytree(bench.whole, bench.run)
     places = [path for path in bench.run.rglob("*") if path.is_file() and path.stat().st_size]
-    file = bench.rng.choice(sorted(path for path in places if path.parts[-2] != ".hydra" and part_of(path, bench.run)))
+    file = bench.rng.choice(sorted(path for path in places if holds_results(path, bench.run)))
     how = bench.rng.choice(["cut", "changed", "gone"])
     content = bytearray(file.read_bytes())
     position = bench.rng.randrange(len(content))
@@ -262,9 +262,10 @@ def damaged(bench: Bench) -> str:
     return f"{file.relative_to(bench.run).as_posix()[:44]} {how}"
 
 
-def part_of(path: Path, run: Path) -> bool:
-    """Returns whether a file belongs to a part of a run."""
-    return path.relative_to(run).parts[0] in ("reduced", "parts")
+def holds_results(path: Path, run: Path) -> bool:
+    """Returns whether a file of a run belongs to a part, or is made from all of them."""
+    first = path.relative_to(run).parts[0]
+    return first in ("reduced", "parts", "rows.jsonl", "correct.npz", "spectra.npz", "finished.json")
 
 
 def other_models(bench: Bench) -> str:

@@ -253,6 +253,22 @@ def test_a_damaged_part_is_noticed_and_made_again(
     assert_same(run, alone)
 
 
+@pytest.mark.parametrize("file", ["rows.jsonl", "correct.npz", "spectra.npz", "finished.json"])
+@pytest.mark.parametrize("how", ["changed", "gone"])
+def test_what_is_made_from_the_parts_is_made_again_without_computing(
+    file: str, how: str, trained: Path, alone: Path, tmp_path: Path, computed: list[str]
+) -> None:
+    run = tmp_path / "results/reduce" / alone.name
+    shutil.copytree(alone, run)
+    content = bytearray((run / file).read_bytes())
+    content[len(content) // 2] ^= 0x80
+    (run / file).unlink()
+    if how == "changed":
+        (run / file).write_bytes(bytes(content))
+    assert reduce(trained, tmp_path, *THREE).code == 0 and computed == []
+    assert_same(run, alone)
+
+
 def test_a_model_of_another_run_is_not_taken_for_its_own(
     trained: Path, alone: Path, tmp_path: Path, computed: list[str]
 ) -> None:

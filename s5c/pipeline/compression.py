@@ -92,12 +92,19 @@ class Compression:
             record: mode of the record that is asked for: online | offline | disabled.
         """
         marker = read_json(self.folder / MARKER)
-        if marker.get("identity") != self.parts.identity(MARKER) or record not in ("disabled", *marker["records"]):
+        recorded = record in ("disabled", *marker.get("records", []))
+        if marker.get("identity") != self.parts.identity(MARKER) or not recorded:
             return None
-        self.targets = [Target(kind, tuple(v) if isinstance(v, list) else v) for kind, v in marker["targets"]]
-        if self._found(FULL) is None or self._missing() or (self.evaluation.latency and not self._timed()):
+        asked = self.targets
+        if self.reduction is not None and self.reduction.keys.max_drop is not None:
+            self.targets = marked(marker)
+        timed = self._timed() or not self.evaluation.latency
+        there = (self.folder / REPORT).is_file() and self._found(FULL) is not None and not self._missing()
+        if not (there and timed) or (self.reduction is not None and not self.targets):
+            self.targets = asked
             return None
-        return self._publish() if (self.folder / REPORT).is_file() else None
+        self._share()
+        return self._publish()
 
     def run(self, record: Run) -> list[Row]:
         """Computes what is missing; every part is kept as soon as it is whole.
@@ -181,13 +188,19 @@ class Compression:
         found = {part: kept for part, place in places.items() if (kept := self.parts.read(place)) is not None}
         rows = [self._row(part, kept) for part, kept in found.items()]
         path, text = self.folder / ROWS, "".join(json.dumps(row) + "\n" for row in rows)
-        if path.exists() and path.read_text("utf-8") == text:
-            return rows
         if self.reduction is None or len(rows) > 1 or path.exists():
             if self.reduction is not None:
                 save_arrays(self.folder / CORRECT, {_label(part): p.arrays["correct"] for part, p in found.items()})
-            write_text(path, text)
+            if not path.exists() or path.read_bytes() != text.encode():
+                write_text(path, text)
         return rows
+
+    def _share(self) -> None:
+        """Writes what the figures of all networks are drawn from."""
+        if (shared := self._found(RANKING)) is not None:
+            parts = [part for target in self.targets if (part := self._found(target)) is not None]
+            own = {name: array for part in parts for name, array in part.arrays.items() if name != "correct"}
+            save_arrays(self.folder / SPECTRA, {**shared.arrays, **own})
 
     def _row(self, part: Key, kept: Part) -> Row:
         """Returns the row of a part, with its times, and with paths that have changed since as they are now."""
@@ -241,10 +254,7 @@ class Compression:
             if ranking is not None and not ranked:
                 self.parts.keep(self._place(RANKING), RANKING, {}, full_arrays(trained, ranking))
             self._cut(reduction, made, len(missing), record)
-        if (shared := self._found(RANKING)) is not None:
-            parts = [part for target in self.targets if (part := self._found(target)) is not None]
-            own = {name: array for part in parts for name, array in part.arrays.items() if name != "correct"}
-            save_arrays(self.folder / SPECTRA, {**shared.arrays, **own})
+        self._share()
 
     def _cut(self, reduction: settings.ReductionJob, made: Iterable[Reduced], count: int, record: Run) -> None:
         """Evaluates and keeps networks as they are made."""
@@ -302,3 +312,11 @@ def _asked(part: Key) -> Any:
 def _label(part: Key) -> str:
     """Returns the name of a part's answers in `correct.npz`."""
     return part if isinstance(part, str) else part.label
+
+
+def marked(marker: Mapping[str, Any]) -> list[Target]:
+    """Returns the targets that a finished run has noted; none if what it has noted is damaged."""
+    try:
+        return [Target(kind, tuple(v) if isinstance(v, list) else v) for kind, v in marker["targets"]]
+    except (KeyError, TypeError, ValueError):
+        return []

@@ -18,6 +18,7 @@ import json
 import logging
 import shutil
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,9 @@ Row = dict[str, Any]
 REDUCED, PARTS = "reduced", "parts"
 FULL, RANKING, LATENCY = "full", "ranking", "latency"
 ROW_FILE, ARRAYS_FILE, MODEL = "row.json", "arrays.npz", "model"
+
+DAMAGE = (OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error)
+"""What reading damaged JSON, arrays or networks raises: a `UserError` of a checkpoint is a `ValueError`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +164,16 @@ def read(place: Path) -> Part | None:
             model = None  # dropped when the run ended
         if model is not None and _weights_of(model) != facts["weights"]:
             raise ValueError("its weights are not those of its row")
-    except (OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         # A UserError is a ValueError: of a checkpoint that is damaged or gone.
         log.warning("%s is not whole (%s): it is made again.", place, str(error).splitlines()[0])
         return None

@@ -18,7 +18,7 @@ from s5c.model.config import ModelConfig
 from s5c.pipeline.calibration import calibration_split
 from s5c.pipeline.provenance import read_json, write_json
 from s5c.pipeline.reduction import Reduction
-from s5c.pipeline.trained import TrainedModel
+from s5c.pipeline.trained import TrainedModel, checksum
 from s5c.reduction.contract import Masking
 from s5c.reduction.stage import Ranking
 from s5c.reduction.target import Target
@@ -100,14 +100,15 @@ class Memory:
     def __init__(self, file: Path, identity: str) -> None:
         self._file, self._identity = file, identity
         found = read_json(file)
-        same = found.get("identity") == identity
-        self._known: dict[str, float] = dict(found["validation_accuracy"]) if same else {}
+        whole = found.pop("checksum", None) == checksum(found) and found.get("identity") == identity
+        self._known: dict[str, float] = dict(found["validation_accuracy"]) if whole else {}
 
     def recall(self, ratio: float, measure: Callable[[], float]) -> float:
         """Returns the accuracy at a ratio, measured unless it is known."""
         if (key := str(ratio)) not in self._known:
             self._known[key] = measure()
-            write_json(self._file, {"identity": self._identity, "validation_accuracy": self._known})
+            facts = {"identity": self._identity, "validation_accuracy": self._known}
+            write_json(self._file, {**facts, "checksum": checksum(facts)})
         return self._known[key]
 
 

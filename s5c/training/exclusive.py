@@ -75,5 +75,5 @@ def alone_in(folder: Path) -> Iterator[None]:
 def _read(path: Path) -> str:
     try:
         return path.read_text().strip()
-    except OSError:
+    except (OSError, ValueError):  # none there, or a damaged one
         return ""
