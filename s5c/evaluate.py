@@ -19,7 +19,7 @@ def main(config: DictConfig) -> float:
     evaluation = settings.build(EvaluationKeys, values["evaluation"], "evaluation")
     wandb = settings.build(WandbKeys, values["wandb"], "wandb")
     trained = restore(values, which=str(values["weights"]))
-    start(config, values)
+    start(config, values, wandb)
     question = ask(str(values["name"]), of_checkpoint(trained), None, evaluation)
     with folder_of(question, config, values, checkpoint=trained) as folder:
         return finish(trained, None, evaluation, wandb, folder=folder, question=question, config=config)

@@ -22,7 +22,7 @@ def main(config: DictConfig) -> float:
     wandb = settings.build(WandbKeys, values["wandb"], "wandb")
     trained = restore(values, which=reduction.keys.weights)
     check(reduction, trained.model.config, trained.model.state_dims, trained.splits)
-    start(config, values)
+    start(config, values, wandb)
     question = ask(str(values["name"]), of_checkpoint(trained), reduction, evaluation)
     with folder_of(question, config, values, checkpoint=trained) as folder:
         return finish(trained, reduction, evaluation, wandb, folder=folder, question=question, config=config)

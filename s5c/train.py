@@ -20,7 +20,7 @@ def main(config: DictConfig) -> float:
     """Runs one job; returns the test-independent figure of merit, the selection accuracy of the last row."""
     values = settings.plain(config)
     job, reduction, evaluation, wandb = resolve(values)
-    start(config, values)
+    start(config, values, wandb)
     ready = prepare(job)
     check(reduction, job.model, (job.model.full_state_dim,) * job.model.n_layers, ready.splits)
     question = ask(str(values["name"]), of_training(ready, reduction.keys.weights), reduction, evaluation)

@@ -86,7 +86,7 @@ class Bench:
         given = arguments if any(a.startswith("checkpoint=") for a in arguments) else (*arguments, self.checkpoint())
         command = [sys.executable, *program, *given, *COMMAND, "wandb=disabled"]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=self.folder, stdout=pipe, stderr=pipe, text=True, preexec_fn=as_usual)
+        return subprocess.Popen(command, cwd=self.folder, stdout=pipe, stderr=pipe, text=True)
 
     def checkpoint(self, number: int = 0) -> str:
         """Returns the override that names a model."""
@@ -120,12 +120,6 @@ class Bench:
     def made(self) -> int:
         """Returns how many networks are there."""
         return len(list(self.run.glob("reduced/*")))
-
-
-def as_usual() -> None:
-    """Gives a process the signals that a terminal would: whatever runs in the background ignores some of them."""
-    for number in ASKING:
-        signal.signal(number, signal.SIG_DFL)
 
 
 def check_rows(run: Path) -> None:
@@ -357,6 +351,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments and places of the faults (default: 0)")
     parser.add_argument("--only", choices=[fault.__name__ for fault in FAULTS], help="one fault alone")
     options = parser.parse_args()
+    for number in ASKING:  # processes inherit what is ignored, as in the background of a shell
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     console, rng = Console(highlight=False), random.Random(options.seed)
     faults = [fault for fault in FAULTS if options.only in (None, fault.__name__)]
     survived: Counter[str] = Counter()

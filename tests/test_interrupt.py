@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pty
 import signal
 import subprocess
 import sys
-import termios
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,7 +93,8 @@ def test_another_thread_installs_nothing() -> None:
 
 
 IN_A_TERMINAL = """
-import os, sys, time
+import fcntl, sys, termios, time
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 from s5c.training.interrupt import StopRequest
 with StopRequest() as stop:
     print("ready", flush=True)
@@ -120,7 +119,6 @@ def test_a_closed_terminal_does_not_break_the_saving(tmp_path: Path) -> None:
         stdout=screen,
         stderr=screen,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )
     os.close(screen)
     assert b"ready" in os.read(keyboard, 100)

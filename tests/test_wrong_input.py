@@ -8,6 +8,7 @@ from pathlib import Path
 import jobs
 import pytest
 
+from s5c.errors import UserError
 from s5c.training import integrity
 from s5c.training.checkpoint import load, save_single
 
@@ -140,6 +141,19 @@ def test_online_without_a_key(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert process.returncode == 1
     assert "Traceback" not in err
     assert all(way in err for way in ("no API key", "wandb login", "WANDB_API_KEY", "wandb.mode=offline"))
+    assert not (folder / "results").exists()
+
+
+class TestRefusedLate:
+    """What only the computation finds out: the folder that was made goes again."""
+
+    def test_first_of_its_name(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: object, **__: object) -> None:
+            raise UserError("layer 1 is not stable")
+
+        monkeypatch.setattr("s5c.pipeline.compression.reductions", refuse)
+        refused("train name=late", ["layer 1 is not stable"], folder)
+        assert [path.name for path in (folder / "results").iterdir()] == ["trained"], "the training is whole and stays"
 
 
 class TestCheckpointThatDoesNotFit:

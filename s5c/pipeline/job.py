@@ -33,10 +33,11 @@ log = logging.getLogger(__name__)
 CONFIG = "config.resolved.yaml"
 
 
-def start(config: DictConfig, values: Mapping[str, Any]) -> None:
-    """Prints the composed configuration; writes nothing."""
+def start(config: DictConfig, values: Mapping[str, Any], wandb: WandbKeys) -> None:
+    """Prints the composed configuration and refuses what cannot be recorded; writes nothing."""
     hydra = HydraConfig.get()
     check_name(str(values["name"]))
+    choose_mode(wandb.mode)
     console = Console(stderr=True, highlight=False)
     in_sweep = hydra.mode == RunMode.MULTIRUN
     if not in_sweep or hydra.job.num == 0:
