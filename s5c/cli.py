@@ -27,7 +27,6 @@ from s5c.config import suggest_key
 from s5c.errors import UserError, unknown
 from s5c.locations import conf_dir, results_dir
 from s5c.pipeline.folder import check_name
-from s5c.pipeline.provenance import COMMAND, command
 from s5c.training.interrupt import Interrupted, signals_interrupt
 
 errors = Console(stderr=True, highlight=False)
@@ -56,8 +55,6 @@ def run(job: Callable[[DictConfig], Any], config_name: str) -> None:
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # With this set Hydra hands exceptions on instead of printing them in its own way.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    os.environ.pop(COMMAND, None)
-    os.environ[COMMAND] = command()
     _ignore_closed_loops()
     logging.captureWarnings(True)
     try:

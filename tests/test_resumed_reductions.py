@@ -17,7 +17,7 @@ import jobs
 import numpy as np
 import pytest
 
-from s5c.pipeline import compression, parts, question, targets
+from s5c.pipeline import compress, parts, question, targets
 from s5c.pipeline.reduction import Reduction
 from s5c.training import atomic
 from s5c.training.checkpoint import load
@@ -142,10 +142,10 @@ MOMENTS: list[tuple[Any, str, bool]] = [
     (parts, "put", False),
     (parts, "put", True),
     (atomic, "_flush", False),
-    (compression, "save_arrays", False),
-    (compression, "write_text", False),
-    (compression, "write_text", True),
-    (compression, "write_json", False),
+    (compress, "save_arrays", False),
+    (compress, "write_text", False),
+    (compress, "write_text", True),
+    (compress, "write_json", False),
 ]
 
 
@@ -296,7 +296,7 @@ def test_models_that_are_not_to_be_saved_stay_until_their_times_are_measured(
 ) -> None:
     options = (*THREE, "reduction.save=false", "evaluation.latency=true", "evaluation.rounds=1")
     with monkeypatch.context() as patch:
-        patch.setattr(compression, "measured", interrupt)
+        patch.setattr(compress, "measure", interrupt)
         stopped = reduce(trained, tmp_path, *options)
     assert stopped.code == 130 and "3 of 3 reductions are kept" in " ".join(stopped.err.split())
     run = jobs.only(tmp_path, "results/reduce/*")
@@ -314,6 +314,21 @@ def test_models_that_are_not_to_be_saved_stay_until_their_times_are_measured(
     assert reduce(trained, tmp_path, *options).code == 0 and len(computed) == 6
     assert {row["device"] for row in jobs.rows(run / "rows.jsonl")} == {device}
     assert not list(run.rglob("weights"))
+
+
+def test_times_are_measured_afterwards_without_reducing_again(
+    trained: Path, alone: Path, tmp_path: Path, computed: list[str]
+) -> None:
+    run = tmp_path / "results/reduce" / alone.name
+    shutil.copytree(alone, run)
+    for rounds, again in ((1, False), (1, True), (2, False)):
+        done = reduce(trained, tmp_path, *THREE, "evaluation.latency=true", f"evaluation.rounds={rounds}")
+        assert done.code == 0 and ("Measuring latency of 4 networks" in done.err) != again
+        assert (REUSED in done.err) == again
+    measured = jobs.rows(run / "rows.jsonl")
+    assert computed == [] and all(row["latency_ms"] > 0 and row["speedup"] > 0 for row in measured)
+    assert REUSED in reduce(trained, tmp_path, *THREE).err
+    assert jobs.rows(run / "rows.jsonl") == measured, "they stay where none are asked for"
 
 
 def test_a_search_goes_on_behind_what_it_has_found(

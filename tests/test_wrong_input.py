@@ -151,7 +151,7 @@ class TestRefusedLate:
         def refuse(*_: object, **__: object) -> None:
             raise UserError("layer 1 is not stable")
 
-        monkeypatch.setattr("s5c.pipeline.compression.reductions", refuse)
+        monkeypatch.setattr("s5c.pipeline.compress.reductions", refuse)
         refused("train name=late", ["layer 1 is not stable"], folder)
         assert [path.name for path in (folder / "results").iterdir()] == ["trained"], "the training is whole and stays"
 

@@ -1,142 +1,338 @@
-"""What is said of a model and of its reductions: rows, metadata of what is saved, and the record."""
+"""From a trained model to reduced ones: reduce at every target, evaluate, measure, save, log; nothing twice."""
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
-from collections.abc import Mapping, Sequence
+import json
+import logging
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.progress import track
 
 from s5c import config as settings
 from s5c.evaluation import cost
-from s5c.evaluation.metrics import Predictions
+from s5c.evaluation.metrics import Predictions, predict
 from s5c.keys import EvaluationKeys
-from s5c.pipeline.latency import NOT_MEASURED
-from s5c.pipeline.provenance import shown
-from s5c.pipeline.reduction import Reduced
-from s5c.pipeline.trained import TrainedModel
+from s5c.model.classifier import Classifier
+from s5c.pipeline.latency import measure
+from s5c.pipeline.parts import FULL, LATENCY, PARTS, RANKING, REDUCED, Part, Parts
+from s5c.pipeline.provenance import environment, read_json, shown, write_json
+from s5c.pipeline.question import of_part
+from s5c.pipeline.reduction import Reduced, reductions
+from s5c.pipeline.row import CORRECT, Row, accuracies, as_it_is, as_reduced, common
+from s5c.pipeline.spectra import full_arrays, reduced_arrays
+from s5c.pipeline.targets import Memory, largest_ratio
+from s5c.pipeline.trained import TrainedModel, batches, from_checkpoint, predictions
 from s5c.pipeline.zoo import PREFIX, names
+from s5c.reduction.contract import Masking
+from s5c.reduction.target import Target
 from s5c.tracking.run import Run
+from s5c.training.atomic import save_arrays, write_text
+from s5c.training.checkpoint import load
+from s5c.training.interrupt import Interrupted
 
-Row = dict[str, Any]
+log = logging.getLogger(__name__)
 
-CORRECT = "correct.npz"
-"""Which test examples each network of a job got right: an array per target, and `full`."""
-
-
-def common(trained: TrainedModel, evaluation: EvaluationKeys, experiment: str, facts: Mapping[str, Any]) -> Row:
-    size = cost.size(trained.model, trained.weights["params"], trained.dataset.length)
-    return {
-        "task": trained.dataset.name,
-        "source": trained.dataset.source,
-        "model": trained.model.config.family,
-        "experiment": experiment,
-        "seed": trained.metadata["seed"],
-        "protocol": trained.metadata["protocol"],
-        "selected_on": trained.splits.selected_on,
-        "classes": trained.dataset.classes,
-        "states_full": size.states,
-        "orders_full": size.orders,
-        "params_full": size.params,
-        "state_params_full": size.state_params,
-        "macs_full": size.macs,
-        "checkpoint_bytes_full": _bytes_of(trained),
-        "batch_size": evaluation.batch_size,
-        "test_examples": len(trained.splits.test),
-        "device": facts["device"],
-        "trained_id": trained.id,
-        "parent": _name(trained),
-        "command": facts["command"],
-        "version": facts["s5c"],
-        "git": facts["git"],
-        "timestamp": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **NOT_MEASURED,
-    }
+ROWS, SPECTRA, REPORT, MARKER = "rows.jsonl", "spectra.npz", "report.md", "finished.json"
+FINETUNED = "finetuned"
+"""Trainings after reductions."""
 
 
-def _name(trained: TrainedModel) -> str:
-    """Returns what a model is called in results, and what `checkpoint=` takes."""
-    return f"{PREFIX}{trained.path.name}" if trained.weights_path.is_file() else shown(trained.path)
+Key = Target | str
+"""A part of the answer: a target, or `full`, `ranking`, `latency`."""
 
 
-def leads(name: str) -> bool:
+class Compression:
+    """A model, what is asked of it, and the parts of the answer that are there already.
+
+    Args:
+        trained: the model to reduce.
+        reduction: the preset with its targets; None evaluates the model as it is.
+        evaluation: what to measure.
+        folder: of the run, whose lock the caller holds; rows.jsonl, spectra.npz and models go there.
+        question: of `s5c.pipeline.question.ask`.
+    """
+
+    def __init__(
+        self,
+        trained: TrainedModel,
+        reduction: settings.ReductionJob | None,
+        evaluation: EvaluationKeys,
+        *,
+        folder: Path,
+        question: Mapping[str, Any],
+    ) -> None:
+        self.trained = _on_part(trained, evaluation.test_examples)
+        self.reduction = None if reduction is None or reduction.keys.method == "none" else reduction
+        self.evaluation, self.folder = evaluation, folder
+        self.targets: list[Target] = [] if self.reduction is None else list(self.reduction.targets)
+        self.parts = Parts(folder, of_part(question, self.trained))
+        self.base = common(self.trained, evaluation, str(question["name"]), environment())
+        self._said = partial(predictions, self.trained, evaluation.batch_size)
+
+    def finished(self, record: str) -> list[Row] | None:
+        """Returns the rows if nothing is left to compute, to measure, to draw or to record.
+
+        Args:
+            record: mode of the record that is asked for: online | offline | disabled.
+        """
+        marker = read_json(self.folder / MARKER)
+        recorded = record in ("disabled", *marker.get("records", []))
+        if marker.get("identity") != self.parts.identity(MARKER) or not recorded:
+            return None
+        asked = self.targets
+        if self.reduction is not None and self.reduction.keys.max_drop is not None:
+            self.targets = _marked(marker)
+        timed = self._timed() or not self.evaluation.latency
+        there = (self.folder / REPORT).is_file() and self._found(FULL) is not None and not self._missing()
+        if not (there and timed) or (self.reduction is not None and not self.targets):
+            self.targets = asked
+            return None
+        self._share()
+        return self._publish()
+
+    def run(self, record: Run) -> list[Row]:
+        """Computes what is missing; every part is kept as soon as it is whole.
+
+        Args:
+            record: of the run.
+
+        Returns:
+            One row for the model as it is and one per target, as `rows.jsonl` has them.
+
+        Raises:
+            UserError: the data does not fit, or the disk is full.
+            Interrupted: stopped on request; says what is kept.
+        """
+        try:
+            if self._found(FULL) is None:
+                selection, test = self._said(self.trained.model, self.trained.weights)
+                row = {**self.base, **as_it_is(self.trained), **accuracies(selection, test, reference=test)}
+                arrays = {"log_probs": test.log_probs.astype(np.float32), "labels": test.labels}
+                self._keep(FULL, row, {**arrays, "correct": test.classes == test.labels})
+            if self.reduction is not None:
+                self._reduce(self.reduction, record)
+            if self.evaluation.latency and not self._timed():
+                self._measure()
+        except KeyboardInterrupt as stop:
+            raise Interrupted(f"{str(stop) or 'Interrupted.'} {self._kept()}") from stop
+        rows = self._publish()
+        _report_to(record, self.trained, rows)
+        return rows
+
+    def done(self, record: str) -> None:
+        """Notes that figures and record are there too; networks that were kept for their times alone go.
+
+        Args:
+            record: mode of the record that was written.
+        """
+        asked = [[target.kind, target.value] for target in self.targets]
+        records = sorted({record, *read_json(self.folder / MARKER).get("records", [])})
+        facts = {"identity": self.parts.identity(MARKER), "targets": asked, "records": records}
+        write_json(self.folder / MARKER, facts)
+        self.parts.drop_models()
+
+    # ---- parts
+
+    @property
+    def _rows_of(self) -> list[Key]:
+        return [FULL, *self.targets]
+
+    def _name(self, part: Key) -> str:
+        if isinstance(part, str):
+            return part
+        assert self.reduction is not None, "there are no targets without one"
+        return f"{self.reduction.keys.name}-{part.label}"
+
+    def _place(self, part: Key) -> Path:
+        saved = isinstance(part, Target) and self.reduction is not None and self.reduction.keys.save
+        return self.parts.place(self._name(part), saved=saved)
+
+    def _found(self, part: Key) -> Part | None:
+        return self.parts.find(self._place(part), _asked(part))
+
+    def _missing(self) -> list[Target]:
+        """Returns the targets that have no part, or no network where its time is still to be measured."""
+        timed = not self.evaluation.latency or self._timed()
+
+        def there(part: Part | None) -> bool:
+            return part is not None and (timed or part.row["masked_only"] or part.model is not None)
+
+        return [target for target in self.targets if not there(self._found(target))]
+
+    def _keep(self, part: Key, row: Row, arrays: Mapping[str, Any], network: Any = None) -> None:
+        """Keeps a part; no row names a network while it is replaced."""
+        if self._place(part).exists():
+            self._publish(without=part)
+        self.parts.keep(self._place(part), _asked(part), row, arrays, network)
+        self._publish()
+
+    def _publish(self, without: Key | None = None) -> list[Row]:
+        """Writes rows and answers of all parts that are there; returns the rows."""
+        places = {part: self._place(part) for part in self._rows_of if part != without}
+        found = {part: kept for part, place in places.items() if (kept := self.parts.read(place)) is not None}
+        rows = [self._row(part, kept) for part, kept in found.items()]
+        path, text = self.folder / ROWS, "".join(json.dumps(row) + "\n" for row in rows)
+        if self.reduction is None or len(rows) > 1 or path.exists():
+            if self.reduction is not None:
+                save_arrays(self.folder / CORRECT, {_label(part): p.arrays["correct"] for part, p in found.items()})
+            if not path.exists() or path.read_bytes() != text.encode():
+                write_text(path, text)
+        return rows
+
+    def _share(self) -> None:
+        """Writes what the figures of all networks are drawn from."""
+        if (shared := self._found(RANKING)) is not None:
+            parts = [part for target in self.targets if (part := self._found(target)) is not None]
+            own = {name: array for part in parts for name, array in part.arrays.items() if name != "correct"}
+            save_arrays(self.folder / SPECTRA, {**shared.arrays, **own})
+
+    def _row(self, part: Key, kept: Part) -> Row:
+        """Returns the row of a part, with its times, and with paths that have changed since as they are now."""
+        now: Row = {}
+        if kept.identity == self.parts.identity(_asked(part)) and not _leads(kept.row["parent"]):
+            now = {key: self.base[key] for key in ("parent", "checkpoint_bytes_full")}
+            if part == FULL:
+                now |= {"checkpoint": now["parent"], "checkpoint_bytes": now["checkpoint_bytes_full"]}
+        if kept.place.parent.name == REDUCED:
+            now |= {"checkpoint": shown(kept.place), "checkpoint_bytes": cost.bytes_on_disk(kept.place / "weights")}
+        times = self._times().get("parts", {}).get(self._name(part), {})
+        return {**kept.row, **now, **(times["values"] if times.get("identity") == kept.identity else {})}
+
+    def _times(self) -> dict[str, Any]:
+        """Returns the times of all networks by part, which parts those were, and what they were measured with."""
+        found = self.parts.read(self._place(LATENCY))
+        return {} if found is None else found.row
+
+    def _timed(self) -> bool:
+        """Returns whether all networks that are there were timed together, on this device, with as many rounds."""
+        times = self._times()
+        if (times.get("device"), times.get("rounds")) != (self.base["device"], self.evaluation.rounds):
+            return False
+        parts = {self._name(part): self._found(part) for part in self._rows_of}
+        timed = {name: part for name, part in parts.items() if part is None or not part.row["masked_only"]}
+        wanted = {name: None if part is None else part.identity for name, part in timed.items()}
+        return wanted == {name: one["identity"] for name, one in times["parts"].items()}
+
+    def _kept(self) -> str:
+        """Returns what an interrupted run leaves, in words."""
+        done = [self._name(target) for target in self.targets if self._found(target) is not None]
+        if not done:
+            return f"No reduction is finished yet; what was found on the way is kept in {self.folder}."
+        return f"{len(done)} of {len(self.targets)} reductions are kept in {self.folder}: {', '.join(done)}."
+
+    # ---- what is computed
+
+    def _reduce(self, reduction: settings.ReductionJob, record: Run) -> None:
+        """Reduces the network at every target that is missing, and keeps what all targets share."""
+        trained, place = self.trained, self.folder / FINETUNED
+        if reduction.keys.max_drop is not None:
+            validate = partial(_validation_accuracy, trained, self.evaluation)
+            memory = Memory(self.folder / PARTS / "search.json", self.parts.identity("search"))
+            self.targets = [largest_ratio(trained, reduction, place, validate, memory)]
+        missing = self._missing()
+        ranked = isinstance(reduction.method, Masking) or self._found(RANKING) is not None
+        if there := len(self.targets) - len(missing):
+            log.info("%d of %d reductions are there already.", there, len(self.targets))
+        if missing or not ranked:
+            made, ranking = reductions(trained, reduction, missing, folder=place)
+            if ranking is not None and not ranked:
+                self.parts.keep(self._place(RANKING), RANKING, {}, full_arrays(trained, ranking))
+            self._cut(reduction, made, len(missing), record)
+        self._share()
+
+    def _cut(self, reduction: settings.ReductionJob, made: Iterable[Reduced], count: int, record: Run) -> None:
+        """Evaluates and keeps networks as they are made."""
+        full = self._found(FULL)
+        assert full is not None, "evaluated before"
+        reference = Predictions(full.arrays["log_probs"].astype(np.float64), full.arrays["labels"])
+        title, hidden = f"{reduction.keys.name}: evaluating", not sys.stderr.isatty()
+        for network in track(made, total=count, description=title, transient=True, disable=hidden):
+            found = self._said(network.model, network.weights)
+            row = {**self.base, **as_reduced(self.trained, reduction, network)}
+            row |= accuracies(*found, reference=reference)
+            arrays = {"correct": found[1].classes == found[1].labels, **reduced_arrays(network)}
+            stored = reduction.keys.save or self.evaluation.latency
+            saved = (network.weights, _metadata(self.trained, reduction, network, row)) if stored else None
+            self._keep(network.target, row, arrays, saved)
+            record.log(_scalars(row), event="reduced")
+
+    def _measure(self) -> None:
+        """Times all networks together; those whose parameters are only silenced take as long as the full one."""
+        parts = {part: kept for part in self._rows_of if (kept := self._found(part)) is not None}
+        timed = {part: kept for part, kept in parts.items() if not kept.row["masked_only"]}
+        reduced = []
+        for kept in [kept for part, kept in timed.items() if part != FULL]:
+            assert kept.model is not None, "stored with the part"
+            stored = from_checkpoint(load(kept.model), self.trained.dataset, self.trained.splits)
+            reduced.append(Stored(stored.model, stored.weights))
+        rows = [{"device": self.base["device"]} for _ in timed]
+        measure(rows, self.trained, reduced, self.evaluation)
+        times = {
+            self._name(part): {"identity": kept.identity, "values": row}
+            for (part, kept), row in zip(timed.items(), rows, strict=True)
+        }
+        with_what = {"device": self.base["device"], "rounds": self.evaluation.rounds}
+        self.parts.keep(self._place(LATENCY), LATENCY, {**with_what, "parts": times}, {})
+
+
+class Stored(NamedTuple):
+    """A network read back for its time to be measured."""
+
+    model: Classifier
+    weights: dict[str, Any]
+    selected: bool = True  # of masked-only networks, None, no time is measured
+
+
+def _on_part(trained: TrainedModel, examples: int | None) -> TrainedModel:
+    """Returns the model with a fixed part of its test split, chosen by the number of examples alone."""
+    test = trained.splits.test
+    if examples is None or examples >= len(test):
+        return trained
+    part = test.take(np.sort(np.random.default_rng(0).permutation(len(test))[:examples]))
+    selection = part if trained.splits.selection is test else trained.splits.selection
+    return dataclasses.replace(trained, splits=dataclasses.replace(trained.splits, test=part, selection=selection))
+
+
+def _validation_accuracy(
+    trained: TrainedModel, evaluation: EvaluationKeys, model: Classifier, weights: Mapping[str, Any]
+) -> float:
+    split = batches(trained.splits.selection, evaluation.batch_size)()
+    return predict(model, weights, split, step_rescale=trained.step_rescale).accuracy
+
+
+def _asked(part: Key) -> Any:
+    """Returns what a part answers, in JSON values."""
+    return part if isinstance(part, str) else [part.kind, part.value]
+
+
+def _label(part: Key) -> str:
+    """Returns the name of a part's answers in `correct.npz`."""
+    return part if isinstance(part, str) else part.label
+
+
+def _marked(marker: Mapping[str, Any]) -> list[Target]:
+    """Returns the targets that a finished run has noted; none if what it has noted is damaged."""
+    try:
+        return [Target(kind, tuple(v) if isinstance(v, list) else v) for kind, v in marker["targets"]]
+    except (KeyError, TypeError, ValueError):
+        return []
+
+
+# ---- what is said and recorded
+
+
+def _leads(name: str) -> bool:
     """Returns whether a model's name in results still leads to one, from the working directory."""
     return name.removeprefix(PREFIX) in names() if name.startswith(PREFIX) else Path(name).exists()
 
 
-def _bytes_of(trained: TrainedModel) -> int | None:
-    """Returns the size of the stored weights; None for a zoo model, whose file is of another format than `_save`'s."""
-    return cost.bytes_on_disk(trained.weights_path) if trained.weights_path.is_dir() else None
-
-
-def as_it_is(trained: TrainedModel) -> Row:
-    return {
-        "reduction": "full",
-        "correct_file": CORRECT,
-        "method": "none",
-        "allocation": None,
-        "options": {},
-        "ratio": 0.0,
-        "ratio_achieved": 0.0,
-        "masked_only": False,
-        "seconds_reduction": 0.0,
-        "checkpoint": _name(trained),
-        "checkpoint_bytes": _bytes_of(trained),
-        **cost.size(trained.model, trained.weights["params"], trained.dataset.length)._asdict(),
-    }
-
-
-def as_reduced(trained: TrainedModel, reduction: settings.ReductionJob, network: Reduced) -> Row:
-    return {
-        "reduction": reduction.keys.name,
-        "method": reduction.keys.method,
-        "allocation": reduction.keys.allocation,
-        "options": reduction.options,
-        "reduction_seed": reduction.keys.seed,
-        "correct_file": CORRECT,
-        "target": f"{network.target.kind} {network.target.value}",
-        "ratio": network.target.value if network.target.kind == "ratio" else network.ratio_achieved,
-        "ratio_achieved": network.ratio_achieved,
-        "masked_only": network.selected is None,
-        "refit": reduction.keys.refit,
-        "refit_options": reduction.keys.refit_options,
-        "layer_sensitivity": reduction.keys.layer_sensitivity,
-        "sequential": reduction.keys.sequential,
-        "norm": reduction.keys.norm,
-        "readout": reduction.keys.readout,
-        "calibration": dataclasses.asdict(reduction.calibration),
-        "finetune": dataclasses.asdict(reduction.finetune),
-        "rounds": reduction.keys.rounds,
-        "max_drop": reduction.keys.max_drop,
-        "error_h2": [error.h2 for error in network.errors],
-        "error_hinf": [error.hinf for error in network.errors],
-        "error_bound": network.bounds,
-        "notes": list(network.notes),
-        "seconds_reduction": network.seconds,
-        "seconds_calibration": network.seconds_calibration,
-        "seconds_training": network.seconds_training,
-        "checkpoint": None,
-        "checkpoint_bytes": None,
-        **cost.size(network.model, network.weights["params"], trained.dataset.length)._asdict(),
-        "states": sum(network.orders),
-        "orders": network.orders,
-        "widths": list(network.model.state_dims),
-    }
-
-
-def accuracies(selection: Predictions, test: Predictions, reference: Predictions) -> Row:
-    return {
-        "val_accuracy": selection.accuracy,
-        "val_loss": selection.loss,
-        "test_accuracy": test.accuracy,
-        "test_loss": test.loss,
-        "test_accuracy_full": reference.accuracy,
-        "agreement": test.agreement(reference),
-    }
-
-
-def metadata(
+def _metadata(
     trained: TrainedModel, reduction: settings.ReductionJob, network: Reduced, row: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Returns what is stored with a reduced network."""
@@ -155,14 +351,14 @@ def metadata(
     }
 
 
-def scalars(row: Mapping[str, Any]) -> dict[str, float]:
+def _scalars(row: Mapping[str, Any]) -> dict[str, float]:
     return {key: value for key, value in row.items() if isinstance(value, int | float) and not isinstance(value, bool)}
 
 
-def report_to(run: Run, trained: TrainedModel, rows: Sequence[Row]) -> None:
+def _report_to(run: Run, trained: TrainedModel, rows: Sequence[Row]) -> None:
     """Records the table, the last row's figures and every saved model, with the model it was made from."""
     run.table("rows", rows)
-    run.summary({f"final_{key}": value for key, value in scalars(rows[-1]).items()})
+    run.summary({f"final_{key}": value for key, value in _scalars(rows[-1]).items()})
     parent = (f"{trained.dataset.name}-{trained.model.config.family}-{trained.id}", trained.weights_path)
     for row in rows[1:]:
         if row["checkpoint"]:

@@ -19,10 +19,10 @@ from s5c.cli import HERE, run_name
 from s5c.evaluation import plots, tables
 from s5c.evaluation.collect import read_spectra
 from s5c.keys import EvaluationKeys, WandbKeys
-from s5c.pipeline.compress import Row
-from s5c.pipeline.compression import REPORT, Compression
+from s5c.pipeline.compress import REPORT, Compression
 from s5c.pipeline.folder import belonging, check_name, label_of, opened, readable
 from s5c.pipeline.provenance import environment, write_json
+from s5c.pipeline.row import Row
 from s5c.pipeline.trained import TrainedModel
 from s5c.tracking.mirror import choose_mode
 from s5c.tracking.run import Run

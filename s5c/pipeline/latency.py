@@ -1,10 +1,10 @@
-"""Times and memory of the networks of a run: measured together, interleaved, or not at all."""
+"""Latency and memory of the networks of a job, measured against each other."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from s5c.evaluation import cost
 from s5c.keys import EvaluationKeys
@@ -14,47 +14,56 @@ from s5c.training.loop import to_device
 
 log = logging.getLogger(__name__)
 
+Row = dict[str, Any]
+
 NOT_MEASURED = dict.fromkeys(
     ("latency_ms", "latency_full_ms", "speedup", "speedup_best", "backend", "temp_bytes", "temp_bytes_full")
 )
+"""What `measure` adds to rows."""
 
-FULL = "full"
+
+class Network(Protocol):
+    """A reduced network; `selected` is None where its parameters are only silenced."""
+
+    @property
+    def model(self) -> Classifier: ...
+    @property
+    def weights(self) -> dict[str, Any]: ...
+    @property
+    def selected(self) -> object: ...
 
 
-def measured(
-    trained: TrainedModel, reduced: Mapping[str, tuple[Classifier, Mapping[str, Any]]], evaluation: EvaluationKeys
-) -> dict[str, dict[str, Any]]:
-    """Times every network on the full model's backend and on its own.
+def measure(rows: list[Row], trained: TrainedModel, reduced: Sequence[Network], evaluation: EvaluationKeys) -> None:
+    """Adds latency and memory: all networks interleaved in one run, each on the full model's backend and on its own.
 
     Args:
-        trained: the full model.
-        reduced: networks by name.
-        evaluation: batch and rounds.
-
-    Returns:
-        By name, and `full`, what its row says: the keys of `NOT_MEASURED`, and the device.
+        rows: of the model as it is and of the reduced ones, in order.
+        trained: the model.
+        reduced: the reduced ones.
+        evaluation: batch size and rounds.
     """
     batch = to_device(next(batches(trained.splits.test, evaluation.batch_size)()))
-    backend, device = cost.backend_of(trained.model, batch), cost.device_name()
-    networks: dict[str, tuple[Classifier, Any]] = {FULL: (trained.model, trained.weights)}
-    for name, (model, weights) in reduced.items():
-        networks[name] = (cost.with_backend(model, backend), weights)
-        if cost.backend_of(model, batch) != backend:
-            networks[f"{name} best"] = (model, weights)
-    log.info("Measuring latency of %d networks, interleaved, on %s ...", len(networks), device)
-    found = cost.measure(networks, batch, rounds=evaluation.rounds, step_rescale=trained.step_rescale)
-    full = found[FULL]
-    values = {}
-    for name in (FULL, *reduced):
-        own, best = found[name], found.get(f"{name} best", found[name])
-        values[name] = {
-            "latency_ms": own.latency_ms,
+    backend = cost.backend_of(trained.model, batch)
+    networks: dict[str, tuple[Classifier, Any]] = {"0": (trained.model, trained.weights)}
+    for i, network in enumerate(reduced, start=1):
+        if network.selected is None:
+            continue  # masked only: the same shapes, the same time
+        networks[str(i)] = (cost.with_backend(network.model, backend), network.weights)
+        if cost.backend_of(network.model, batch) != backend:
+            networks[f"{i} best"] = (network.model, network.weights)
+    log.info("Measuring latency of %d networks, interleaved, on %s ...", len(networks), rows[0]["device"])
+    measured = cost.measure(networks, batch, rounds=evaluation.rounds, step_rescale=trained.step_rescale)
+    full = measured["0"]
+    for i, row in enumerate(rows):
+        if (found := measured.get(str(i))) is None:
+            continue
+        best = measured.get(f"{i} best", found)
+        row |= {
+            "latency_ms": found.latency_ms,
             "latency_full_ms": full.latency_ms,
-            "speedup": full.latency_ms / own.latency_ms,
-            "speedup_best": full.latency_ms / min(best.latency_ms, own.latency_ms),
-            "backend": own.backend,
-            "temp_bytes": own.temp_bytes,
+            "speedup": full.latency_ms / found.latency_ms,
+            "speedup_best": full.latency_ms / min(best.latency_ms, found.latency_ms),
+            "backend": found.backend,
+            "temp_bytes": found.temp_bytes,
             "temp_bytes_full": full.temp_bytes,
-            "device": device,
         }
-    return values

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import platform
 import shlex
 import subprocess
@@ -22,14 +21,8 @@ from s5c.training.atomic import write_text
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "hydra-core", "wandb")
 
 
-COMMAND = "S5C_COMMAND"
-"""Tells the processes of a launcher, which have command lines of their own, what a person typed."""
-
-
 def command() -> str:
-    """Returns the command line as a person would type it."""
-    if given := os.environ.get(COMMAND):
-        return given
+    """Returns the command line of this process as a person would type it."""
     module = getattr(sys.modules.get("__main__"), "__spec__", None)
     program = f"python -m {module.name}" if module is not None else f"python {sys.argv[0]}"
     return " ".join([program, *(shlex.quote(argument) for argument in sys.argv[1:])])

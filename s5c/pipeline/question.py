@@ -31,14 +31,12 @@ ENTER_OTHERWISE = ("ratio", "order", "tolerance", "weights", "refit_options")
 """Keys of a reduction that enter as its targets (where an order is given `ratio` means nothing), model and refit."""
 
 TIMING_KEYS = ("latency", "rounds")
-"""Keys of an evaluation that decide the measured times of a row alone."""
+"""Keys of an evaluation that decide the measured times of a row alone: those are measured again, nothing else is."""
 
 DECISIVE = (
     *("ssm", "reduction", "model", "training", "data", "evaluation/metrics.py", "evaluation/cost.py"),
-    *(
-        f"pipeline/{name}.py"
-        for name in ("calibration", "compress", "compression", "finetune", "reduction", "sensitivity", "targets")
-    ),
+    *("pipeline/calibration.py", "pipeline/compress.py", "pipeline/finetune.py", "pipeline/reduction.py"),
+    *("pipeline/row.py", "pipeline/sensitivity.py", "pipeline/targets.py"),
 )
 """The code, below s5c/, that decides what is in a row."""
 
@@ -60,7 +58,7 @@ def ask(
             "name": name,
             "model": model,
             "reduction": None if reduction is None else _reduction(reduction),
-            "evaluation": dataclasses.asdict(evaluation),
+            "evaluation": {k: v for k, v in dataclasses.asdict(evaluation).items() if k not in TIMING_KEYS},
         }
     )
 
@@ -89,11 +87,10 @@ def of_part(question: Mapping[str, Any], trained: TrainedModel) -> dict[str, Any
 
     Without them, what an edited method gave before the edit would pass for its result.
     """
-    reduction, evaluation = question["reduction"], question["evaluation"]
+    reduction = question["reduction"]
     return {
         **question,
         "reduction": reduction and {key: value for key, value in reduction.items() if key != "targets"},
-        "evaluation": {key: value for key, value in evaluation.items() if key not in TIMING_KEYS},
         "checkpoint": settings.jsonable(of_checkpoint(trained)),
         "code": code(),
     }
