@@ -154,10 +154,8 @@ def _targets(keys: ReductionKeys) -> tuple[Target, ...]:
     if not values:
         raise UserError(f"reduction.{kind}=[] is empty: give a number or a list such as reduction.ratio=[0.3,0.5].")
     if kind == "order":
-        targets = [Target(kind, tuple(_orders(value))) for value in values]
-    else:
-        targets = [Target(kind, _number(value, f"reduction.{kind}")) for value in values]
-    return tuple(dict.fromkeys(targets))
+        return tuple(Target(kind, tuple(_orders(value))) for value in values)
+    return tuple(Target(kind, _number(value, f"reduction.{kind}")) for value in values)
 
 
 def _orders(value: Any) -> list[int]:

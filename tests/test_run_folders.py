@@ -76,7 +76,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         lambda home: [f"checkpoint={load(home.one).path}", *LAST],
         lambda home: [f"checkpoint={home.folder / 'link'}", *LAST],
         lambda home: [f"checkpoint={home.one}", "reduction.ratio=0.50"],
-        lambda home: [f"checkpoint={home.one}", "reduction=last", "reduction.ratio=[0.5, 0.5]"],
+        lambda home: [f"checkpoint={home.one}", "reduction=last", "reduction.ratio=[0.5]"],
         lambda home: [f"checkpoint={home.one}", "reduction.save=TRUE", "evaluation.latency=False"],
         lambda home: [f"checkpoint={home.one}", "reduction.eps=0", "reduction.seed=0", "wandb.tags=[a]"],
         lambda home: ["-m", f"checkpoint={home.one}", *LAST],

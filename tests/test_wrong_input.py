@@ -76,11 +76,11 @@ COMMANDS: list[tuple[str, list[str]]] = [
     ("train reduction.order=5", ["reduction.order=[5, 5]", "[4, 4]", "from 1 to what is there"]),
     ("train reduction.order=[[4,4,4]]", ["reduction.order=[4, 4, 4]", "one number per layer"]),
     ("train reduction.tolerance=1.5", ["reduction.tolerance=1.5", "[0, 1)"]),
-    ("train reduction.max_drop=-1", ["reduction.max_drop=-1", "such as 0.5"]),
+    ("train reduction.max_drop=-1", ["reduction.max_drop=-1"]),
     ("train reduction.max_drop=1 protocol=paper", ["reduction.max_drop", "protocol=validation"]),
     ("train reduction=unstructured_random reduction.order=2", ["unstructured_random", "takes a ratio only"]),
     ("train reduction=calibrated reduction.calibration.sequences=5000", ["sequences=5000", "from 1 to 1257"]),
-    ("train reduction.ratio=[0.5000001,0.5000002]", ["both be called 0.5", "first six digits"]),
+    ("train reduction.ratio=[0.5000001,0.5000002]", ["asks 2 times for 0.5", "six digits"]),
     ("train reduction.name=../x", ["reduction.name=../x", "letters"]),
     # Folders.
     ("train name=../../x", ["name='../../x'", "results_dir="]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,10 +70,11 @@ def check(job: settings.ReductionJob, config: ModelConfig, state_dims: Sequence[
         target.select(ranking)
     if keys.rounds > 1 and isinstance(job.method, Masking):
         raise UserError(f"reduction.rounds={keys.rounds} removes states, which reduction={keys.name} does not.")
-    for label in (labels := [target.label for target in job.targets]):
-        if labels.count(label) > 1:
+    for label, count in Counter(target.label for target in job.targets).items():
+        if count > 1:
             raise UserError(
-                f"Two targets would both be called {label}: give numbers that differ in their first six digits."
+                f"reduction.{job.targets[0].kind} asks {count} times for {label}, to six digits, by which results are "
+                "told apart: give every target once."
             )
     if keys.max_drop is not None and keys.max_drop < 0:
         raise UserError(
