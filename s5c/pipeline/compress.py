@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from rich.progress import track
@@ -30,6 +30,7 @@ from s5c.pipeline.targets import Memory, largest_ratio
 from s5c.pipeline.trained import TrainedModel, batches, from_checkpoint, predictions
 from s5c.pipeline.zoo import PREFIX, names
 from s5c.reduction.contract import Masking
+from s5c.reduction.stage import Selected
 from s5c.reduction.target import Target
 from s5c.tracking.run import Run
 from s5c.training.atomic import save_arrays, write_text
@@ -265,28 +266,28 @@ class Compression:
     def _measure(self) -> None:
         """Times all networks together; those whose parameters are only silenced take as long as the full one."""
         parts = {part: kept for part in self._rows_of if (kept := self._found(part)) is not None}
-        timed = {part: kept for part, kept in parts.items() if not kept.row["masked_only"]}
-        reduced = []
-        for kept in [kept for part, kept in timed.items() if part != FULL]:
-            assert kept.model is not None, "stored with the part"
-            stored = from_checkpoint(load(kept.model), self.trained.dataset, self.trained.splits)
-            reduced.append(Stored(stored.model, stored.weights))
-        rows = [{"device": self.base["device"]} for _ in timed]
-        measure(rows, self.trained, reduced, self.evaluation)
+        rows: list[Row] = [{"device": self.base["device"]} for _ in parts]
+        measure(
+            rows, self.trained, [self._read_back(target, parts[target]) for target in self.targets], self.evaluation
+        )
         times = {
             self._name(part): {"identity": kept.identity, "values": row}
-            for (part, kept), row in zip(timed.items(), rows, strict=True)
+            for (part, kept), row in zip(parts.items(), rows, strict=True)
+            if not kept.row["masked_only"]
         }
         with_what = {"device": self.base["device"], "rounds": self.evaluation.rounds}
         self.parts.keep(self._place(LATENCY), LATENCY, {**with_what, "parts": times}, {})
 
-
-class Stored(NamedTuple):
-    """A network read back for its time to be measured."""
-
-    model: Classifier
-    weights: dict[str, Any]
-    selected: bool = True  # of masked-only networks, None, no time is measured
+    def _read_back(self, target: Target, kept: Part) -> Reduced:
+        """Returns a network that was made before, as far as its time depends on it."""
+        network, selected, row = self.trained, None, kept.row
+        if not row["masked_only"]:
+            assert kept.model is not None, "stored with the part"
+            network = from_checkpoint(load(kept.model), self.trained.dataset, self.trained.splits)
+            layers = range(len(row["orders"]))
+            selected = Selected([kept.arrays[f"keep_{target.label}_layer{i}"] for i in layers])
+        size = row["ratio_achieved"], row["orders"]
+        return Reduced(target, network.model, network.weights, selected, *size, [], [], (), row["seconds_reduction"])
 
 
 def _on_part(trained: TrainedModel, examples: int | None) -> TrainedModel:

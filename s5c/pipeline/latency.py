@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from s5c.evaluation import cost
 from s5c.keys import EvaluationKeys
 from s5c.model.classifier import Classifier
+from s5c.pipeline.reduction import Reduced
 from s5c.pipeline.trained import TrainedModel, batches
 from s5c.training.loop import to_device
 
@@ -22,18 +23,7 @@ NOT_MEASURED = dict.fromkeys(
 """What `measure` adds to rows."""
 
 
-class Network(Protocol):
-    """A reduced network; `selected` is None where its parameters are only silenced."""
-
-    @property
-    def model(self) -> Classifier: ...
-    @property
-    def weights(self) -> dict[str, Any]: ...
-    @property
-    def selected(self) -> object: ...
-
-
-def measure(rows: list[Row], trained: TrainedModel, reduced: Sequence[Network], evaluation: EvaluationKeys) -> None:
+def measure(rows: list[Row], trained: TrainedModel, reduced: Sequence[Reduced], evaluation: EvaluationKeys) -> None:
     """Adds latency and memory: all networks interleaved in one run, each on the full model's backend and on its own.
 
     Args:
