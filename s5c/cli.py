@@ -27,7 +27,7 @@ from s5c.config import suggest_key
 from s5c.errors import UserError, unknown
 from s5c.locations import conf_dir, results_dir
 from s5c.pipeline.folder import check_name
-from s5c.training.interrupt import Interrupted, signals_interrupt
+from s5c.training.interrupt import GOES_ON, STATUS, Interrupted, signals_interrupt
 
 errors = Console(stderr=True, highlight=False)
 
@@ -62,11 +62,11 @@ def run(job: Callable[[DictConfig], Any], config_name: str) -> None:
             check_choices(sys.argv[1:], conf_dir())
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)()
     except Interrupted as stop:
-        errors.print(f"[yellow]{escape(str(stop))}[/]\nThe same command goes on from there.", soft_wrap=True)
-        sys.exit(130)
+        errors.print(f"[yellow]{escape(str(stop))}[/]\n{GOES_ON}", soft_wrap=True)
+        sys.exit(STATUS)
     except KeyboardInterrupt:
         errors.print("[yellow]Interrupted.[/] Finished parts are kept; the same command goes on from there.")
-        sys.exit(130)
+        sys.exit(STATUS)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if show_traceback:
             raise

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -125,3 +126,44 @@ def test_a_closed_terminal_does_not_break_the_saving(tmp_path: Path) -> None:
     os.close(keyboard)
     assert process.wait(60) == 0
     assert saved.read_text() == "saved"
+
+
+IN_A_COMPUTATION = """
+import ctypes, sys
+from s5c.training import interrupt
+interrupt.PATIENCE = 0.3
+mutex, system = ctypes.create_string_buffer(64), ctypes.CDLL(None)
+with interrupt.signals_interrupt(), interrupt.last_words(lambda: "2 of 3 are kept."):
+    print("ready", flush=True)
+    for _ in range(2):  # waits for ever, and for no signal, as compiled code does
+        system.pthread_mutex_lock(mutex)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="blocks in the C library")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_amid_compiled_code_is_answered(number: signal.Signals) -> None:
+    command, pipe = [sys.executable, "-c", IN_A_COMPUTATION], subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        time.sleep(0.5)  # it calls the library
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    stopped, goes_on = said.splitlines()
+    assert stopped == f"Stopped by {number.name} amid a computation. 2 of 3 are kept."
+    assert goes_on == "The same command goes on from there."
+
+
+def test_patience_is_for_whoever_saves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of a training may take longer than that: it is waited for, or this process would end here."""
+    monkeypatch.setattr("s5c.training.interrupt.PATIENCE", 0.1)
+    with signals_interrupt(), StopRequest() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        assert stop.requested
+    with pytest.raises(Interrupted), signals_interrupt():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            time.sleep(0.5)  # saves

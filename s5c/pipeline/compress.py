@@ -35,7 +35,7 @@ from s5c.reduction.target import Target
 from s5c.tracking.run import Run
 from s5c.training.atomic import save_arrays, write_text
 from s5c.training.checkpoint import load
-from s5c.training.interrupt import Interrupted
+from s5c.training.interrupt import Interrupted, last_words
 
 log = logging.getLogger(__name__)
 
@@ -111,15 +111,8 @@ class Compression:
             Interrupted: stopped on request; says what is kept.
         """
         try:
-            if self._found(FULL) is None:
-                selection, test = self._said(self.trained.model, self.trained.weights)
-                row = {**self.base, **as_it_is(self.trained), **accuracies(selection, test, reference=test)}
-                arrays = {"log_probs": test.log_probs.astype(np.float32), "labels": test.labels}
-                self._keep(FULL, row, {**arrays, "correct": test.classes == test.labels})
-            if self.reduction is not None:
-                self._reduce(self.reduction, record)
-            if self.evaluation.latency and not self._timed():
-                self._measure()
+            with last_words(self._kept):
+                self._compute(record)
         except KeyboardInterrupt as stop:
             raise Interrupted(f"{str(stop) or 'Interrupted.'} {self._kept()}") from stop
         rows = self._publish()
@@ -228,6 +221,17 @@ class Compression:
         return f"{len(done)} of {len(self.targets)} reductions are kept in {self.folder}: {', '.join(done)}."
 
     # ---- what is computed
+
+    def _compute(self, record: Run) -> None:
+        if self._found(FULL) is None:
+            selection, test = self._said(self.trained.model, self.trained.weights)
+            row = {**self.base, **as_it_is(self.trained), **accuracies(selection, test, reference=test)}
+            arrays = {"log_probs": test.log_probs.astype(np.float32), "labels": test.labels}
+            self._keep(FULL, row, {**arrays, "correct": test.classes == test.labels})
+        if self.reduction is not None:
+            self._reduce(self.reduction, record)
+        if self.evaluation.latency and not self._timed():
+            self._measure()
 
     def _reduce(self, reduction: settings.ReductionJob, record: Run) -> None:
         """Reduces the network at every target that is missing, and keeps what all targets share."""

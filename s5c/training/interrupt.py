@@ -11,8 +11,9 @@ import errno
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -21,6 +22,11 @@ Handler = Callable[[int, FrameType | None], None]
 ASKING = ("SIGINT", "SIGTERM")
 ONLY_IF_FREE = ("SIGHUP", "SIGUSR1")
 """Taken only where they still do what the system does by default: end the process."""
+
+
+GOES_ON = "The same command goes on from there."
+STATUS = 130
+"""Of a process that was told to stop."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -40,42 +46,106 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         self._previous = take_signals(self._request)
+        _polite.append(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        _polite.remove(self)
         give_signals_back(self._previous)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
+        _heard.append(number)
         leave_closed_terminal(number)
         if signal.Signals(number).name in ASKING:
             give_signals_back(self._previous, ASKING)
 
 
+PATIENCE = 20.0
+"""Seconds after which a signal is answered although the main thread has not come back to Python: schedulers wait for 30
+to 60. A compiled search can take minutes, and until then Python calls no handler."""
+
+
 @contextmanager
 def signals_interrupt() -> Iterator[None]:
-    """While active, the first signal that asks to stop raises as Ctrl-C does; then a SIGTERM acts as usual."""
+    """While active, the first signal that asks to stop raises as Ctrl-C does; then a SIGTERM acts as usual.
+
+    Where the main thread does not come back to Python within `PATIENCE`, and no `StopRequest` is active, the process
+    says its `last_words` and ends. Nothing is lost by that: what is kept is kept whole.
+    """
     previous: dict[int, Any] = {}
     came: list[int] = []
+    heard_before = len(_heard)
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        came.append(number)
         leave_closed_terminal(number)
         give_signals_back(previous, ASKING)
-        came.append(number)
         if len(came) == 1:
             raise Interrupted(f"Stopped by {signal.Signals(number).name}.")
 
     previous |= take_signals(interrupt, ("SIGTERM", *ONLY_IF_FREE))  # SIGINT raises without our doing
     _ours.add(interrupt)
+    with _impatient(set(previous), lambda: bool(came) or len(_heard) > heard_before) if previous else nullcontext():
+        try:
+            yield
+        finally:
+            _ours.discard(interrupt)
+            give_signals_back(previous)
+
+
+@contextmanager
+def last_words(say: Callable[[], str]) -> Iterator[None]:
+    """While active, a process that ends for lack of patience says what `say` returns."""
+    _words.append(say)
     try:
         yield
     finally:
-        _ours.discard(interrupt)
-        give_signals_back(previous)
+        _words.remove(say)
 
 
+@contextmanager
+def _impatient(numbers: set[int], answered: Callable[[], bool]) -> Iterator[None]:
+    """Ends the process some time after a signal that nobody answers, from a thread of its own."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+
+    def watch() -> None:
+        while signals := os.read(reading, 1):
+            deadline = time.monotonic() + PATIENCE
+            while signals[0] in numbers and not answered() and not _polite and time.monotonic() < deadline:
+                time.sleep(0.05)
+            # A StopRequest answers after its step, however long that takes.
+            if signals[0] in numbers and not answered() and not _polite:
+                leave_closed_terminal(signals[0])
+                said = " ".join(say() for say in _words)
+                name = signal.Signals(signals[0]).name
+                try:
+                    os.write(2, f"Stopped by {name} amid a computation. {said}\n{GOES_ON}\n".encode())
+                finally:
+                    os._exit(STATUS)
+
+    watcher = threading.Thread(target=watch, daemon=True, name="impatience")
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    watcher.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writing)
+        watcher.join()
+        os.close(reading)
+
+
+_polite: list[StopRequest] = []
+"""Those that are active."""
+
+_heard: list[int] = []
+"""Signals that one of them has noted."""
+
+_words: list[Callable[[], str]] = []
 _ours: set[Handler] = set()
 """Handlers of `signals_interrupt`, which give way to others."""
 
