@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from faults import NotSurvivedError, require
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from s5c.errors import UserError
@@ -197,7 +198,7 @@ def told_to_stop(bench: Bench) -> str:
     again = bench.rng.random() < 0.5
     if again:
         shutil.copytree(bench.outdated, bench.run)
-    number = bench.rng.choice(ASKING)
+    number, began = bench.rng.choice(ASKING), time.time()
     process = bench.start()
     bench.amid(process)
     process.send_signal(number)
@@ -205,8 +206,9 @@ def told_to_stop(bench: Bench) -> str:
     text = " ".join(said.split())
     require(process.returncode in (0, 130) and "Traceback" not in said, f"status {process.returncode}: {said[-300:]}")
     if process.returncode:
-        told = "kept in" in text and "same command goes on" in text
-        require(told or bench.made() == 0, f"it does not say what is kept: {text[-200:]}")
+        require("same command goes on" in text, f"it does not say how to go on: {text[-200:]}")
+        told = "kept in" in text or bench.progress(began) == 0
+        require(told, f"it does not say what is kept: {text[-200:]}")
     check_rows(bench.run)
     where = "in a second run" if again else f"with {bench.made()} networks made"
     return f"{number.name} {where}, status {process.returncode}"
@@ -376,8 +378,8 @@ def main() -> int:
                     require("nothing is computed again" in said, "given a third time it computes again")
                 survived[name] += 1
                 verdict = "[green]yes[/]"
-            except NotSurvivedError as error:
-                verdict = f"[red]no: {error}[/]"
+            except (NotSurvivedError, OSError, ValueError, KeyError) as error:
+                verdict = f"[red]no: {escape(f'{type(error).__name__}: {error}')}[/]"
             seconds = time.monotonic() - began
             console.print(f"{number + 1:3}  {name:18} {how:60} {seconds:4.0f} s  {verdict}", soft_wrap=True)
             shutil.rmtree(bench.folder, ignore_errors=True)

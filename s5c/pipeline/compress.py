@@ -6,7 +6,8 @@ import dataclasses
 import json
 import logging
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,19 @@ class Compression:
         self._share()
         return self._publish()
 
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """While active, whoever stops the job is told what is kept.
+
+        Raises:
+            Interrupted: on any interruption.
+        """
+        try:
+            with last_words(self._kept):
+                yield
+        except KeyboardInterrupt as stop:
+            raise Interrupted(f"{str(stop) or 'Interrupted.'} {self._kept()}") from stop
+
     def run(self, record: Run) -> list[Row]:
         """Computes what is missing; every part is kept as soon as it is whole.
 
@@ -108,13 +122,16 @@ class Compression:
 
         Raises:
             UserError: the data does not fit, or the disk is full.
-            Interrupted: stopped on request; says what is kept.
         """
-        try:
-            with last_words(self._kept):
-                self._compute(record)
-        except KeyboardInterrupt as stop:
-            raise Interrupted(f"{str(stop) or 'Interrupted.'} {self._kept()}") from stop
+        if self._found(FULL) is None:
+            selection, test = self._said(self.trained.model, self.trained.weights)
+            row = {**self.base, **as_it_is(self.trained), **accuracies(selection, test, reference=test)}
+            arrays = {"log_probs": test.log_probs.astype(np.float32), "labels": test.labels}
+            self._keep(FULL, row, {**arrays, "correct": test.classes == test.labels})
+        if self.reduction is not None:
+            self._reduce(self.reduction, record)
+        if self.evaluation.latency and not self._timed():
+            self._measure()
         rows = self._publish()
         _report_to(record, self.trained, rows)
         return rows
@@ -215,23 +232,14 @@ class Compression:
 
     def _kept(self) -> str:
         """Returns what an interrupted run leaves, in words."""
+        if self.reduction is None:
+            return f"The evaluation is kept in {self.folder}." if self._found(FULL) else "Nothing was finished yet."
         done = [self._name(target) for target in self.targets if self._found(target) is not None]
         if not done:
             return f"No reduction is finished yet; what was found on the way is kept in {self.folder}."
         return f"{len(done)} of {len(self.targets)} reductions are kept in {self.folder}: {', '.join(done)}."
 
     # ---- what is computed
-
-    def _compute(self, record: Run) -> None:
-        if self._found(FULL) is None:
-            selection, test = self._said(self.trained.model, self.trained.weights)
-            row = {**self.base, **as_it_is(self.trained), **accuracies(selection, test, reference=test)}
-            arrays = {"log_probs": test.log_probs.astype(np.float32), "labels": test.labels}
-            self._keep(FULL, row, {**arrays, "correct": test.classes == test.labels})
-        if self.reduction is not None:
-            self._reduce(self.reduction, record)
-        if self.evaluation.latency and not self._timed():
-            self._measure()
 
     def _reduce(self, reduction: settings.ReductionJob, record: Run) -> None:
         """Reduces the network at every target that is missing, and keeps what all targets share."""

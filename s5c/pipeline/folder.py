@@ -21,6 +21,7 @@ from s5c.errors import UserError
 from s5c.pipeline.provenance import read_json, write_json
 from s5c.pipeline.question import digest
 from s5c.training.exclusive import alone_in, exclusive
+from s5c.training.integrity import NotSavedError
 
 IDENTITY = "identity.json"
 """Marks a run folder: its question, and the checksum of that."""
@@ -120,6 +121,8 @@ def opened(
                 continue
         try:
             yield folder
+        except NotSavedError:
+            raise
         except UserError:
             if not any((folder / result).exists() for result in RESULTS):
                 _remove(folder, above)

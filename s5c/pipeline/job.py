@@ -96,29 +96,29 @@ def finish(
     """Reduces, evaluates and reports what is not there yet; returns the selection accuracy of the last row."""
     mode = choose_mode(wandb.mode)
     work = Compression(trained, reduction, evaluation, folder=folder, question=question)
-    rows = work.finished(mode)
-    if rows is not None:
-        log.info("All of this is there already; nothing is computed again.")
-        show(rows, folder)
-        return float(rows[-1]["val_accuracy"])
-    _describe(folder, config)
-    kind = "evaluate" if reduction is None else "reduce"
-    run = Run(
-        folder,
-        config=settings.plain(config),
-        mode=mode,
-        project=wandb.project,
-        name=f"{question['name']}/{folder.name}",
-        group=question["name"],
-        job_type=kind,
-        tags=[trained.dataset.name, reduction.keys.name if reduction else kind, *wandb.tags],
-    )
-    with run:
-        rows = work.run(run)
-        for figure in report(rows, folder):
-            if figure.suffix == ".png":
-                run.figure(figure.stem, figure)
-    work.done(mode)
+    with work.telling():
+        if (rows := work.finished(mode)) is not None:
+            log.info("All of this is there already; nothing is computed again.")
+            show(rows, folder)
+            return float(rows[-1]["val_accuracy"])
+        _describe(folder, config)
+        kind = "evaluate" if reduction is None else "reduce"
+        run = Run(
+            folder,
+            config=settings.plain(config),
+            mode=mode,
+            project=wandb.project,
+            name=f"{question['name']}/{folder.name}",
+            group=question["name"],
+            job_type=kind,
+            tags=[trained.dataset.name, reduction.keys.name if reduction else kind, *wandb.tags],
+        )
+        with run:
+            rows = work.run(run)
+            for figure in report(rows, folder):
+                if figure.suffix == ".png":
+                    run.figure(figure.stem, figure)
+        work.done(mode)
     if run.sync_hint:
         log.info("W&B is offline. To upload: %s", run.sync_hint)
     return float(rows[-1]["val_accuracy"])

@@ -20,6 +20,7 @@ import orbax.checkpoint as ocp
 from s5c.errors import UserError, nearest_first, unknown
 from s5c.training.integrity import (
     DamagedCheckpointError,
+    NotSavedError,
     as_nested_dict,
     check_items,
     check_metadata,
@@ -167,7 +168,7 @@ class CheckpointStore:
                 raise
             steps = _steps(self.directory)
             last = f"The last good checkpoint is step {steps[-1]}" if steps else "No checkpoint has been written yet"
-            raise UserError(
+            raise NotSavedError(
                 f"Saving a checkpoint failed: {self.directory} {problem}.\n{last}. "
                 "Free space or repair the folder, then run the same command again; it resumes from there."
             ) from error
@@ -297,7 +298,7 @@ def save_single(path: Path, *, weights: Mapping, metadata: Mapping) -> Path:
             shutil.rmtree(unfinished, ignore_errors=True)
         if (problem := storage_problem(error)) is None:
             raise
-        raise UserError(f"Saving {target} failed: {target.parent} {problem}. Free space and try again.") from error
+        raise NotSavedError(f"Saving {target} failed: {target.parent} {problem}. Free space and try again.") from error
     return target
 
 
