@@ -13,7 +13,8 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,17 @@ from rich.markup import escape
 from s5c.config import suggest_key
 from s5c.errors import UserError, unknown
 from s5c.locations import conf_dir, results_dir
-from s5c.training.interrupt import Interrupted
+from s5c.pipeline.folder import check_name
+from s5c.training.interrupt import GOES_ON, STATUS, Interrupted, signals_interrupt
 
 errors = Console(stderr=True, highlight=False, emoji=False)
 
 NOT_IN_RUN_NAME = ("experiment", "results_dir", "name", "wandb", "checkpoint", "resume", "hydra")
 """Overrides that do not tell two runs of an experiment apart."""
+
+SWEEP_FILE = "multirun.yaml"
+HERE = "."
+"""What conf/base.yaml tells Hydra to use as output folder: s5c makes run folders itself, of accepted commands only."""
 
 DISK_ERRORS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
@@ -53,18 +59,18 @@ def run(job: Callable[[DictConfig], Any], config_name: str) -> None:
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # With this set Hydra hands exceptions on instead of printing them in its own way.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    register_resolvers()
     _ignore_closed_loops()
     logging.captureWarnings(True)
     try:
-        check_choices(sys.argv[1:], conf_dir())
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)()
+        with signals_interrupt(), _sweep_folders_removed():
+            check_choices(sys.argv[1:], conf_dir())
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)()
     except Interrupted as stop:
-        errors.print(f"[yellow]{escape(str(stop))}[/]\nThe same command goes on from there.", soft_wrap=True)
-        sys.exit(130)
+        errors.print(f"[yellow]{escape(str(stop))}[/]\n{GOES_ON}", soft_wrap=True)
+        sys.exit(STATUS)
     except KeyboardInterrupt:
         errors.print("[yellow]Interrupted.[/] Finished parts are kept; the same command goes on from there.")
-        sys.exit(130)
+        sys.exit(STATUS)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if show_traceback:
             raise
@@ -85,6 +91,9 @@ def run(job: Callable[[DictConfig], Any], config_name: str) -> None:
 def explain(error: Exception, config_name: str) -> str:
     """Returns the message for a person; overrides of keys that do not exist get the existing ones listed."""
     message = str(error)
+    # Raised by a function that conf/base.yaml uses; OmegaConf keeps no more of it than the text.
+    if refused := re.match(r"UserError raised while resolving interpolation: (.*?)(\n\s*full_key: |$)", message, re.S):
+        return refused[1]
     match = re.search(r"Could not override '([^']+)'", message)
     if match is None:
         ambiguous = re.search(r"Ambiguous value for argument '(.*/.*)'", message)
@@ -166,7 +175,7 @@ def run_name(overrides: Sequence[str]) -> str:
         key = key.lstrip("+~")
         if key.split(".")[0].split("/")[0] not in NOT_IN_RUN_NAME:
             parts.append(f"{key}-{value}")
-    name = re.sub(r"[^\w.+-]+", "-", ",".join(sorted(parts)).replace(",", "+")).strip("-") or "run"
+    name = re.sub(r"[^\w.+-]+", "-", ",".join(sorted(parts)).replace(",", "+"), flags=re.ASCII).strip("-") or "run"
     if len(name) > 100:
         name = f"{name[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return name
@@ -175,7 +184,33 @@ def run_name(overrides: Sequence[str]) -> str:
 def register_resolvers() -> None:
     """Makes the functions that conf/base.yaml uses known to OmegaConf."""
     OmegaConf.register_new_resolver("s5c_results", lambda: str(results_dir()), replace=True)
-    OmegaConf.register_new_resolver("s5c_run_name", lambda overrides: run_name(list(overrides)), replace=True)
+    OmegaConf.register_new_resolver("s5c_sweep", _sweep_folder, replace=True)
+
+
+_made_for_sweeps: list[Path] = []
+"""Folders that were not there when Hydra asked where a sweep goes, the innermost first."""
+
+
+def _sweep_folder(results: str, name: Any) -> str:
+    """Returns the folder of a sweep, which Hydra makes at once, to put the sweep's configuration there."""
+    folder = Path(results).expanduser().absolute() / check_name(str(name))
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    _made_for_sweeps.extend(path for path in missing if path not in _made_for_sweeps)
+    return str(folder)
+
+
+@contextmanager
+def _sweep_folders_removed() -> Iterator[None]:
+    """Removes what Hydra made for a sweep if no job of it was accepted."""
+    _made_for_sweeps.clear()
+    try:
+        yield
+    except Exception:
+        for folder in _made_for_sweeps:
+            if folder.is_dir() and {path.name for path in folder.iterdir()} <= {SWEEP_FILE}:
+                (folder / SWEEP_FILE).unlink(missing_ok=True)
+                folder.rmdir()
+        raise
 
 
 def _ignore_closed_loops() -> None:
@@ -192,3 +227,6 @@ def _ignore_closed_loops() -> None:
 def _fail(message: str) -> None:
     errors.print(f"[bold red]Error:[/] {escape(message)}", soft_wrap=True)
     sys.exit(1)
+
+
+register_resolvers()  # on import: the processes of a launcher's pool import the job's modules and call nothing else

@@ -7,7 +7,8 @@ from omegaconf import DictConfig
 from s5c import config as settings
 from s5c.cli import run
 from s5c.keys import EvaluationKeys, WandbKeys
-from s5c.pipeline.job import finish, start
+from s5c.pipeline.job import finish, folder_of, start
+from s5c.pipeline.question import ask, of_checkpoint
 from s5c.pipeline.restored import restore
 
 
@@ -18,7 +19,10 @@ def main(config: DictConfig) -> float:
     evaluation = settings.build(EvaluationKeys, values["evaluation"], "evaluation")
     wandb = settings.build(WandbKeys, values["wandb"], "wandb")
     trained = restore(values, which=str(values["weights"]))
-    return finish(trained, None, evaluation, wandb, folder=start(config, values), values=values)
+    start(config, values, wandb)
+    question = ask(str(values["name"]), of_checkpoint(trained), None, evaluation)
+    with folder_of(question, config, values, checkpoint=trained) as folder:
+        return finish(trained, None, evaluation, wandb, folder=folder, question=question, config=config)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 from s5c.errors import UserError, bounded, unknown
@@ -139,6 +140,10 @@ class ReductionKeys:
         ):
             if getattr(self, key) not in allowed:
                 raise unknown(f"value for reduction.{key}", getattr(self, key), allowed)
+        if not re.fullmatch(r"\w[\w.+-]*", self.name):
+            raise UserError(
+                f"reduction.name={self.name} names folders: use letters, digits, '_', '+', '-' and '.', a letter first."
+            )
         if self.rounds < 1:
             raise UserError(f"reduction.rounds={self.rounds}: at least one round is needed.")
 

@@ -7,8 +7,10 @@ from omegaconf import DictConfig
 from s5c import config as settings
 from s5c.cli import run
 from s5c.keys import EvaluationKeys, WandbKeys
-from s5c.pipeline.job import finish, start
+from s5c.pipeline.job import finish, folder_of, start
+from s5c.pipeline.question import ask, of_checkpoint
 from s5c.pipeline.restored import restore
+from s5c.pipeline.targets import check
 from s5c.presets import chosen
 
 
@@ -20,7 +22,11 @@ def main(config: DictConfig) -> float:
     evaluation = settings.build(EvaluationKeys, values["evaluation"], "evaluation")
     wandb = settings.build(WandbKeys, values["wandb"], "wandb")
     trained = restore(values, which=reduction.keys.weights)
-    return finish(trained, reduction, evaluation, wandb, folder=start(config, values), values=values)
+    check(reduction, trained.model.config, trained.model.state_dims, trained.splits)
+    start(config, values, wandb)
+    question = ask(str(values["name"]), of_checkpoint(trained), reduction, evaluation)
+    with folder_of(question, config, values, checkpoint=trained) as folder:
+        return finish(trained, reduction, evaluation, wandb, folder=folder, question=question, config=config)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,13 @@ from s5c.cli import run
 from s5c.errors import UserError
 from s5c.evaluation import published, readme, spectra
 from s5c.evaluation.arms import Row
-from s5c.evaluation.collect import collect, read_spectra, store, studies
+from s5c.evaluation.collect import ROWS_FILE, collect, read_spectra, store, studies
 from s5c.evaluation.page import page
 from s5c.evaluation.plots import save_figures
 from s5c.evaluation.tables import console, markdown
 from s5c.pipeline import zoo
 from s5c.pipeline.job import results_console
+from s5c.training.atomic import write_text
 
 KEYS = ("runs", "output", "html", "published", "check")
 
@@ -43,10 +44,15 @@ def _report(values: Mapping[str, Any]) -> None:
     paths = [Path(str(path)).expanduser() for path in asked]
     rows = collect(paths)
     output = Path(values["output"] or paths[0] / "report")
+    if (output / ROWS_FILE).exists():
+        raise UserError(
+            f"output={output} is the folder of a run, whose files a report would replace. Give another one, such as "
+            f"output={output / 'report'}."
+        )
     arrays = read_spectra(rows)
     needed = {folder: part for study in studies(rows) for folder, part in spectra.needed(study, arrays).items()}
     store(rows, needed, output)
-    (output / "report.md").write_text(markdown(rows), "utf-8")
+    write_text(output / "report.md", markdown(rows))
     figures = save_figures(rows, arrays, output, ("png",) if _is_published(output) else ("png", "pdf"))
     out = results_console()
     out.print(console(rows))
@@ -76,8 +82,7 @@ def _check() -> None:
 
 
 def _write_page(rows: list[Row], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(rows), "utf-8")
+    write_text(path, page(rows))
     results_console().print(f"Open {path} in a browser; it needs no network.", markup=False)
 
 

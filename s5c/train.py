@@ -11,8 +11,10 @@ from s5c import config as settings
 from s5c.cli import run
 from s5c.errors import unknown
 from s5c.keys import EvaluationKeys, WandbKeys
-from s5c.pipeline.job import finish, start
-from s5c.pipeline.trained import TrainJob, obtain
+from s5c.pipeline.job import finish, folder_of, start
+from s5c.pipeline.question import ask, of_training
+from s5c.pipeline.targets import check
+from s5c.pipeline.trained import TrainJob, obtain, prepare
 from s5c.presets import chosen
 from s5c.training.finished import RESUME
 
@@ -21,9 +23,13 @@ def main(config: DictConfig) -> float:
     """Runs one job; returns the test-independent figure of merit, the selection accuracy of the last row."""
     values = settings.plain(config)
     job, reduction, evaluation, wandb = resolve(values, chosen(config))
-    folder = start(config, values)
-    trained = obtain(job, Console(stderr=True), which=reduction.keys.weights)
-    return finish(trained, reduction, evaluation, wandb, folder=folder, values=values)
+    start(config, values, wandb)
+    ready = prepare(job)
+    check(reduction, job.model, (job.model.full_state_dim,) * job.model.n_layers, ready.splits)
+    question = ask(str(values["name"]), of_training(ready, reduction.keys.weights), reduction, evaluation)
+    with folder_of(question, config, values) as folder:
+        trained = obtain(job, Console(stderr=True), which=reduction.keys.weights, prepared=ready)
+        return finish(trained, reduction, evaluation, wandb, folder=folder, question=question, config=config)
 
 
 def resolve(

@@ -39,6 +39,7 @@ from s5c.pipeline import zoo
 from s5c.pipeline.provenance import git_revision, write_json
 from s5c.pipeline.restored import restore
 from s5c.pipeline.trained import checksum, described
+from s5c.training.interrupt import give_signals_back, leave_closed_terminal, signals_interrupt, take_signals
 
 MEASURING_MINUTES = 10
 """A recipe whose step cannot be compiled and run in this time is not for this device."""
@@ -202,7 +203,7 @@ def _obstacle(recipe: Recipe, hours: float, cost: Cost) -> str:
 
 
 def _attended(command: Sequence[str]) -> bool:
-    """Runs a command to its end and returns whether it went well; SIGINT and SIGTERM are handed to it, once each.
+    """Runs a command to its end and returns whether it went well; signals that ask to stop are handed to it.
 
     The command gets a session of its own: from a terminal Ctrl-C would reach it a second time, and the second one
     ends a training without saving.
@@ -215,16 +216,16 @@ def _attended(command: Sequence[str]) -> bool:
 
     def hand_on(number: int, frame: FrameType | None) -> None:
         told.append(number)
+        leave_closed_terminal(number)
         if process is not None:
             process.send_signal(number)
 
-    before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = take_signals(hand_on)
     try:
         process = None if told else subprocess.Popen(command, start_new_session=True, env={**LARGE_PAGES, **os.environ})
         status = STOPPED if process is None else process.wait()
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        give_signals_back(before)
     if told or status == STOPPED:
         raise KeyboardInterrupt
     if status:
@@ -314,7 +315,9 @@ def _asked(names: Sequence[str]) -> tuple[list[Recipe], list[Study]]:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        with signals_interrupt():
+            status = main()
+        sys.exit(status)
     except UserError as error:
         errors.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import mock
 
@@ -18,6 +19,7 @@ import pytest
 from networks import PIXELS, network, weights_of
 
 from s5c import axes
+from s5c.axes import ReductionJob
 from s5c.config import reduction_job
 from s5c.data.base import Dataset, Split, Splits
 from s5c.errors import UserError
@@ -25,10 +27,13 @@ from s5c.evaluation.arms import called
 from s5c.keys import CalibrationKeys, FinetuneKeys, ReductionKeys
 from s5c.locations import conf_dir
 from s5c.pipeline import reduction as pipeline
+from s5c.pipeline import targets
 from s5c.pipeline.reduction import Reduced, reductions
+from s5c.pipeline.targets import Memory, check, largest_ratio
 from s5c.pipeline.trained import TrainedModel
 from s5c.reduction import contract, stage
 from s5c.reduction.contract import Fresh, Projection, load_method
+from s5c.reduction.target import Target
 
 LENGTH, TRAIN, OTHERS = 9, 24, 8
 
@@ -135,8 +140,10 @@ def outcome(preset: str, settings: tuple[tuple[str, Any], ...]) -> Any:
     usual = composed(preset, {})
     try:
         job = reduction_job(composed(preset, dict(settings)), (preset, usual))
-        with mock.patch.object(pipeline, "finetune", tune), mock.patch.object(pipeline, "SEARCH_STEPS", 2):
-            made, ranking, _ = reductions(trained(), job, folder=Path("nowhere"), validate=_loss)
+        model = trained()
+        check(job, model.model.config, model.model.state_dims, model.splits)
+        with mock.patch.object(pipeline, "finetune", tune), mock.patch.object(targets, "SEARCH_STEPS", 2):
+            made, ranking = reductions(model, job, _targets(model, job), folder=Path("nowhere"))
             first: Reduced = next(made)
     except UserError as refusal:
         return str(refusal)
@@ -144,6 +151,14 @@ def outcome(preset: str, settings: tuple[tuple[str, Any], ...]) -> Any:
     if isinstance(job.method, Fresh):  # of its layers only the orders count
         cuts = [[np.sum(mask) for mask in cut] for cut in cuts]
     return first.orders, cuts, jax.device_get(first.weights)
+
+
+def _targets(model: TrainedModel, job: ReductionJob) -> tuple[Target, ...]:
+    if job.keys.max_drop is None:
+        return job.targets
+    with TemporaryDirectory() as folder:
+        memory = Memory(Path(folder) / "search.json", "")
+        return (largest_ratio(model, job, Path("nowhere"), _loss, memory),)
 
 
 def _loss(model: Any, weights: Mapping[str, Any]) -> float:
@@ -284,7 +299,7 @@ def test_what_a_network_makes_of_it_is_refused_too() -> None:
 def test_orders_that_do_not_fit_are_refused_before_anything_is_reduced() -> None:
     job = reduction_job(composed("last", {"order": [3, 99]}), ("last", composed("last", {})))
     with pytest.raises(UserError, match=r"reduction.order=\[99, 99, 99\]"):
-        reductions(trained(), job, folder=Path("nowhere"), validate=_loss)
+        check(job, trained().model.config, trained().model.state_dims, trained().splits)
 
 
 def test_an_allocation_is_tried_for_what_it_sees() -> None:

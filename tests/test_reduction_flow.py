@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,7 @@ class TestTraining:
         folder = jobs.only(tmp_path, "results/reduce/*/finetuned/*")
         epochs = [row for row in jobs.rows(folder / "metrics.jsonl") if row["event"] == "epoch"]
         assert [row["epoch"] for row in epochs] == [1, 2]
+        shutil.rmtree(folder.parents[1] / "reduced")  # as if it had been stopped between the training and the saving
         again = outcome(checkpoint, tmp_path, *self.START)
         assert again.code == 0 and "Resuming from step 10" in again.err
         assert len(jobs.rows(folder / "metrics.jsonl")) == len(epochs), "nothing was trained twice"

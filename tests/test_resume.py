@@ -99,7 +99,10 @@ def test_killed_again_and_again(alone: Path, tmp_path: Path) -> None:
     assert_same(finish(tmp_path), alone)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+SLOW = [pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, *SLOW])
 def test_stopped_on_request(number: signal.Signals, alone: Path, tmp_path: Path) -> None:
     process = start_and_await(tmp_path, epoch_logged)
     process.send_signal(number)

@@ -8,6 +8,7 @@ from pathlib import Path
 import jobs
 import pytest
 
+from s5c.errors import UserError
 from s5c.training import integrity
 from s5c.training.checkpoint import load, save_single
 
@@ -90,6 +91,21 @@ COMMANDS: list[tuple[str, list[str]]] = [
     ('evaluate checkpoint="[bold]x"', ["[bold]x does not exist"]),
     # Folders.
     (f"train results_dir={'x' * 300}", ["File name too long", "results_dir="]),
+    ("train reduction.order=5", ["reduction.order=[5, 5]", "[4, 4]", "from 1 to what is there"]),
+    ("train reduction.order=[[4,4,4]]", ["reduction.order=[4, 4, 4]", "one number per layer"]),
+    ("train reduction.tolerance=1.5", ["reduction.tolerance=1.5", "[0, 1)"]),
+    ("train reduction.max_drop=-1", ["reduction.max_drop=-1"]),
+    ("train reduction.max_drop=1 protocol=paper", ["reduction.max_drop", "protocol=validation"]),
+    ("train reduction=unstructured_random reduction.order=2", ["unstructured_random", "takes a ratio only"]),
+    ("train reduction=calibrated reduction.calibration.sequences=5000", ["sequences=5000", "from 1 to 1257"]),
+    ("train reduction.ratio=[0.5000001,0.5000002]", ["asks 2 times for 0.5", "six digits"]),
+    ("train reduction.name=../x", ["reduction.name=../x", "letters"]),
+    # Folders.
+    ("train name=../../x", ["name='../../x'", "results_dir="]),
+    ("train name=/x", ["name='/x'", "results_dir="]),
+    ("train -m name=../../x seed=0,1", ["name='../../x'", "results_dir="]),
+    ("train name=trained", ["name='trained'", "trained, zoo, published hold other things"]),
+    ("train -m model.state_size=10,11", ["model.state_size=10", "multiple of 4"]),
     ("train results_dir=file", ["Not a directory", "file/", "results_dir="]),
     ("reduce", ["checkpoint is not set", "checkpoint=..."]),
     ("reduce checkpoint=runz", ["runz does not exist", "nearest first: run"]),
@@ -125,7 +141,9 @@ def refused(command: str, words: list[str], folder: Path) -> None:
 @pytest.mark.parametrize(("command", "words"), COMMANDS, ids=[command for command, _ in COMMANDS])
 def test_wrong_command(command: str, words: list[str], folder: Path) -> None:
     refused(command, words, folder)
-    assert not list(folder.glob("results/trained/*")), "nothing is written for a training that cannot start"
+    left = {path.name for path in folder.iterdir()}
+    assert left == {"empty", "run", "file"} and not any(folder.joinpath("run").iterdir()), "nothing is left behind"
+    assert (folder / "file").read_text() == "no folder"
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="a folder that not even root can write to")
@@ -141,6 +159,19 @@ def test_online_without_a_key(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert process.returncode == 1
     assert "Traceback" not in err
     assert all(way in err for way in ("no API key", "wandb login", "WANDB_API_KEY", "wandb.mode=offline"))
+    assert not (folder / "results").exists()
+
+
+class TestRefusedLate:
+    """What only the computation finds out: the folder that was made goes again."""
+
+    def test_first_of_its_name(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: object, **__: object) -> None:
+            raise UserError("layer 1 is not stable")
+
+        monkeypatch.setattr("s5c.pipeline.compress.reductions", refuse)
+        refused("train name=late", ["layer 1 is not stable"], folder)
+        assert [path.name for path in (folder / "results").iterdir()] == ["trained"], "the training is whole and stays"
 
 
 class TestCheckpointThatDoesNotFit:

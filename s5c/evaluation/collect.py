@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from s5c.errors import UserError
@@ -26,6 +25,7 @@ from s5c.evaluation.arrayfile import read_arrays
 from s5c.evaluation.paired import add_paired
 from s5c.evaluation.rowfile import moment, read_rows
 from s5c.tracking.lines import CHECKSUM, sealed_table, unsealed_table
+from s5c.training.atomic import save_arrays, written
 
 LATENCY = ("latency", "speedup", "backend", "temp_bytes", "load")
 """How the keys begin that the measurement of latency and memory fills in, all together or none."""
@@ -108,15 +108,6 @@ def with_latency(row: Row, older: Row | None) -> Row:
     return {**row, "latency_device": older.get("device"), **kept}
 
 
-def with_latency_of(rows: Sequence[Row], file: Path) -> list[Row]:
-    """Returns rows with the latency and memory that a file of older rows has of the same networks."""
-    try:
-        older = {_repetition_key(row): row for row in read_rows(file)} if file.is_file() else {}
-    except UserError:  # damaged: it is about to be replaced
-        older = {}
-    return [with_latency(row, older.get(_repetition_key(row))) for row in rows]
-
-
 def in_order(rows: Iterable[Row]) -> list[Row]:
     """Returns rows in the order in which reports present them, the arms of every study named apart."""
     grouped: dict[str, list[Row]] = {}
@@ -146,7 +137,7 @@ def store(rows: Sequence[Row], spectra: Spectra, directory: Path) -> None:
     write_csv(sealed_table([describing_itself(row) for row in rows]), directory / TABLE_FILE)
     arrays = {f"{folder}/{name}": array for folder, found in spectra.items() for name, array in found.items()}
     if arrays:
-        np.savez_compressed(directory / SPECTRA_FILE, **arrays)  # type: ignore[arg-type]
+        save_arrays(directory / SPECTRA_FILE, arrays)
     else:
         (directory / SPECTRA_FILE).unlink(missing_ok=True)
 
@@ -254,7 +245,7 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
     would run as a formula.
     """
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with written(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([_to_cell(key) for key in columns])
         writer.writerows([_to_cell(row[key]) if key in row else "" for key in columns] for row in rows)

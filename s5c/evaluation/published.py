@@ -17,6 +17,7 @@ from s5c.evaluation.arms import FULL, Row
 from s5c.evaluation.collect import TABLE_FILE, Study, noting_damage, restore, studies
 from s5c.evaluation.plots import save_figures
 from s5c.evaluation.readme import FOLDER, PAPERS, README, filled, folders, models_table
+from s5c.training.atomic import write_text
 
 PAGE = Path("results/README.md")
 COMMAND = "python -m s5c.report published=true"
@@ -148,6 +149,5 @@ def _study(place: str, name: str, study: Study, root: Path) -> str:
 
 
 def _write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, "utf-8")
+    write_text(path, text)
     return path

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +17,72 @@ from rich.markup import escape
 from rich.tree import Tree
 
 from s5c import config as settings
+from s5c.cli import HERE, run_name
 from s5c.evaluation import plots, tables
 from s5c.evaluation.collect import read_spectra
 from s5c.keys import EvaluationKeys, WandbKeys
-from s5c.pipeline.compress import Row, compress
+from s5c.pipeline.compress import REPORT, Compression
+from s5c.pipeline.folder import belonging, check_name, label_of, opened, readable
 from s5c.pipeline.provenance import environment, write_json
+from s5c.pipeline.row import Row
 from s5c.pipeline.trained import TrainedModel
+from s5c.tracking.mirror import choose_mode
 from s5c.tracking.run import Run
+from s5c.training.atomic import write_text
 
 log = logging.getLogger(__name__)
 
+CONFIG = "config.resolved.yaml"
 
-def start(config: DictConfig, values: Mapping[str, Any]) -> Path:
-    """Prints the composed configuration, saves it with the environment, and returns the run folder."""
+
+def start(config: DictConfig, values: Mapping[str, Any], wandb: WandbKeys) -> None:
+    """Prints the composed configuration and refuses what cannot be recorded; writes nothing."""
     hydra = HydraConfig.get()
-    folder = Path(hydra.runtime.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.resolved.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
-    write_json(folder / "environment.json", environment())
+    check_name(str(values["name"]))
+    choose_mode(wandb.mode)
     console = Console(stderr=True, highlight=False, emoji=False)
     in_sweep = hydra.mode == RunMode.MULTIRUN
     if not in_sweep or hydra.job.num == 0:
         console.print(_tree(str(values["name"]), values))
     if in_sweep:  # the jobs of a sweep differ in their overrides only
         console.rule(escape(f"job {hydra.job.num}: {' '.join(hydra.overrides.task)}"), align="left", style="dim")
-    return folder
+
+
+@contextmanager
+def folder_of(
+    question: Mapping[str, Any],
+    config: DictConfig,
+    values: Mapping[str, Any],
+    *,
+    checkpoint: TrainedModel | None = None,
+) -> Iterator[Path]:
+    """Gives the run folder of a question, locked, with the configuration in it and the log going there.
+
+    Args:
+        question: of `s5c.pipeline.question.ask`.
+        config: the composed configuration.
+        values: the same in plain containers.
+        checkpoint: the model that `checkpoint=` names, if there is one; nothing is written inside its folder.
+
+    Raises:
+        UserError: see `s5c.pipeline.folder.opened`; the folder goes if nothing has come of the job.
+    """
+    hydra = HydraConfig.get()
+    base, exact = settings.results_folder(values) / check_name(str(values["name"])), None
+    if hydra.mode == RunMode.MULTIRUN:
+        base = Path(hydra.sweep.dir).absolute()
+    chosen = hydra.sweep.subdir if hydra.mode == RunMode.MULTIRUN else hydra.run.dir
+    if chosen != HERE:
+        exact = base / chosen if hydra.mode == RunMode.MULTIRUN else Path(chosen).absolute()
+    label, inputs = "", []
+    if checkpoint is not None:
+        label, inputs = label_of(str(values["checkpoint"])), list(belonging(checkpoint.path))
+    name = readable(label, run_name(hydra.overrides.task))
+    with opened(base, name, question, inputs=inputs, exact=exact) as folder:
+        if not (folder / CONFIG).exists():
+            _describe(folder, config)
+        with _logged(folder / f"{hydra.job.name}.log"):
+            yield folder
 
 
 def finish(
@@ -50,47 +92,95 @@ def finish(
     wandb: WandbKeys,
     *,
     folder: Path,
-    values: Mapping[str, Any],
+    question: Mapping[str, Any],
+    config: DictConfig,
 ) -> float:
-    """Reduces, evaluates and reports; returns the selection accuracy of the last row, NaN if it has none."""
-    kind = "evaluate" if reduction is None else "reduce"
-    run = Run(
-        folder,
-        config=values,
-        mode=wandb.mode,
-        project=wandb.project,
-        name=f"{values['name']}/{folder.name}",
-        group=str(values["name"]),
-        job_type=kind,
-        tags=[trained.dataset.name, reduction.keys.name if reduction else kind, *wandb.tags],
-    )
-    with run:
-        rows = compress(trained, reduction, evaluation, run=run, experiment=str(values["name"]))
-        for figure in report(rows, folder):
-            if figure.suffix == ".png":
-                run.figure(figure.stem, figure)
+    """Reduces, evaluates and reports what is not there yet.
+
+    Returns:
+        The selection accuracy of the last row, NaN if it has none.
+    """
+    mode = choose_mode(wandb.mode)
+    work = Compression(trained, reduction, evaluation, folder=folder, question=question)
+    with work.telling():
+        if (rows := work.finished(mode)) is not None:
+            log.info("All of this is there already; nothing is computed again.")
+            show(rows, folder)
+            return _merit(rows)
+        _describe(folder, config)
+        kind = "evaluate" if reduction is None else "reduce"
+        run = Run(
+            folder,
+            config=settings.plain(config),
+            mode=mode,
+            project=wandb.project,
+            name=f"{question['name']}/{folder.name}",
+            group=question["name"],
+            job_type=kind,
+            tags=[trained.dataset.name, reduction.keys.name if reduction else kind, *wandb.tags],
+        )
+        with run:
+            rows = work.run(run)
+            for figure in report(rows, folder):
+                if figure.suffix == ".png":
+                    run.figure(figure.stem, figure)
+        work.done(mode)
     if run.sync_hint:
         log.info("W&B is offline. To upload: %s", run.sync_hint)
+    return _merit(rows)
+
+
+def _merit(rows: Sequence[Row]) -> float:
     accuracy = rows[-1]["val_accuracy"]
     return math.nan if accuracy is None else float(accuracy)
 
 
 def report(rows: Sequence[Row], folder: Path) -> list[Path]:
     """Prints the table of one job and writes its figures; returns their paths."""
+    here = show(rows, folder)
+    figures = plots.save_figures(here, read_spectra(here), folder / "figures") if len(rows) > 1 else []
+    write_text(folder / REPORT, tables.markdown(here))
+    return figures
+
+
+def show(rows: Sequence[Row], folder: Path) -> list[Row]:
+    """Prints the table of one job; returns its rows as reports read them."""
     here = [{**row, "folder": str(folder)} for row in rows]
     console = results_console()
     console.print(tables.console(here))
-    figures = plots.save_figures(here, read_spectra(here), folder / "figures") if len(rows) > 1 else []
-    (folder / "report.md").write_text(tables.markdown(here))
     console.print(f"\nReproduce: {rows[0]['command']}", soft_wrap=True, markup=False)
     console.print(f"Run folder: {folder}", soft_wrap=True, markup=False)
-    return figures
+    return here
 
 
 def results_console() -> Console:
     """Returns the console for results: as wide as the terminal, 110 columns in a pipe."""
     console = Console(highlight=False, emoji=False)
     return console if console.is_terminal else Console(highlight=False, emoji=False, width=110)
+
+
+def _describe(folder: Path, config: DictConfig) -> None:
+    """Saves the configuration, as composed and with all of it resolved, and the environment."""
+    composed = HydraConfig.instance().cfg
+    assert composed is not None, "inside of a job"
+    write_text(folder / CONFIG, OmegaConf.to_yaml(config, resolve=True))
+    write_text(folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(config))
+    write_text(folder / ".hydra" / "hydra.yaml", OmegaConf.to_yaml(composed))
+    write_text(folder / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(composed.hydra.overrides.task))
+    write_json(folder / "environment.json", environment())
+
+
+@contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """Sends what is logged to a file, too."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
 
 
 def _tree(name: str, values: Mapping[str, Any]) -> Tree:

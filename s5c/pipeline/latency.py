@@ -37,7 +37,7 @@ def measure(rows: list[Row], trained: TrainedModel, reduced: Sequence[Reduced], 
         reduced: the reduced ones.
         evaluation: batch size and rounds.
     """
-    batch = to_device(next(batches(trained.splits.test, evaluation.batch_size)()))
+    batch = to_device(next(batches(trained.splits.test.padded_alike(), evaluation.batch_size)()))
     backend = cost.backend_of(trained.model, batch)
     networks: dict[str, tuple[Classifier, Any]] = {"0": (trained.model, trained.weights)}
     for i, network in enumerate(reduced, start=1):

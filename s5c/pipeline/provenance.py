@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 
 import s5c
 from s5c.evaluation.cost import device_name
+from s5c.training.atomic import write_text
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "hydra-core", "wandb")
 
@@ -107,7 +108,13 @@ def shown(path: Path) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file, complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(json.dumps(value, indent=2, default=str) + "\n")
-    unfinished.replace(path)
+    write_text(path, json.dumps(value, indent=2, default=str) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the object in a JSON file; an empty one if there is no such file, or no object in it."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -5,17 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from s5c import axes
 from s5c import config as settings
-from s5c.errors import UserError
 from s5c.evaluation import cost
 from s5c.model import surgery
 from s5c.model.classifier import Classifier
@@ -46,9 +43,6 @@ from s5c.reduction.unstable import account
 from s5c.ssm.system import DiagonalSSM
 
 log = logging.getLogger(__name__)
-
-Validate = Callable[[Classifier, dict[str, Any]], float | None]
-"""Validation accuracy of a network, in [0, 1]; None if some of its answers are not finite."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,8 +154,11 @@ class Reduction:
     def apply(self, target: Target) -> Reduced:
         """Returns the network at one target.
 
+        Args:
+            target: of those that `s5c.pipeline.targets.check` lets pass.
+
         Raises:
-            UserError: the target or the data does not fit.
+            UserError: the data does not fit.
         """
         method, began = self.job.method, time.perf_counter()
         if isinstance(method, Masking):
@@ -246,7 +243,7 @@ class Reduction:
         return surgery.with_systems(params, systems, self.config)
 
     def _masked(self, method: Masking, target: Target, began: float) -> Reduced:
-        assert isinstance(target.value, float), "a ratio"
+        assert target.kind == "ratio" and isinstance(target.value, float), "checked before"
         full = [layer.system for layer in self.layers]
         masked = stage.mask(method, full, target.value, seed=self.job.keys.seed)
         params, config = surgery.with_systems(self.trained.weights["params"], masked, self.config)
@@ -300,46 +297,39 @@ class Reduction:
 
 
 def reductions(
-    trained: TrainedModel, job: settings.ReductionJob, *, folder: Path, validate: Validate
-) -> tuple[Iterator[Reduced], stage.Ranking | None, int]:
-    """Applies a preset at all of its targets.
+    trained: TrainedModel, job: settings.ReductionJob, targets: Sequence[Target], *, folder: Path
+) -> tuple[Iterator[Reduced], stage.Ranking | None]:
+    """Applies a preset at some targets.
 
     Args:
         trained: the model to reduce.
         job: the preset.
+        targets: what is asked for.
         folder: trainings after the reduction live below.
-        validate: accuracy on the validation split, for `max_drop`.
 
     Returns:
-        The networks, made one by one; the ranking they are cuts of (None for a masked-only baseline); their number.
+        The networks, made one by one; the ranking they are cuts of (None for a masked-only baseline).
     """
-    axes.check_network(job, trained.model.config)
-    if job.keys.max_drop is not None:
-        target = largest_ratio(trained, job, folder, validate)
-        job = dataclasses.replace(job, targets=(target,))
     first = Reduction(trained, job, folder)
-    if first.ranking is not None:
-        for target in job.targets:
-            target.select(first.ranking)  # one that does not fit is refused before any is reduced
-    return _apply_all(first, job), first.ranking, len(job.targets)
 
+    def made() -> Iterator[Reduced]:
+        for target in targets:
+            reduced = first.apply(target) if job.keys.rounds == 1 else in_rounds(first, target)
+            if target.kind == "ratio" and reduced.selected is not None:
+                assert isinstance(target.value, float)
+                notes = (*reduced.notes, *stage.shortfall(target.value, reduced.selected))
+                reduced = dataclasses.replace(reduced, notes=notes)
+            for note in reduced.notes:
+                log.warning("%s: %s", job.keys.name, note)
+            yield reduced
 
-def _apply_all(first: Reduction, job: settings.ReductionJob) -> Iterator[Reduced]:
-    for target in job.targets:
-        reduced = first.apply(target) if job.keys.rounds == 1 else in_rounds(first, target)
-        if target.kind == "ratio" and reduced.selected is not None:
-            assert isinstance(target.value, float)
-            notes = (*reduced.notes, *stage.shortfall(target.value, reduced.selected))
-            reduced = dataclasses.replace(reduced, notes=notes)
-        for note in reduced.notes:
-            log.warning("%s: %s", job.keys.name, note)
-        yield reduced
+    return made(), first.ranking
 
 
 def in_rounds(first: Reduction, target: Target) -> Reduced:
     """Reduces in `rounds` steps of equal ratio, each followed by training, each starting from the last one's result."""
     job, rounds = first.job, first.job.keys.rounds
-    assert isinstance(target.value, float), "a ratio"
+    assert target.kind == "ratio" and isinstance(target.value, float), "checked before"
     slots = sum(layer.slots for layer in first.layers)
     trained, reduced, part = first.trained, None, first
     keep = [np.ones(layer.system.Lambda.shape, bool) for layer in first.layers]
@@ -366,39 +356,6 @@ def _composed(before: np.ndarray, now: np.ndarray) -> np.ndarray:
         after[before] = now
         return after
     return np.arange(before.shape[-1]) < now.sum(-1, keepdims=True)
-
-
-SEARCH_STEPS = 6
-"""Halvings of the interval in which the largest ratio is searched: to 1/64 of all states."""
-
-
-def largest_ratio(trained: TrainedModel, job: settings.ReductionJob, folder: Path, validate: Validate) -> Target:
-    """Returns the largest ratio found whose validation accuracy is at most `max_drop` points below the full model's.
-
-    Bisection, which takes the drop for monotone in the ratio. The test split is not looked at.
-
-    Raises:
-        UserError: the data has no validation split of its own.
-    """
-    allowed = job.keys.max_drop
-    assert allowed is not None
-    if trained.splits.selected_on == "test":
-        raise UserError(
-            "reduction.max_drop chooses by validation accuracy, but this model was selected on the test split "
-            "(protocol=paper). Train with protocol=validation, or give reduction.ratio."
-        )
-    full = validate(trained.model, trained.weights)
-    assert full is not None, "the full model was checked before"
-    reduction = Reduction(trained, job, folder)
-    low, high = 0.0, 1.0
-    for _ in range(SEARCH_STEPS):
-        ratio = (low + high) / 2
-        found = reduction.apply(Target("ratio", ratio))
-        accuracy = validate(found.model, found.weights)
-        drop = math.inf if accuracy is None else 100 * (full - accuracy)
-        log.info("%s: %.4g of the states removed costs %.2f points of validation accuracy.", job.keys.name, ratio, drop)
-        low, high = (ratio, high) if drop <= allowed + 1e-9 else (low, ratio)
-    return Target("ratio", low)
 
 
 def _sized(model: Classifier, params: dict[str, Any], config: ModelConfig) -> Classifier:

@@ -1,9 +1,6 @@
-"""`spectra.npz`: poles, scores and Hankel singular values of a network before and after its reductions."""
+"""What goes to `spectra.npz`: poles, scores and Hankel singular values of a network before and after reductions."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +16,8 @@ from s5c.ssm.system import DiagonalSSM
 from s5c.types import Array
 
 
-def write_spectra(path: Path, trained: TrainedModel, ranking: stage.Ranking, reduced: Sequence[Reduced]) -> None:
-    """Writes what the figures of a reduction are drawn from.
+def full_arrays(trained: TrainedModel, ranking: stage.Ranking) -> dict[str, np.ndarray]:
+    """Returns what the figures of all reductions of a network have in common.
 
     Per layer l, each with a leading axis of channels where a layer has them:
 
@@ -28,24 +25,32 @@ def write_spectra(path: Path, trained: TrainedModel, ranking: stage.Ranking, red
         hsv_layer{l}                Hankel singular values of its stable modes, descending
         scores_layer{l}             one score per slot
         priority_layer{l}           the same after the allocation
-        keep_{target}_layer{l}      which slots stay
-        lambda_{target}_layer{l}    discrete poles of the reduced layer
     """
     arrays: dict[str, np.ndarray] = {}
-    full = surgery.systems(trained.weights["params"], trained.model.config)
     with jax.enable_x64(True):
-        for i, system in enumerate(full):
+        for i, system in enumerate(surgery.systems(trained.weights["params"], trained.model.config)):
             arrays[f"Lambda_bar_layer{i}"] = _poles(system)
             arrays[f"hsv_layer{i}"] = np.asarray(_hankel(system))
-        for network in reduced:
-            for i, system in enumerate(surgery.systems(network.weights["params"], network.model.config)):
-                arrays[f"lambda_{network.target.label}_layer{i}"] = _poles(system)
     for i, (scores, priorities) in enumerate(zip(ranking.scores, ranking.priorities, strict=True)):
         arrays |= {f"scores_layer{i}": scores, f"priority_layer{i}": priorities}
-        for network in reduced:
-            if network.selected is not None:
-                arrays[f"keep_{network.target.label}_layer{i}"] = network.selected.keep[i]
-    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+    return arrays
+
+
+def reduced_arrays(network: Reduced) -> dict[str, np.ndarray]:
+    """Returns what the figures show of one reduction.
+
+    Per layer l, with `{target}` the label of its target:
+
+        lambda_{target}_layer{l}    discrete poles of the reduced layer
+        keep_{target}_layer{l}      which slots stay; not of a masked-only baseline
+    """
+    label, arrays = network.target.label, {}
+    with jax.enable_x64(True):
+        for i, system in enumerate(surgery.systems(network.weights["params"], network.model.config)):
+            arrays[f"lambda_{label}_layer{i}"] = _poles(system)
+    if network.selected is not None:
+        arrays |= {f"keep_{label}_layer{i}": keep for i, keep in enumerate(network.selected.keep)}
+    return arrays
 
 
 def _poles(system: DiagonalSSM) -> np.ndarray:

@@ -10,14 +10,12 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 from rich.console import Console
 
@@ -35,6 +33,7 @@ from s5c.pipeline.provenance import environment, write_json
 from s5c.tracking.metrics import read_metrics, salvage
 from s5c.tracking.run import Run
 from s5c.training.checkpoint import Checkpoint, CheckpointStore, load
+from s5c.training.exclusive import exclusive
 from s5c.training.loop import Feed, Recipe, best_epoch, fit
 from s5c.training.progress import training_progress
 
@@ -149,22 +148,58 @@ def checksum(description: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:10]
 
 
-def obtain(job: TrainJob, console: Console, *, which: str = "best") -> TrainedModel:
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A training that can start: its data is there, and what decides its result is known.
+
+    Attributes:
+        dataset: the task.
+        splits: its roles.
+        described: everything that decides the result.
+        id: checksum of that.
+        folder: where the training lives.
+    """
+
+    dataset: Dataset
+    splits: Splits
+    described: dict[str, Any]
+    id: str
+    folder: Path
+
+
+def prepare(job: TrainJob) -> Prepared:
+    """Loads the data of a training and finds out where it lives; writes nothing there.
+
+    Raises:
+        UserError: batch larger than the data, or no data.
+    """
+    dataset, splits = load_task(job.task, job.protocol)
+    steps_per_epoch(splits.train, job.recipe.batch_size)
+    described = identity(job, dataset)
+    trained_id = checksum(described)
+    folder = job.folder / f"{dataset.name}-{job.model.family}-{trained_id}"
+    return Prepared(dataset, splits, described, trained_id, folder)
+
+
+def obtain(job: TrainJob, console: Console, *, which: str = "best", prepared: Prepared | None = None) -> TrainedModel:
     """Returns the best, or latest, checkpoint of a training, after training it if need be.
+
+    Args:
+        job: the training.
+        console: shows its progress.
+        which: best | latest.
+        prepared: of `prepare`, if it has been called already.
 
     Raises:
         UserError: batch larger than the data, diverging loss, full disk.
         LostModelError: the step it is known by is damaged or gone, and `job.resume` does not say what to do.
         Interrupted: stopped on request; the same call goes on.
     """
-    dataset, splits = load_task(job.task, job.protocol)
-    steps_per_epoch(splits.train, job.recipe.batch_size)  # a batch too large is refused before anything is written
-    described = identity(job, dataset)
-    trained_id = checksum(described)
-    folder = job.folder / f"{dataset.name}-{job.model.family}-{trained_id}"
+    ready = prepared or prepare(job)
+    dataset, splits, folder = ready.dataset, ready.splits, ready.folder
     folder.mkdir(parents=True, exist_ok=True)
     with _exclusive(folder), kept.command_named():
-        facts = kept.found(folder, described, trained_id, which=which, resume=job.resume)
+        facts = kept.found(folder, ready.described, ready.id, which=which, resume=job.resume)
         if facts is not None:
             log.info(
                 "Reusing the trained model %s (%d epochs, %.0f s, selection accuracy %.2f%%).",
@@ -174,7 +209,7 @@ def obtain(job: TrainJob, console: Console, *, which: str = "best") -> TrainedMo
                 100 * facts["selection_accuracy"],
             )
         else:
-            _train(job, dataset, splits, described, trained_id, folder, console)
+            _train(job, dataset, splits, ready.described, ready.id, folder, console)
         checkpoint = load(folder, which=which)
     return from_checkpoint(checkpoint, dataset, splits)
 
@@ -343,19 +378,5 @@ def _train(
         log.info("W&B is offline. To upload: %s", run.sync_hint)
 
 
-@contextmanager
-def _exclusive(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock, waiting for the process that has it. The system drops it when a process dies."""
-    lock = filelock.FileLock(folder / ".lock")
-    holder = folder / ".lock-holder"
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        who = holder.read_text().strip() if holder.exists() else "unknown"
-        log.info("Process %s is training this model (%s); waiting for it.", who, folder)
-        lock.acquire()
-    try:
-        holder.write_text(f"{os.getpid()}\n")
-        yield
-    finally:
-        lock.release()
+def _exclusive(folder: Path) -> AbstractContextManager[None]:
+    return exclusive(folder, "is training this model")

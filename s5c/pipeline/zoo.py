@@ -29,7 +29,9 @@ from s5c.pipeline import answers
 from s5c.pipeline.provenance import write_json
 from s5c.pipeline.trained import WEIGHTS_FILE, TrainedModel, predictions
 from s5c.training import finished
+from s5c.training.atomic import put
 from s5c.training.checkpoint import Checkpoint
+from s5c.training.exclusive import alone_in
 from s5c.training.integrity import DamagedCheckpointError, check_items, check_metadata, migrate, on_host, seal
 from s5c.training.stored import BEST
 
@@ -108,17 +110,19 @@ def export(trained: TrainedModel, name: str, *, batch_size: int = 64) -> Path:
     arrays = flatten_dict(on_host(trained.weights), sep="/")  # empty collections drop out
     facts = _facts(trained, name, record, batch_size)
     card, stored = seal(facts, {"weights": unflatten_dict(arrays, sep="/")})
+    said = answers.answers(trained)
     folder = zoo_dir() / name
-    unfinished = folder.with_name(f".{name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    contiguous = {key: np.ascontiguousarray(array) for key, array in flatten_dict(stored["weights"], sep="/").items()}
-    (unfinished / WEIGHTS_FILE).write_bytes(save(contiguous))  # `save_file` would make it readable to its owner only
-    write_json(unfinished / CARD, card)
-    (unfinished / "README.md").write_text(_readme(card), "utf-8")
-    np.savez_compressed(unfinished / answers.FILE, **answers.answers(trained))  # type: ignore[arg-type]
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.replace(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with alone_in(folder.parent):
+        unfinished = folder.with_name(f".{name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        contiguous = {key: np.ascontiguousarray(one) for key, one in flatten_dict(stored["weights"], sep="/").items()}
+        (unfinished / WEIGHTS_FILE).write_bytes(save(contiguous))  # `save_file` would make it its owner's alone
+        write_json(unfinished / CARD, card)
+        (unfinished / "README.md").write_text(_readme(card), "utf-8")
+        np.savez_compressed(unfinished / answers.FILE, **said)  # type: ignore[arg-type]
+        put(unfinished, folder)
     return folder
 
 

@@ -23,6 +23,7 @@ from s5c.training import finished
 from s5c.training.finished import CHECKPOINTS, FINISHED, RESUME, LostModelError
 from s5c.training.integrity import (
     DamagedCheckpointError,
+    NotSavedError,
     as_nested_dict,
     named_leaves,
     on_host,
@@ -171,7 +172,7 @@ class CheckpointStore:
                 raise
             steps = steps_in(self.directory)
             last = f"The last good checkpoint is step {steps[-1]}" if steps else "No checkpoint has been written yet"
-            raise UserError(
+            raise NotSavedError(
                 f"Saving a checkpoint failed: {self.directory} {problem}.\n{last}. "
                 "Free space or repair the folder, then run the same command again; it resumes from there."
             ) from error
@@ -358,7 +359,7 @@ def save_single(path: Path, *, weights: Mapping, metadata: Mapping) -> Path:
             shutil.rmtree(unfinished, ignore_errors=True)
         if (problem := storage_problem(error)) is None:
             raise
-        raise UserError(f"Saving {target} failed: {target.parent} {problem}. Free space and try again.") from error
+        raise NotSavedError(f"Saving {target} failed: {target.parent} {problem}. Free space and try again.") from error
     return target
 
 

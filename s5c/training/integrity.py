@@ -37,6 +37,10 @@ class DamagedCheckpointError(UserError):
         )
 
 
+class NotSavedError(UserError):
+    """The disk is full or cannot be written: nothing is wrong with what was asked for."""
+
+
 def on_host(tree: Any) -> Any:
     """Returns the tree with numpy arrays as leaves.
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
 from typing import TypeVar
 
 from s5c.errors import UserError
@@ -55,7 +58,8 @@ def in_order(function: Callable[[A], R], arguments: Iterable[A], processes: int)
     # Not "fork": a child forked from a process in which JAX runs threads can hang.
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     waiting = iter(arguments)
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context(method)) as pool:
+    context = multiprocessing.get_context(method)
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_follow_parent) as pool:
         started: deque[Future[R]] = deque()
         try:
             while True:
@@ -71,3 +75,20 @@ def in_order(function: Callable[[A], R], arguments: Iterable[A], processes: int)
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _follow_parent() -> None:
+    """Has this worker end with the process that started it, however that ends.
+
+    A worker waits for work on a queue whose other end it holds itself, so that a parent killed by `kill -9` leaves it
+    waiting for ever; with it the server it was forked from, which ends with the last worker.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: the parent answers it
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "runs in a worker"
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
