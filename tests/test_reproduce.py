@@ -336,12 +336,13 @@ def test_a_process_that_fails_does_not_end_the_queue_and_one_that_was_stopped_do
     def attended(code: str) -> bool:
         return reproduce._attended([sys.executable, "-c", f"import os, sys; {code}"])
 
+    before = signal.getsignal(signal.SIGINT)
     assert attended("pass")
     assert not attended("sys.exit(3)") and "it failed" in capsys.readouterr().err
     assert not attended("os.kill(os.getpid(), 9)") and "killed by SIGKILL" in capsys.readouterr().err
     with pytest.raises(KeyboardInterrupt):
         attended("sys.exit(130)")
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 _OTHERS = shutil.ignore_patterns("__pycache__", "*_s5.yaml", "*_s4d.yaml", "*_dss.yaml", "*_bt.yaml")
