@@ -58,7 +58,7 @@ reproduce: $(READY) ## Train and compare what this machine can, hours to days: m
 
 faults: $(READY) ## Inject faults and check that each is survived or noticed, scripts/faults*.py
 	@found=; for script in scripts/faults*.py; do \
-	  [ -e "$$script" ] || continue; found=yes; echo "$(PY) $$script"; $(PY) "$$script" || exit 1; \
+	  [ -e "$$script" ] || continue; found=yes; echo "$(PY) $$script"; $(PY) "$$script" $(ARGS) || exit 1; \
 	done; [ -n "$$found" ] || { echo "No scripts/faults*.py in this checkout." >&2; exit 1; }
 
 clean: ## Remove .venv, caches and build products; results are kept

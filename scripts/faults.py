@@ -18,10 +18,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fault_table import Tried, record
 from rich.console import Console
 from rich.table import Table
 
@@ -161,8 +163,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=4, help="rounds per fault (default: 4)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and places of the faults (default: 0)")
+    parser.add_argument("--output", type=Path, help="folder of faults.csv and faults.md to write the table to")
     options = parser.parse_args()
-    console, rng, failures = Console(highlight=False), random.Random(options.seed), 0
+    console, rng, survived = Console(highlight=False), random.Random(options.seed), Counter[str]()
     table = Table("fault", "how", "seconds", "same result")
     with tempfile.TemporaryDirectory() as root:
         whole = Path(root) / "whole"
@@ -179,16 +182,20 @@ def main() -> int:
                 found = fingerprint(folder)
                 different = [key for key in expected if found[key] != expected[key]]
                 require(not different, f"other {', '.join(different)}")
+                survived[fault.__name__] += 1
                 verdict = "[green]yes[/]"
             except NotSurvivedError as error:
-                failures += 1
                 verdict = f"[red]no: {error}[/]"
             table.add_row(fault.__name__.replace("_", " "), how, f"{time.monotonic() - began:.0f}", verdict)
             console.print(f"{number + 1:3}  {fault.__name__:12} {how:42} {verdict}", soft_wrap=True)
     console.print(table)
     rounds = options.rounds * len(FAULTS)
-    console.print(f"{rounds - failures} of {rounds} rounds ended as the undisturbed training did.")
-    return 1 if failures else 0
+    console.print(f"{survived.total()} of {rounds} rounds ended as the undisturbed training did.")
+    if options.output:
+        names = [fault.__name__ for fault in FAULTS]
+        rows = [Tried(name.replace("_", " "), options.rounds, survived[name]) for name in names]
+        record(options.output, "trainings", rows)
+    return 0 if survived.total() == rounds else 1
 
 
 if __name__ == "__main__":

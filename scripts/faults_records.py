@@ -30,6 +30,7 @@ from typing import Any
 import hydra
 import jax
 import numpy as np
+from fault_table import Tried, record
 from faults import NotSurvivedError, require
 from rich.console import Console
 from rich.table import Table
@@ -351,10 +352,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=4, help="how often all faults are tried (default: 4)")
     parser.add_argument("--seed", type=int, default=0, help="of the places and kinds of damage (default: 0)")
     parser.add_argument("--only", default="", help="names of faults, separated by commas")
+    parser.add_argument("--output", type=Path, help="folder of faults.csv and faults.md to write the table to")
     options = parser.parse_args()
     console, rng, failures = Console(highlight=False), random.Random(options.seed), 0
     logging.getLogger("s5c").propagate = False
     table = Table("fault", "tried", "survived", "of these", "seconds")
+    rows = []
     with tempfile.TemporaryDirectory() as root:
         os.environ["S5C_ZOO"] = str(Path(root) / "zoo")
         home = Home(Path(root), rng)
@@ -374,10 +377,13 @@ def main() -> int:
                 if tries <= 16:
                     console.print(f"{fault.__name__:20} {how:48} {ended}", soft_wrap=True)
             name, survived = fault.__name__.replace("_", " "), sum(ends.values())
+            rows.append(Tried(name, tries, survived))
             shown = ", ".join(f"{number} {ended}" for ended, number in sorted(ends.items()))
             table.add_row(name, str(tries), str(survived), shown, f"{time.monotonic() - began:.0f}")
     console.print(table)
     console.print(f"{failures} tries ended with something else than what was written, without a word.")
+    if options.output:
+        record(options.output, "records", rows)
     return 1 if failures else 0
 
 

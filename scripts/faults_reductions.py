@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fault_table import Tried, record
 from faults import NotSurvivedError, require
 from rich.console import Console
 from rich.markup import escape
@@ -352,6 +353,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=4, help="rounds per fault (default: 4)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and places of the faults (default: 0)")
     parser.add_argument("--only", choices=[fault.__name__ for fault in FAULTS], help="one fault alone")
+    parser.add_argument("--output", type=Path, help="folder of faults.csv and faults.md to write the table to")
     options = parser.parse_args()
     for number in ASKING:  # processes inherit what is ignored, as in the background of a shell
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
@@ -390,6 +392,9 @@ def main() -> int:
     console.print(table)
     rounds = options.rounds * len(faults)
     console.print(f"{survived.total()} of {rounds} rounds ended as the undisturbed reduction did.")
+    if options.output:
+        names = [fault.__name__.replace("_", " ") for fault in faults]
+        record(options.output, "reductions", [Tried(name, options.rounds, survived[name]) for name in names])
     return 0 if survived.total() == rounds else 1
 
 
