@@ -26,7 +26,7 @@ bit for bit as if nothing had happened, or if damage is named together with the 
 """
 
 
-class Tried(NamedTuple):
+class Counted(NamedTuple):
     """One kind of fault.
 
     Attributes:
@@ -40,7 +40,7 @@ class Tried(NamedTuple):
     survived: int
 
 
-def record(folder: Path, campaign: str, rows: Sequence[Tried]) -> None:
+def record(folder: Path, campaign: str, rows: Sequence[Counted]) -> None:
     """Replaces the rows of a campaign in faults.csv, and writes faults.md.
 
     Args:
@@ -59,6 +59,6 @@ def record(folder: Path, campaign: str, rows: Sequence[Tried]) -> None:
         if mine := [row for row in every if row["campaign"] == name]:
             sums = [sum(row[key] for row in mine) for key in ("tried", "survived")]
             cells = [[row["fault"], str(row["tried"]), str(row["survived"])] for row in mine]
-            counted = table(["Fault", "Tried", "Survived"], [*cells, ["all", *map(str, sums)]])
+            counted = table(["Fault", "Counted", "Survived"], [*cells, ["all", *map(str, sums)]])
             parts.append(f"## {title}\n\n{counted}\n\n{mine[0]['date']}\n")
     write_text(folder / "faults.md", "\n".join(parts))

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fault_table import Tried, record
+from fault_table import Counted, record
 from rich.console import Console
 from rich.table import Table
 
@@ -193,7 +193,7 @@ def main() -> int:
     console.print(f"{survived.total()} of {rounds} rounds ended as the undisturbed training did.")
     if options.output:
         names = [fault.__name__ for fault in FAULTS]
-        rows = [Tried(name.replace("_", " "), options.rounds, survived[name]) for name in names]
+        rows = [Counted(name.replace("_", " "), options.rounds, survived[name]) for name in names]
         record(options.output, "trainings", rows)
     return 0 if survived.total() == rounds else 1
 

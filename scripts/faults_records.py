@@ -30,7 +30,7 @@ from typing import Any
 import hydra
 import jax
 import numpy as np
-from fault_table import Tried, record
+from fault_table import Counted, record
 from faults import NotSurvivedError, require
 from rich.console import Console
 from rich.table import Table
@@ -377,7 +377,7 @@ def main() -> int:
                 if tries <= 16:
                     console.print(f"{fault.__name__:20} {how:48} {ended}", soft_wrap=True)
             name, survived = fault.__name__.replace("_", " "), sum(ends.values())
-            rows.append(Tried(name, tries, survived))
+            rows.append(Counted(name, tries, survived))
             shown = ", ".join(f"{number} {ended}" for ended, number in sorted(ends.items()))
             table.add_row(name, str(tries), str(survived), shown, f"{time.monotonic() - began:.0f}")
     console.print(table)

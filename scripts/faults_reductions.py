@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fault_table import Tried, record
+from fault_table import Counted, record
 from faults import NotSurvivedError, require
 from rich.console import Console
 from rich.markup import escape
@@ -394,7 +394,7 @@ def main() -> int:
     console.print(f"{survived.total()} of {rounds} rounds ended as the undisturbed reduction did.")
     if options.output:
         names = [fault.__name__.replace("_", " ") for fault in faults]
-        record(options.output, "reductions", [Tried(name, options.rounds, survived[name]) for name in names])
+        record(options.output, "reductions", [Counted(name, options.rounds, survived[name]) for name in names])
     return 0 if survived.total() == rounds else 1
 
 
