@@ -41,6 +41,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_checkpoint_is_read_from_any_folder_and_shown_as_it_is_called(name: str, trained: Path) -> None:
     target = trained / "moved" / name / "model"
     shutil.copytree(jobs.only(trained, "results/trained/*"), target)
+    shutil.rmtree(trained / "results" / "evaluate", ignore_errors=True)  # the same model has the same folder
     done = jobs.run("evaluate", f'checkpoint="{target}"', folder=trained)
     assert done.code == 0, done.err
     assert f"checkpoint: {target}" in done.err.replace("\n│   ", "")

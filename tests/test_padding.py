@@ -23,7 +23,7 @@ from s5c.evaluation.metrics import predict
 from s5c.keys import EvaluationKeys
 from s5c.locations import data_dir
 from s5c.model.classifier import InputSpec
-from s5c.pipeline import compress
+from s5c.pipeline import latency
 from s5c.pipeline.trained import TrainedModel, checksum, described, identity, load_task
 from s5c.ssm.backend import blocked
 from s5c.train import resolve
@@ -257,14 +257,14 @@ def test_latency_is_measured_at_the_length_that_operations_are_counted_for(monke
 
     def measure(networks: Any, batch: Any, **_: Any) -> dict[str, cost.Measured]:
         shapes.append(batch.inputs.shape)
-        return {name: cost.Measured(1.0, 1, "sequential") for name in networks}
+        return {name: cost.Measured(1.0, 1, "sequential", [1.0]) for name in networks}
 
     monkeypatch.setattr(cost, "measure", measure)
     split = padding.padded({"train": ragged([1, 1, 1, 9], 10)}, [2, 10], 10)["train"]
     dataset = Dataset("reviews", "nowhere", split, split, features=3, classes=4, tokens=True)
     model, splits = network(InputSpec(3, 4, tokens=True), n_layers=1), Splits(split, split, split, "test")
     trained = TrainedModel(model, {}, {}, Path(), "", dataset, splits)
-    compress._measure([{"device": "cpu"}], trained, [], EvaluationKeys(batch_size=2))
+    latency.measure([{"device": "cpu"}], trained, [], EvaluationKeys(batch_size=2))
     assert shapes == [(2, 10)]
 
 

@@ -17,6 +17,7 @@ import jobs
 import numpy as np
 import pytest
 
+from s5c.evaluation import rowfile
 from s5c.pipeline import compress, parts, question, targets
 from s5c.pipeline.reduction import Reduction
 from s5c.training import atomic
@@ -143,8 +144,8 @@ MOMENTS: list[tuple[Any, str, bool]] = [
     (parts, "put", True),
     (atomic, "_flush", False),
     (compress, "save_arrays", False),
-    (compress, "write_text", False),
-    (compress, "write_text", True),
+    (rowfile, "write_text", False),
+    (rowfile, "write_text", True),
     (compress, "write_json", False),
 ]
 
@@ -312,7 +313,7 @@ def test_models_that_are_not_to_be_saved_stay_until_their_times_are_measured(
     monkeypatch.setattr("s5c.pipeline.provenance.device_name", lambda: device)
     monkeypatch.setattr("s5c.evaluation.cost.device_name", lambda: device)
     assert reduce(trained, tmp_path, *options).code == 0 and len(computed) == 6
-    assert {row["device"] for row in jobs.rows(run / "rows.jsonl")} == {device}
+    assert {row["latency_device"] for row in jobs.rows(run / "rows.jsonl")} == {device}
     assert not list(run.rglob("weights"))
 
 

@@ -204,7 +204,7 @@ def test_a_very_long_command(home: Home) -> None:
     many = ",".join(f"a{i}" for i in range(400))
     done = jobs.run("evaluate", f"checkpoint={home.one}", f"wandb.tags=[{many}]", folder=home.folder)
     assert done.code == 0, done.err
-    more = [f"reduction.{key}" for key in ("calibration.seed=1", "calibration.sequences=17", "finetune.lr_scale=0.5")]
+    more = [f"reduction.{key}" for key in ("refit=calibrated", "calibration.seed=1", "calibration.sequences=17")]
     done = jobs.run("reduce", f"checkpoint={home.one}", *more, *LAST, "name=long/er", folder=home.folder)
     assert done.code == 0, done.err
     assert len(jobs.only(home.folder, "results/long/er/*").name) < 255

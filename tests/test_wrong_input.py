@@ -211,5 +211,5 @@ class TestCheckpointThatDoesNotFit:
 
     def test_without_scores(self, trained: Path, folder: Path) -> None:
         step = load(trained, which="latest").step
-        self.copy(trained, folder / "steps" / str(step), score=None)
+        self.copy(trained, folder / "steps" / str(step), score=None, best_so_far=None)
         refused("evaluate checkpoint=steps", [f"[{step}]", "has a score", "'latest'"], folder)

@@ -34,8 +34,8 @@ NEUTRAL: dict[str, Any] = {
 }
 """Axes at the value that does nothing. A row that lacks an axis, being older than it, has it at this value."""
 OLDER: dict[str, dict[str, Any]] = {
-    "aire": {"score": "paper", "eps": 0.0, "horizon": "infinite", "unstable": "formula"},
-    **{method: {"unstable": "formula"} for method in ("hinf", "magnitude", "random")},
+    **schemaless.LATER,
+    "aire": {"score": "paper", "eps": 0.0, "horizon": "infinite", **schemaless.LATER["aire"]},
     "bt": {"gramian": "white"},
 }
 """Options that methods got after rows had been stored, at the value that they had had in effect."""

@@ -43,9 +43,8 @@ FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 """What a cell begins with, after blanks, that spreadsheets take for a formula."""
 SPECTRA_FILE = "spectra.npz"
 
-SCORES = ("hinf", "aire", "magnitude", "random")
-"""Methods with an option `unstable`, and what a row says, stored before there was one, whose model has such modes."""
 PROTECTED = "unstable modes (|Lambda_bar| >= 1) are never removed"
+"""What a row says whose model has such modes, stored before methods had the option `unstable`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,7 +218,7 @@ def _protecting(rows: Sequence[Row]) -> list[Row]:
     """
 
     def older(row: Row) -> bool:
-        return row.get("method") in SCORES and "unstable" not in settings(row)
+        return row.get("method") in schemaless.LATER and "unstable" not in settings(row)
 
     def arm(row: Row) -> tuple[str, str]:
         return study_key(row), identity(row)

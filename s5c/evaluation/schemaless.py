@@ -82,6 +82,10 @@ IGNORED = dict.fromkeys(("unstructured_random", "fresh"), ("refit", "sequential"
 """Settings that methods passed over without a word, and their rows hold all the same."""
 
 
+LATER = {method: {"unstable": "formula"} for method in ("hinf", "aire", "magnitude", "random")}
+"""Options, by method, that are younger than the tables, at the value that the presets have had since."""
+
+
 def differences(row: Row, kind: str) -> dict[str, Any]:
     """Returns the settings of a row that were not its preset's, by key; nested keys have a dot.
 
@@ -90,7 +94,7 @@ def differences(row: Row, kind: str) -> dict[str, Any]:
         kind: of its target.
     """
     preset = PRESETS.get(row["reduction"], {})
-    usual = {**BASE, **preset}
+    usual = {**BASE, **preset, **LATER.get(str(row.get("method") or preset.get("method")), {})}
     # None: averaged over rows of which some were stored before the key was added.
     found = {key: value for key, value in _held(row).items() if value is not None or usual.get(key) is None}
     own = () if preset else ("method", "allocation")

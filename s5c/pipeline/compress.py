@@ -275,7 +275,7 @@ class Compression:
             row = {**self.base, **as_reduced(self.trained, reduction, network)}
             row |= accuracies(*found, reference=reference)
             for note in unanswered(selection=found[0], test=found[1]):
-                log.warning("%s: %s", self._name(network.target), note)
+                log.warning("%s at %s: %s", reduction.keys.name, network.target.label, note)
                 row["notes"].append(f"at {network.target.label}: {note}")
             arrays = {"correct": found[1].classes == found[1].labels, **reduced_arrays(network)}
             stored = reduction.keys.save or self.evaluation.latency
