@@ -1,5 +1,10 @@
-"""s5c: train deep diagonal state-space models and compress them by removing states."""
+"""s5c: train deep diagonal state-space models and compress them by removing states.
 
+From Python: `load`, `reduce`, `compare`, `save` (`s5c.api`), and `hankel_singular_values`, `reduce_system` for one
+system (`s5c.reduction.single`). They are imported when they are first used.
+"""
+
+import importlib as _importlib
 import os as _os
 
 # OpenBLAS, which NumPy, SciPy and through them XLA's factorisations use, starts threads of its own. Called from several
@@ -7,3 +12,22 @@ import os as _os
 _os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 __version__ = "0.1.0"
+
+_PUBLIC = {
+    **dict.fromkeys(("Model", "load", "reduce", "compare", "save"), "s5c.api"),
+    **dict.fromkeys(("hankel_singular_values", "reduce_system"), "s5c.reduction.single"),
+    "DiagonalSSM": "s5c.ssm.system",
+    "UserError": "s5c.errors",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _PUBLIC:
+        found = getattr(_importlib.import_module(_PUBLIC[name]), name)
+        globals()[name] = found
+        return found
+    raise AttributeError(f"module 's5c' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

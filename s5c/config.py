@@ -145,7 +145,12 @@ def _unchecked(group: Mapping[str, Any]) -> ReductionJob:
     keys = build(ReductionKeys, shared, "reduction")
     allocation = load_allocation(keys.allocation)
     refit = build(load_refit(keys.refit), keys.refit_options, "reduction.refit_options")
-    method = build(method_class(keys.method), own, "reduction")
+    schema = method_class(keys.method)
+    known = [field.name for field in (*dataclasses.fields(schema), *dataclasses.fields(ReductionKeys))]
+    for key in own:
+        if key not in known:
+            raise unknown("key", f"reduction.{key}", [f"reduction.{name}" for name in known])
+    method = build(schema, own, "reduction")
     return ReductionJob(keys, method, own, _targets(keys), refit, calibration, finetune, allocation)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
+
+from s5c.errors import nearest_first, unknown
+from s5c.locations import conf_dir
 
 GROUP = "reduction"
 
@@ -24,6 +25,9 @@ def chosen(config: DictConfig) -> tuple[str, dict[str, Any]] | None:
     Returns:
         Name and keys; None without a preset: `reduction=null`, or a file that is for another package.
     """
+    import hydra  # 0.1 s, spared where presets are read without it
+    from hydra.core.hydra_config import HydraConfig
+
     job = HydraConfig.get()
     name = job.runtime.choices.get(GROUP)
     if name in (None, "null"):
@@ -38,3 +42,35 @@ def chosen(config: DictConfig) -> tuple[str, dict[str, Any]] | None:
     values = OmegaConf.to_container(around[GROUP], resolve=True)
     assert isinstance(values, dict)
     return str(name), {str(key): value for key, value in values.items()}
+
+
+def names() -> list[str]:
+    """Returns the presets that s5c brings."""
+    return sorted(path.stem for path in (conf_dir() / GROUP).glob("*.yaml") if not path.stem.startswith("_"))
+
+
+def read(name: str) -> dict[str, Any]:
+    """Returns the keys of one of s5c's presets as Hydra composes them, without Hydra.
+
+    Args:
+        name: file name in conf/reduction.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name not in names():
+        raise unknown("reduction preset", name, nearest_first(name, names()))
+    around = OmegaConf.create({"seed": 0, GROUP: _composed(name)})
+    values = OmegaConf.to_container(around[GROUP], resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def _composed(name: str) -> DictConfig:
+    own = OmegaConf.load(conf_dir() / GROUP / f"{name}.yaml")
+    assert isinstance(own, DictConfig)
+    defaults = own.pop("defaults", [])
+    parts = [own if other == "_self_" else _composed(other) for other in defaults]
+    merged = OmegaConf.merge(*(parts if "_self_" in defaults else [*parts, own]))
+    assert isinstance(merged, DictConfig)
+    return merged

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+import types
+from typing import Any
+
 from omegaconf import DictConfig
 
 from s5c import config as settings
@@ -29,5 +34,13 @@ def main(config: DictConfig) -> float:
         return finish(trained, reduction, evaluation, wandb, folder=folder, question=question, config=config)
 
 
+class _Callable(types.ModuleType):
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return importlib.import_module("s5c.api").reduce(*arguments, **options)
+
+
 if __name__ == "__main__":
     run(main, "reduce")
+else:
+    # Importing this module hides the function of its name in s5c; so it does what that does.
+    sys.modules[__name__].__class__ = _Callable

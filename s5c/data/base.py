@@ -101,6 +101,7 @@ class Dataset:
         pairs: two sequences per example.
         vocabulary: the tokens in id order, for token tasks.
         step_rescale: factor on Delta that the sampling rate of these inputs asks for (2 at half the rate).
+        steps: of the longest sequences, where there is no example to tell; None to ask the first one.
         checksum: of everything stored; None if the data is small and in memory, and can be read whole for one.
     """
 
@@ -116,10 +117,13 @@ class Dataset:
     vocabulary: Sequence[str] | None = None
     step_rescale: float = 1.0
     checksum: str | None = None
+    steps: int | None = None
 
     @property
     def length(self) -> int:
         """Steps of the longest sequences, padding included."""
+        if self.steps is not None:
+            return self.steps
         return self.train.read(np.zeros(1, np.int64)).shape[2 if self.pairs else 1]
 
     @property

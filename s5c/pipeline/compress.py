@@ -26,7 +26,7 @@ from s5c.pipeline.parts import FULL, LATENCY, PARTS, RANKING, REDUCED, Part, Par
 from s5c.pipeline.provenance import environment, read_json, shown, write_json
 from s5c.pipeline.question import of_part
 from s5c.pipeline.reduction import Reduced, reductions
-from s5c.pipeline.row import CORRECT, Row, accuracies, as_it_is, as_reduced, common, name_of, reductions_so_far
+from s5c.pipeline.row import CORRECT, Row, accuracies, as_it_is, as_reduced, common, name_of, reduced_facts
 from s5c.pipeline.spectra import full_arrays, reduced_arrays
 from s5c.pipeline.targets import Memory, largest_ratio
 from s5c.pipeline.trained import TrainedModel, batches, from_checkpoint, predictions
@@ -359,17 +359,8 @@ def _metadata(
     """Returns what is stored with a reduced network."""
     return {
         **trained.metadata,
-        "state_dims": list(network.model.state_dims),
-        "unstable_modes": surgery.unstable_modes(network.weights["params"], network.model.config),
-        "model": network.model.config.to_dict(),
+        **reduced_facts(trained, reduction, network),
         "parent": str(trained.path),
-        "reduction": {
-            **dataclasses.asdict(reduction.keys),
-            "options": reduction.options,
-            "target": network.target.label,
-            "ratio": network.ratio_achieved,
-        },
-        "reductions": reductions_so_far(trained, reduction, network.target.label),
         "metrics": {key: row[key] for key in ("val_accuracy", "val_loss", "test_accuracy", "test_loss")},
     }
 

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 
 import s5c
 from s5c.evaluation.cost import device_name
@@ -30,10 +28,20 @@ def command() -> str:
     Of a sweep it is that of the one job, whatever process a launcher runs it in and whoever chose its values: the
     overrides of the job, without those that say how and where the sweep runs. Outside of a job it is the process's own.
     """
-    if HydraConfig.initialized() and GlobalHydra.instance().is_initialized():
-        job = HydraConfig.get()
+    if (job := _job()) is not None:
         return " ".join([_program(job), *(shlex.quote(argument) for argument in _arguments(job))])
     return " ".join([_own_program(), *(shlex.quote(argument) for argument in sys.argv[1:])])
+
+
+def _job() -> Any:
+    """Returns what Hydra knows of the job; None outside of one."""
+    if "hydra" not in sys.modules:
+        return None
+    from hydra.core.global_hydra import GlobalHydra  # 0.1 s, spared outside of jobs
+    from hydra.core.hydra_config import HydraConfig
+
+    inside = HydraConfig.initialized() and GlobalHydra.instance().is_initialized()
+    return HydraConfig.get() if inside else None
 
 
 def _program(job: Any) -> str:

@@ -84,7 +84,7 @@ class Reduction:
     def __init__(self, trained: TrainedModel, job: settings.ReductionJob, folder: Path) -> None:
         self.trained, self.job, self.folder = trained, job, folder
         self.config: ModelConfig = trained.model.config
-        self.layers = surgery.layers(trained.weights, self.config, horizon=trained.dataset.length)
+        self.layers = surgery.layers(trained.weights, self.config, horizon=trained.length)
         check_finite(self.layers)
         self.measured: list[Moments] | None = None
         self.notes: list[str] = []

@@ -9,7 +9,7 @@ from typing import Any
 
 from s5c import config as settings
 from s5c.errors import UserError
-from s5c.pipeline import zoo
+from s5c.pipeline import portable, zoo
 from s5c.pipeline.trained import TrainedModel, from_checkpoint, load_task
 from s5c.training.checkpoint import load
 
@@ -27,7 +27,11 @@ def restore(values: Mapping[str, Any], *, which: str) -> TrainedModel:
     """
     given = str(values["checkpoint"])
     in_zoo = given.startswith(zoo.PREFIX)
-    checkpoint = zoo.load(given.removeprefix(zoo.PREFIX)) if in_zoo else load(Path(given), which=which)
+    folder = Path(given).expanduser()
+    if in_zoo:
+        checkpoint = zoo.load(given.removeprefix(zoo.PREFIX))
+    else:
+        checkpoint = portable.read(folder) if portable.is_portable(folder) else load(folder, which=which)
     if which != "best" and (in_zoo or checkpoint.path == Path(given).expanduser().absolute()):
         raise UserError(
             f"weights={which} changes nothing: {given} is one checkpoint, not a training of several. Leave it at best."

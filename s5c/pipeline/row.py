@@ -16,6 +16,7 @@ from s5c.evaluation import cost
 from s5c.evaluation.arms import FULL, SCHEMA, called
 from s5c.evaluation.metrics import Predictions
 from s5c.keys import EvaluationKeys
+from s5c.model import surgery
 from s5c.pipeline.latency import NOT_MEASURED
 from s5c.pipeline.provenance import shown
 from s5c.pipeline.reduction import Reduced
@@ -181,6 +182,22 @@ def given_network(trained: TrainedModel) -> dict[str, str]:
     if step.isdigit() and not _in_zoo(trained) and best_step(trained.path.parent) not in (None, int(step)):
         given["weights"] = f"step {step}"
     return given
+
+
+def reduced_facts(trained: TrainedModel, reduction: axes.ReductionJob, network: Reduced) -> dict[str, Any]:
+    """Returns what is stored with a reduced network besides what was known of the model before."""
+    return {
+        "state_dims": list(network.model.state_dims),
+        "unstable_modes": surgery.unstable_modes(network.weights["params"], network.model.config),
+        "model": network.model.config.to_dict(),
+        "reduction": {
+            **dataclasses.asdict(reduction.keys),
+            "options": reduction.options,
+            "target": network.target.label,
+            "ratio": network.ratio_achieved,
+        },
+        "reductions": reductions_so_far(trained, reduction, network.target.label),
+    }
 
 
 def reductions_so_far(trained: TrainedModel, reduction: axes.ReductionJob, target: str) -> list[str]:

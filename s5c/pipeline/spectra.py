@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from s5c.model import surgery
 from s5c.pipeline.reduction import Reduced
 from s5c.pipeline.trained import TrainedModel
 from s5c.reduction import stage
-from s5c.ssm.gramian import hankel_singular_values
-from s5c.ssm.modal import from_ssm
+from s5c.reduction.single import hankel_singular_values
 from s5c.ssm.system import DiagonalSSM
-from s5c.types import Array
 
 
 def full_arrays(trained: TrainedModel, ranking: stage.Ranking) -> dict[str, np.ndarray]:
@@ -30,7 +27,7 @@ def full_arrays(trained: TrainedModel, ranking: stage.Ranking) -> dict[str, np.n
     with jax.enable_x64(True):
         for i, system in enumerate(surgery.systems(trained.weights["params"], trained.model.config)):
             arrays[f"Lambda_bar_layer{i}"] = _poles(system)
-            arrays[f"hsv_layer{i}"] = np.asarray(_hankel(system))
+            arrays[f"hsv_layer{i}"] = hankel_singular_values(system)
     for i, (scores, priorities) in enumerate(zip(ranking.scores, ranking.priorities, strict=True)):
         arrays |= {f"scores_layer{i}": scores, f"priority_layer{i}": priorities}
     return arrays
@@ -56,14 +53,3 @@ def reduced_arrays(network: Reduced) -> dict[str, np.ndarray]:
 def _poles(system: DiagonalSSM) -> np.ndarray:
     one = jax.vmap(DiagonalSSM.discretise) if system.Lambda.ndim == 2 else DiagonalSSM.discretise
     return np.asarray(one(system)[0])
-
-
-@jax.jit
-def _hankel(system: DiagonalSSM) -> Array:
-    def one(system: DiagonalSSM) -> Array:
-        modal = from_ssm(system)
-        stable = modal.log_a.real < 0
-        B = jnp.where(stable[:, None], modal.B, 0)
-        return hankel_singular_values(modal._replace(log_a=jnp.where(stable, modal.log_a, -1), B=B))
-
-    return jax.lax.map(one, system, batch_size=32) if system.Lambda.ndim == 2 else one(system)

@@ -69,6 +69,12 @@ class TrainedModel:
     splits: Splits
 
     @property
+    def length(self) -> int | None:
+        """Steps of the sequences it runs on; None if that is not known."""
+        known = self.dataset.steps is not None or len(self.dataset.train)
+        return self.dataset.length if known else None
+
+    @property
     def weights_path(self) -> Path:
         """Where the weights lie: a folder of the checkpoint, or the file of a zoo model."""
         file = self.path / WEIGHTS_FILE

@@ -7,36 +7,30 @@ is made from the card; `s5c.pipeline.answers` says what the answers are.
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from flax.traverse_util import flatten_dict
 
 from s5c.data.base import task_class
 from s5c.errors import UserError, nearest_first
 from s5c.evaluation.metrics import check_answers
 from s5c.model import surgery
 from s5c.model.config import from_dict
-from s5c.pipeline import answers
+from s5c.pipeline import answers, portable
 from s5c.pipeline.provenance import write_json
 from s5c.pipeline.trained import WEIGHTS_FILE, TrainedModel, predictions
 from s5c.training import finished
-from s5c.training.atomic import put
 from s5c.training.checkpoint import Checkpoint
 from s5c.training.exclusive import alone_in
-from s5c.training.integrity import DamagedCheckpointError, check_items, check_metadata, migrate, on_host, seal
+from s5c.training.integrity import DamagedCheckpointError, seal
 from s5c.training.stored import BEST
 
 PREFIX = "zoo:"
-CARD = "card.json"
 NAME = r"\w[\w.-]*"
 
 _OF_TRAINING = ("schema", "checksum", "empty_arrays", "epoch_sums", "metrics", "score", "parent", "epoch", BEST)
@@ -51,7 +45,7 @@ def zoo_dir() -> Path:
 
 def names() -> list[str]:
     """Returns the models that there are."""
-    return sorted(path.parent.name for path in zoo_dir().glob(f"[!.]*/{CARD}"))
+    return sorted(path.parent.name for path in zoo_dir().glob(f"[!.]*/{portable.CARD}"))
 
 
 def summaries() -> dict[str, str]:
@@ -59,7 +53,7 @@ def summaries() -> dict[str, str]:
     found = {}
     for name in names():
         try:
-            found[name] = _summary(_card(zoo_dir() / name))
+            found[name] = _summary(portable.read_card(zoo_dir() / name))
         except UserError as error:
             found[name] = str(error).splitlines()[0]
     return found
@@ -77,15 +71,9 @@ def load(name: str) -> Checkpoint:
     folder = zoo_dir() / name
     if name not in names():
         if re.fullmatch(NAME, name) and (folder / WEIGHTS_FILE).is_file():
-            raise DamagedCheckpointError(folder, f"its {CARD} is gone.")
+            raise DamagedCheckpointError(folder, f"its {portable.CARD} is gone.")
         raise UserError(_none_called(name))
-    card = migrate(_card(folder))
-    try:
-        arrays = load_file(folder / WEIGHTS_FILE)
-    except (FileNotFoundError, SafetensorError) as error:
-        raise DamagedCheckpointError(folder, f"{WEIGHTS_FILE} cannot be read ({error}).") from error
-    weights = check_items(card, {"weights": unflatten_dict(arrays, sep="/")}, folder)["weights"]
-    return Checkpoint(weights, card, card["step"], folder)
+    return portable.read(folder)
 
 
 def export(trained: TrainedModel, name: str, *, batch_size: int = 64) -> Path:
@@ -107,22 +95,17 @@ def export(trained: TrainedModel, name: str, *, batch_size: int = 64) -> Path:
         raise UserError(f"{trained.path} is not of a finished training: only those go into the zoo.")
     if not re.fullmatch(NAME, name):
         raise UserError(f"{name!r} cannot name a zoo model: use letters, digits, '_', '-' and '.'.")
-    arrays = flatten_dict(on_host(trained.weights), sep="/")  # empty collections drop out
     facts = _facts(trained, name, record, batch_size)
-    card, stored = seal(facts, {"weights": unflatten_dict(arrays, sep="/")})
     said = answers.answers(trained)
     folder = zoo_dir() / name
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with alone_in(folder.parent):
-        unfinished = folder.with_name(f".{name}.unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir()
-        contiguous = {key: np.ascontiguousarray(one) for key, one in flatten_dict(stored["weights"], sep="/").items()}
-        (unfinished / WEIGHTS_FILE).write_bytes(save(contiguous))  # `save_file` would make it its owner's alone
-        write_json(unfinished / CARD, card)
+
+    def finish(unfinished: Path, card: dict[str, Any]) -> None:
         (unfinished / "README.md").write_text(_readme(card), "utf-8")
         np.savez_compressed(unfinished / answers.FILE, **said)  # type: ignore[arg-type]
-        put(unfinished, folder)
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with alone_in(folder.parent):
+        portable.write(folder, trained.weights, facts, finish)
     return folder
 
 
@@ -140,9 +123,9 @@ def recount(name: str) -> list[int]:
     """
     model, folder = load(name), zoo_dir() / name
     modes = surgery.unstable_modes(model.weights["params"], from_dict(model.metadata["model"]))
-    facts = {key: value for key, value in _card(folder).items() if key != "checksum"}
+    facts = {key: value for key, value in portable.read_card(folder).items() if key != "checksum"}
     card, _ = seal({**facts, "unstable_modes": modes}, {"weights": model.weights})
-    write_json(folder / CARD, card)
+    write_json(folder / portable.CARD, card)
     (folder / "README.md").write_text(_readme(card), "utf-8")
     return modes
 
@@ -174,14 +157,6 @@ def _facts(trained: TrainedModel, name: str, finished: Mapping[str, Any], batch_
 
 def _terms(task: str) -> str:
     return getattr(task_class(task), "licence", "see the terms of its source.")
-
-
-def _card(folder: Path) -> dict[str, Any]:
-    try:
-        card = json.loads((folder / CARD).read_text("utf-8"))
-    except ValueError as error:
-        raise DamagedCheckpointError(folder, f"{CARD} is no JSON ({error}).") from error
-    return check_metadata(card, folder)
 
 
 def _summary(card: Mapping[str, Any]) -> str:
@@ -241,5 +216,5 @@ def _readme(card: Mapping[str, Any]) -> str:
     return (
         f"# {card['name']}\n\n{_summary(card)}.\n\n```sh\n"
         f"python -m s5c.reduce checkpoint={PREFIX}{card['name']} reduction=last reduction.ratio=0.5\n```\n\n"
-        f"| | |\n|---|---|\n{table}\n\nMade from `{CARD}`, which has the vocabulary and the checksums too.\n"
+        f"| | |\n|---|---|\n{table}\n\nMade from `{portable.CARD}`, which has the vocabulary and the checksums too.\n"
     )

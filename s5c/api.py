@@ -1,0 +1,365 @@
+"""s5c from Python: load a network, reduce it, ask it, compare, save. The commands do the same on tasks and sweeps.
+
+    model = s5c.load("zoo:smnist_short_s5")
+    small = s5c.reduce(model, "calibrated", ratio=0.8, data=inputs)
+    small.evaluate(x, y)
+    print(s5c.compare([model, small]))
+    s5c.save(small, "folder")
+
+Neither Hydra nor W&B nor TensorFlow Datasets is imported.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from s5c import axes, presets
+from s5c import config as settings
+from s5c.comparison import Comparison
+from s5c.data.base import Dataset, Split, Splits
+from s5c.errors import UserError
+from s5c.evaluation import cost
+from s5c.evaluation.arms import called
+from s5c.evaluation.metrics import Predictions, check_answers, predict
+from s5c.model import surgery
+from s5c.model.classifier import Classifier, InputSpec
+from s5c.model.config import from_dict
+from s5c.pipeline import portable, zoo
+from s5c.pipeline.reduction import Reduced, reductions
+from s5c.pipeline.row import reduced_facts
+from s5c.pipeline.targets import Memory, check, largest_ratio
+from s5c.pipeline.trained import TrainedModel, batches
+from s5c.ssm.system import DiagonalSSM
+from s5c.training.checkpoint import Checkpoint
+from s5c.training.checkpoint import load as load_checkpoint
+
+BATCH = 64
+
+
+class Evaluation(NamedTuple):
+    """How a network answered.
+
+    Attributes:
+        accuracy: share of sequences classified correctly.
+        loss: mean negative log-likelihood, nat.
+        examples: number of sequences.
+    """
+
+    accuracy: float
+    loss: float
+    examples: int
+
+
+@dataclasses.dataclass(eq=False)
+class Model:
+    """A network with its weights and all that is known about it.
+
+    Attributes:
+        name: printed in comparisons.
+        network: the Flax module.
+        weights: `{"params": ..., "batch_stats": ...}`, float32.
+        facts: where it comes from: task, recipe, source of the data, reductions before.
+        reduced: what the reduction said that made it (bounds, errors, notes, seconds); None of a network as it was.
+        evaluated: the last evaluation; None before the first.
+    """
+
+    name: str
+    network: Classifier
+    weights: dict[str, Any]
+    facts: dict[str, Any]
+    reduced: Reduced | None = None
+    evaluated: Evaluation | None = None
+    answers: Predictions | None = None
+
+    def predict(self, x: Any, *, lengths: Any = None, batch_size: int = BATCH) -> np.ndarray:
+        """Returns log-probabilities.
+
+        Args:
+            x: real inputs (n, l, features), (n, l) for one feature; ids (n, l), or (n, 2, l) for pairs of documents.
+            lengths: valid steps of every sequence, (n,), or (n, 2) for pairs; None if nothing is padded.
+            batch_size: sequences at a time.
+
+        Returns:
+            Shape (n, classes), float64.
+
+        Raises:
+            UserError: the inputs do not fit the network.
+        """
+        return self._answer(self._split(x, lengths), batch_size).log_probs
+
+    def evaluate(self, x: Any, y: Any, *, lengths: Any = None, batch_size: int = BATCH) -> Evaluation:
+        """Returns accuracy and loss, which are kept for comparisons.
+
+        Args:
+            x: as for `predict`.
+            y: class of every sequence, (n,).
+            lengths: as for `predict`.
+            batch_size: sequences at a time.
+
+        Raises:
+            UserError: the inputs do not fit the network, or an answer is not a finite number.
+        """
+        said = self._answer(self._split(x, lengths, y), batch_size)
+        check_answers(self.name, given=said)
+        assert said.accuracy is not None and said.loss is not None, "all answers are finite"
+        self.answers, self.evaluated = said, Evaluation(said.accuracy, said.loss, len(said.labels))
+        return self.evaluated
+
+    def systems(self) -> list[DiagonalSSM]:
+        """Returns the system of every layer, double precision; with a leading axis where a layer has channels."""
+        return surgery.systems(self.weights["params"], self.network.config)
+
+    @property
+    def orders(self) -> list[int]:
+        """Stored states of every layer, all channels together."""
+        return [layer.slots for layer in surgery.layers(self.weights, self.network.config)]
+
+    @property
+    def states(self) -> int:
+        """Stored states of the whole network."""
+        return sum(self.orders)
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters of the whole network."""
+        return cost.size(self.network, self.weights["params"], 1).params
+
+    def summary(self) -> str:
+        """Returns what the network is, in a few lines."""
+        config, facts = self.network.config, self.facts
+        stored = cost.stored(self.weights)
+        lines = [
+            f"{self.name}: {config.family} of {config.n_layers} layers, {config.d_model} features, "
+            f"{'both directions' if getattr(config, 'bidirectional', False) else 'one direction'}, norm {config.norm}",
+            f"  trained on   {facts['task']['name']} [source={facts['source']}]",
+            f"  states       {self.states:,} ({' + '.join(map(str, self.orders))})",
+            f"  parameters   {self.parameters:,}, {stored.safetensors:,} bytes as safetensors",
+        ]
+        if modes := sum(surgery.unstable_modes(self.weights["params"], config)):
+            lines.append(f"  unstable     {modes} modes with |Lambda_bar| >= 1")
+        if history := facts.get("reductions"):
+            lines.append(f"  reduced by   {', then '.join(history)}")
+        if self.evaluated is not None:
+            found = self.evaluated
+            lines.append(
+                f"  accuracy     {100 * found.accuracy:.2f} % of {found.examples:,}, loss {found.loss:.4f} nat"
+            )
+        if self.reduced is not None:
+            lines += [f"  note         {note}" for note in self.reduced.notes]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"<s5c.Model {self.name}: {self.states} states, {self.parameters:,} parameters>"
+
+    def _answer(self, split: Split, batch_size: int) -> Predictions:
+        rescale = self.facts["step_rescale"]
+        return predict(self.network, self.weights, batches(split, batch_size)(), step_rescale=rescale)
+
+    def _split(self, x: Any, lengths: Any = None, y: Any = None) -> Split:
+        return as_split(self.network.spec, x, lengths, y)
+
+
+def load(source: str | Path, *, weights: str = "best") -> Model:
+    """Returns a network.
+
+    Args:
+        source: `zoo:NAME`, the folder of a training or of a reduced model, or a folder that `save` wrote.
+        weights: best | latest, of a training.
+
+    Raises:
+        UserError: there is no intact network.
+    """
+    text = str(source)
+    if text.startswith(zoo.PREFIX):
+        found, name = zoo.load(text.removeprefix(zoo.PREFIX)), text.removeprefix(zoo.PREFIX)
+    else:
+        folder = Path(text).expanduser()
+        found = portable.read(folder) if portable.is_portable(folder) else load_checkpoint(folder, which=weights)
+        name = str(found.metadata.get("name") or folder.name)
+    return _model(name, found)
+
+
+def save(model: Model, folder: str | Path) -> Path:
+    """Writes a network as safetensors with a card; `load` and `checkpoint=FOLDER` read it.
+
+    Args:
+        model: the network.
+        folder: its place; a network that is there already is replaced once the new one is whole.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: something else is there.
+    """
+    path = Path(folder).expanduser().absolute()
+    if path.exists() and not (path.is_dir() and (portable.is_portable(path) or not any(path.iterdir()))):
+        raise UserError(f"{path} holds something else than a network saved by s5c: give another folder.")
+    if path.is_dir() and not any(path.iterdir()):
+        path.rmdir()
+    of_storage = ("schema", "checksum", "empty_arrays")
+    facts = {key: value for key, value in model.facts.items() if key not in of_storage}
+    if model.evaluated is not None:
+        facts["evaluated"] = model.evaluated._asdict()
+    portable.write(path, model.weights, settings.jsonable({"step": 0, **facts, "name": model.name}))
+    return path
+
+
+def reduce(
+    model: Model,
+    preset: str = "last",
+    *,
+    data: Any = None,
+    lengths: Any = None,
+    validation: tuple[Any, Any] | None = None,
+    length: int | None = None,
+    **options: Any,
+) -> Model:
+    """Returns a smaller network; the given one stays as it is.
+
+    Args:
+        model: the network.
+        preset: file name in conf/reduction, such as "last", "bt_tolerance" or "calibrated".
+        data: unlabelled sequences, as for `Model.predict`, for presets that look at some. All of them are used, unless
+            `calibration={"sequences": n}` says how many.
+        lengths: valid steps of these.
+        validation: sequences and classes, for `max_drop`.
+        length: steps of the sequences it runs on, for methods with horizon="sequence"; that of `data` if None.
+        options: any key of the preset: `ratio=0.8`, `order=8`, `tolerance=0.05`, `max_drop=0.5`, `refit="h2"`,
+            `allocation="global"`, ... One target alone.
+
+    Returns:
+        The network; `reduced` holds what the reduction said.
+
+    Raises:
+        UserError: unknown preset or key, a value out of range, a setting that would change nothing, or missing data.
+    """
+    usual = presets.read(preset)
+    job = settings.reduction_job(_with(usual, options, data), (preset, usual))
+    if job.keys.method == "none":
+        raise UserError("reduction=none leaves the network as it is: choose another preset.")
+    if job.finetune.epochs:
+        raise UserError(f"{preset} trains afterwards, which needs a task: python -m s5c.reduce reduction={preset} ...")
+    if len(job.targets) > 1:
+        raise UserError("Give one target; for several call s5c.reduce several times.")
+    if axes.looks_at_data(job) and data is None:
+        raise UserError(f"{called(preset, axes.changed(job))} looks at sequences: give data=, unlabelled ones will do.")
+    trained = _with_data(model, data, lengths, validation, length)
+    if job.keys.max_drop is not None and validation is None:
+        raise UserError("max_drop= is measured on labelled sequences: give validation=(x, y), not the test data.")
+    check(job, model.network.config, model.network.state_dims, trained.splits)
+    with tempfile.TemporaryDirectory() as place:
+        targets = job.targets
+        if job.keys.max_drop is not None:
+            memory = Memory(Path(place) / "search.json", "")
+            targets = (largest_ratio(trained, job, Path(place), partial(_validated, trained), memory),)
+        made, _ = reductions(trained, job, targets, folder=Path(place))
+        found = next(made)
+    facts = {**model.facts, **settings.jsonable(reduced_facts(trained, job, found))}
+    name = f"{model.name} {called(preset, axes.changed(job))} {found.target.label}"
+    return Model(name, found.model, found.weights, facts, found)
+
+
+def compare(models: Sequence[Model]) -> Comparison:
+    """Returns sizes, accuracies and poles of networks side by side.
+
+    Accuracy and agreement are those of the last `evaluate`, which all of them should have seen with the same sequences.
+
+    Args:
+        models: the first one is what the others are compared with.
+
+    Raises:
+        UserError: there are none.
+    """
+    if not models:
+        raise UserError("There is nothing to compare: give at least one model.")
+    return Comparison.of(list(models))
+
+
+def as_split(spec: InputSpec, x: Any, lengths: Any = None, y: Any = None) -> Split:
+    """Returns arrays as examples for a network.
+
+    Args:
+        spec: what it reads.
+        x: as for `Model.predict`.
+        lengths: valid steps.
+        y: classes; zeros if None.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    inputs = np.asarray(x)
+    if spec.tokens:
+        wanted = "(n, 2, length) of ids" if spec.pairs else "(n, length) of ids"
+        fits = inputs.ndim == 2 + spec.pairs and np.issubdtype(inputs.dtype, np.integer) and inputs.size > 0
+        if fits and not 0 <= inputs.min() <= inputs.max() < spec.features:
+            raise UserError(f"Ids from {inputs.min()} to {inputs.max()}: this network knows 0 to {spec.features - 1}.")
+    else:
+        inputs = inputs[..., None] if inputs.ndim == 2 and spec.features == 1 else inputs
+        wanted = f"(n, length, {spec.features}) of real numbers"
+        fits = inputs.ndim == 3 and inputs.shape[2] == spec.features and inputs.dtype.kind in "fiub" and inputs.size > 0
+        if fits:
+            inputs = inputs.astype(np.float32)
+            if not np.isfinite(inputs).all():
+                raise UserError("The inputs hold numbers that are not finite.")
+    if not fits:
+        raise UserError(f"The inputs have shape {np.shape(x)}, {np.asarray(x).dtype}; this network reads {wanted}.")
+    n = len(inputs)
+    labels = np.zeros(n, np.int32) if y is None else np.asarray(y)
+    if labels.shape != (n,) or labels.dtype.kind not in "iub" or not 0 <= labels.min() <= labels.max() < spec.classes:
+        raise UserError(f"The classes must be {n} whole numbers from 0 to {spec.classes - 1}, one for each sequence.")
+    valid = None if lengths is None else np.asarray(lengths)
+    steps = inputs.shape[2] if spec.pairs else inputs.shape[1]
+    if valid is not None and (
+        valid.shape != ((n, 2) if spec.pairs else (n,)) or valid.min() < 1 or valid.max() > steps
+    ):
+        raise UserError(f"lengths must be whole numbers from 1 to {steps}, one for each sequence.")
+    return Split(inputs, labels.astype(np.int32), None if valid is None else valid.astype(np.int32))
+
+
+def _model(name: str, found: Checkpoint) -> Model:
+    facts = found.metadata
+    config = from_dict(facts["model"])
+    network = Classifier(config, InputSpec(*facts["input_spec"]), config.check_state_dims(facts["state_dims"]))
+    return Model(name, network, found.weights, facts)
+
+
+def _with(usual: Mapping[str, Any], options: Mapping[str, Any], data: Any) -> dict[str, Any]:
+    """Returns the keys of a preset with others in their place; groups of keys are merged."""
+    values = copy.deepcopy(dict(usual))
+    if data is not None:
+        values["calibration"]["sequences"] = len(data)
+    for key, value in options.items():
+        merged = isinstance(value, Mapping) and isinstance(values.get(key), dict)
+        values[key] = {**values[key], **value} if merged else value
+    return values
+
+
+def _with_data(
+    model: Model, data: Any, lengths: Any, validation: tuple[Any, Any] | None, length: int | None
+) -> TrainedModel:
+    """Returns a network with arrays in the place of its task's data."""
+    spec = model.network.spec
+    nothing = Split(np.zeros((0, *([2] * spec.pairs), length or 0)), np.zeros(0, np.int32))
+    train = nothing if data is None else as_split(spec, data, lengths)
+    selection = nothing if validation is None else as_split(spec, validation[0], None, validation[1])
+    dataset = Dataset(
+        str(model.facts["task"]["name"]), "arrays given in Python", train, selection, spec.features, spec.classes,
+        tokens=spec.tokens, pairs=spec.pairs, step_rescale=model.facts["step_rescale"], steps=length,
+    )  # fmt: skip
+    splits = Splits(train, selection, selection, "validation")
+    facts = {**model.facts}
+    return TrainedModel(model.network, model.weights, facts, Path(model.name), facts["trained_id"], dataset, splits)
+
+
+def _validated(trained: TrainedModel, network: Classifier, weights: Mapping[str, Any]) -> float | None:
+    split = batches(trained.splits.selection, BATCH)()
+    return predict(network, weights, split, step_rescale=trained.step_rescale).accuracy

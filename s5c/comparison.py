@@ -1,0 +1,104 @@
+"""Networks side by side: sizes, accuracies, poles."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from s5c.evaluation import cost
+from s5c.evaluation.cells import table
+
+if TYPE_CHECKING:
+    from s5c.api import Model
+
+SHOWN_LAYERS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Networks side by side; printed as a table.
+
+    Attributes:
+        rows: one per network: name, states, orders, parameters, bytes, accuracy, loss, examples, agreement with the
+            first one (None where they were not evaluated on as many sequences).
+        decays: per network and layer, -Re log(Lambda_bar) of every stable mode, 1/step.
+        angles: per network and layer, |Im log(Lambda_bar)|, rad/step.
+    """
+
+    rows: list[dict[str, Any]]
+    decays: list[list[np.ndarray]]
+    angles: list[list[np.ndarray]]
+
+    @classmethod
+    def of(cls, models: Sequence[Model]) -> Comparison:
+        """Returns the comparison of networks with the first of them."""
+        rows, decays, angles = [], [], []
+        for model in models:
+            found, first = model.answers, models[0].answers
+            alike = found is not None and first is not None and np.array_equal(found.labels, first.labels)
+            said = model.evaluated._asdict() if model.evaluated else dict.fromkeys(("accuracy", "loss", "examples"))
+            rows.append(
+                {
+                    "name": model.name,
+                    "states": model.states,
+                    "orders": model.orders,
+                    "parameters": model.parameters,
+                    "bytes": cost.stored(model.weights).safetensors,
+                    **said,
+                    "agreement": found.agreement(first) if alike and found is not None and first is not None else None,
+                }
+            )
+            logs = [_log_poles(system) for system in model.systems()]
+            decays.append([-log.real[log.real < 0] for log in logs])
+            angles.append([np.abs(log.imag[log.real < 0]) for log in logs])
+        return cls(rows, decays, angles)
+
+    def __str__(self) -> str:
+        def percent(value: float | None) -> str:
+            return "–" if value is None else f"{100 * value:.2f} %"
+
+        head = ["Model", "States", "Parameters", "Bytes", "Accuracy", "Agreement"]
+        body = [
+            [
+                row["name"],
+                f"{row['states']:,}",
+                f"{row['parameters']:,}",
+                f"{row['bytes']:,}",
+                percent(row["accuracy"]),
+                percent(row["agreement"]),
+            ]
+            for row in self.rows
+        ]
+        return table(head, body)
+
+    __repr__ = __str__
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """Draws states and accuracies, and the poles of the layers as decay against frequency.
+
+        Args:
+            path: file to write the figure to, of a kind that matplotlib knows; None writes none.
+
+        Returns:
+            The matplotlib figure.
+        """
+        from s5c.evaluation import comparison_figure
+
+        figure = comparison_figure.draw(self.rows, self.decays, self.angles, layers=SHOWN_LAYERS)
+        if path is not None:
+            figure.savefig(path, dpi=150)
+        return figure
+
+
+def _log_poles(system: Any) -> np.ndarray:
+    """Returns log(Lambda_bar) of the modes that are there: a slot without input or output is none."""
+    from s5c.ssm.modal import log_poles
+
+    with jax.enable_x64(True):
+        there = np.any(np.asarray(system.B), axis=-1) & np.any(np.asarray(system.C), axis=-2)
+        return np.asarray(log_poles(system))[there]
