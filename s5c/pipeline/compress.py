@@ -15,6 +15,7 @@ import numpy as np
 from rich.progress import track
 
 from s5c import config as settings
+from s5c.errors import UserError
 from s5c.evaluation.collect import ROWS_FILE
 from s5c.evaluation.metrics import Predictions, check_answers, predict, unanswered
 from s5c.evaluation.rowfile import write_rows
@@ -71,7 +72,7 @@ class Compression:
         folder: Path,
         question: Mapping[str, Any],
     ) -> None:
-        self.trained = _on_part(trained, evaluation.test_examples)
+        self.trained = _on_part(trained, evaluation.test_examples, evaluation.test_skip)
         self.reduction = None if reduction is None or reduction.keys.method == "none" else reduction
         self.evaluation, self.folder = evaluation, folder
         self.targets: list[Target] = [] if self.reduction is None else list(self.reduction.targets)
@@ -310,12 +311,16 @@ class Compression:
         return Reduced(target, network.model, network.weights, selected, *size, [], [], (), row["seconds_reduction"])
 
 
-def _on_part(trained: TrainedModel, examples: int | None) -> TrainedModel:
-    """Returns the model with a fixed part of its test split, chosen by the number of examples alone."""
+def _on_part(trained: TrainedModel, examples: int | None, skip: int = 0) -> TrainedModel:
+    """Returns the model with a fixed part of its test split, chosen by these two numbers alone."""
     test = trained.splits.test
-    if examples is None or examples >= len(test):
+    if skip >= len(test):
+        raise UserError(
+            f"evaluation.test_skip={skip:,} leaves nothing of the {len(test):,} test examples: give fewer, or 0."
+        )
+    if skip == 0 and (examples is None or examples >= len(test)):
         return trained
-    part = test.take(np.sort(np.random.default_rng(0).permutation(len(test))[:examples]))
+    part = test.take(np.sort(np.random.default_rng(0).permutation(len(test))[skip:][:examples]))
     selection = part if trained.splits.selection is test else trained.splits.selection
     return dataclasses.replace(trained, splits=dataclasses.replace(trained.splits, test=part, selection=selection))
 
