@@ -12,6 +12,7 @@ from s5c.evaluation.arms import FULL, Row, best_first, by_arm, missed, target
 from s5c.evaluation.average import means
 from s5c.evaluation.cells import NOTHING, flagged, number, table
 from s5c.evaluation.collect import Study
+from s5c.evaluation.standing import change_error
 
 ALLOWED = (0.5, 1.0)
 """Points of accuracy that may be lost."""
@@ -45,8 +46,8 @@ def accuracies(study: Study, ratios: Sequence[float] = ()) -> str:
     notes = ["In parentheses: change against the unpruned model, in points."]
     if any(row["n"] > 1 for row in shown):
         notes[0] += " Mean ± sample standard deviation over seeds."
-    if any(row.get("points_lost_se") is not None for row in shown):
-        notes.append("± inside the parentheses: paired standard error of one model over draws of the test set.")
+    if told := _of_errors(shown):
+        notes.append(told)
     if any("test_accuracy" in row and row["test_accuracy"] is None for row in shown):
         notes.append(
             f"{NOTHING} at a ratio that was tested: not all answers of that network are finite numbers; see the notes."
@@ -162,8 +163,20 @@ def _accuracy_and_loss(row: Row | None) -> str:
     really = "" if found is None else f" [{found:.3g}]"
     if row.get("points_lost") is None:
         return text + really
-    error = row.get("points_lost_se")
+    error = change_error(row)
     return f"{text} ({cells.loss(row)}{'' if error is None else f' ± {error:.1f}'}){really}"
+
+
+def _of_errors(rows: Sequence[Row]) -> str:
+    """Returns the sentence on what stands behind ± inside the parentheses; nothing if nothing does."""
+    known = [row for row in rows if change_error(row) is not None]
+    over = {row["n"] > 1 for row in known}
+    told = {
+        True: "standard error of the change, paired by seed, over seeds",
+        False: "paired standard error of one model over draws of the test set",
+    }
+    parts = [text for several, text in told.items() if several in over]
+    return f"± inside the parentheses: {'; of a single seed '.join(parts)}." if parts else ""
 
 
 def _ratio(row: Row | None) -> str:
