@@ -44,8 +44,8 @@ SHORTER = ("_short", "_medium")
 with that name."""
 FAMILY = "s5"
 """The models that claims about whole tasks, and their stand-ins, are about."""
-OTHER = "other"
-"""The family of a paper's networks where s5c has none such."""
+UNREDUCED = "none"
+"""The arm of claims about a network that nothing was removed from."""
 
 AGREES, HIGHER, LOWER = "agrees", "higher", "lower"
 NOT_RUN, NOT_HERE, NO_ERROR = "not run", "no such method here", "error unknown"
@@ -184,7 +184,8 @@ def _network(claim: Row) -> str:
 def _statement(claim: Row) -> str:
     at = f" at {100 * claim['ratio']:.3g}% of {claim['of']}" if claim.get("ratio") is not None else ""
     at += f" ({claim['kept']})" if claim.get("kept") else ""
-    return f"{claim['arm']}{at}" + (f", above {claim['versus']}" if claim.get("versus") else "")
+    name = "unreduced" if claim["arm"] == UNREDUCED else claim["arm"]
+    return f"{name}{at}" + (f", above {claim['versus']}" if claim.get("versus") else "")
 
 
 def _reported(claim: Row) -> str:
@@ -218,7 +219,8 @@ def _judged(claim: Row, means: Sequence[Row], recipe: str) -> Verdict:
     if not found:
         return Verdict(NOTHING, NOTHING, NOT_RUN)
     row = found[0]
-    shown = f"{percent(row, 'test_accuracy')} ({signed(-row['points_lost'])})"
+    shown = percent(row, "test_accuracy")
+    shown += f" ({signed(-row['points_lost'])})" if row["reduction"] != FULL else ""
     if claim.get("lost") is not None:
         difference, error, spread = claim["lost"] - row["points_lost"], drawn(row), row.get("points_lost_sd")
     else:
@@ -295,8 +297,11 @@ def _recipe(row: Row) -> str:
 
 def _tested(claim: Row, arm: str, means: Sequence[Row], recipe: str) -> list[Row]:
     """Returns the averaged rows a claim is about, of the study with the most seeds first."""
-    rows = [row for row in means if _recipe(row) == recipe and row.get("points_lost") is not None]
+    rows = [row for row in means if _recipe(row) == recipe and row.get("test_accuracy") is not None]
     rows = [row for row in rows if claim.get("model") in (None, row.get("model", FAMILY))]
+    if arm == UNREDUCED:
+        return sorted((row for row in rows if row["reduction"] == FULL), key=lambda row: -row["n"])
+    rows = [row for row in rows if row.get("points_lost") is not None]
     rows = [row for row in rows if row["reduction"] != FULL and TRAINED.sub("_init", label(row)) == arm]
     ratio = claim.get("ratio")
     if ratio is None:

@@ -1,6 +1,7 @@
 """Fields of README.md's templates: figures and verdicts of stored rows, as text.
 
     {FOLDER[/EXPERIMENT]; ARM; TARGET[, TARGET ...][; KEY[; FORMAT]]}    of averaged rows; accuracy if no key
+    {FOLDER; ARM; TARGET; orders[.LAYER]; FORMAT}                        of all layers the range, or of one
     {FOLDER; ARM / ARM; ...}                                             of the first that is stored; `/ –` for neither
     {FOLDER; ARM over ARM; TARGET[, ...]; lead|errors[; FORMAT]}         points ahead; the same in standard errors
     {FOLDER; ARM; TARGET, TARGET[, ...]; standing; ARM, ARM[, ...]}      in words: where it is best, where behind
@@ -69,10 +70,14 @@ def _figure(rows: Sequence[Row], arm: str, target: str, key: str, form: str) -> 
     if target not in found:
         raise unknown(f"target of {arm} in README.md", target, found)
     row = found[target]
-    if row.get(key) is None:
+    name, _, layer = key.partition(".")
+    value = row.get(name)
+    if value is not None and layer:
+        value = value[int(layer)]
+    if value is None:
         raise UserError(f"README.md asks for {key} of {arm} at {target}: there is no such figure.")
     if form:
-        return formatted([row[key]], form)
+        return formatted(value if isinstance(value, list) else [value], form)
     return cells.loss(row) if key == "points_lost" else cells.percent(row, key)
 
 

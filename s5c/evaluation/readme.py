@@ -1,11 +1,15 @@
 """README.md's tables and figures, filled in from what is stored under results/published.
 
 `<!-- table: WORDS -->` and `<!-- /table -->` stand around a table of the report: `zoo`, `papers`, or
-`accuracy|largest FOLDER [EXPERIMENT] [RATIOS] [arms=NAME,NAME]`, arms by their names without spaces and without
-parentheses at the end. A comment that starts with `text:` is a template, and what follows it until `<!-- /text -->` is
-the template with every field replaced (`s5c.evaluation.fields`). More tables: `leads FOLDER,FOLDER RATIOS
-arms=NAME,NAME` (the first ahead of the best of the others), `reported FOLDER RATIOS task=NAME arms=NAME` (what papers
-report, and arms of a model in the zoo), `rest HEADLINE COMPARISON` (`s5c.evaluation.unseen`).
+
+    accuracy|largest FOLDER [EXPERIMENT] [RATIOS] [arms=NAME,NAME]
+    leads FOLDER,FOLDER RATIOS arms=NAME,NAME         the first arm ahead of the best of the others
+    reported FOLDER RATIOS task=NAME arms=NAME,NAME   what papers report, and arms of a model in the zoo
+    rest HEADLINE COMPARISON                          on the test examples of one folder that another has not scored
+
+with arms by their names without spaces and without parentheses at the end; `NAME|protect` is `NAME_+protect` where
+there is no NAME. A comment that starts with `text:` is a template, and what follows it until `<!-- /text -->` is the
+template with every field replaced (`s5c.evaluation.fields`).
 
 What a sentence says without a figure is stated beside it: `<!-- holds: NUMBER OP NUMBER [OP NUMBER] -->`, with fields
 for numbers and <, <=, >, >= or == for OP. README.md is not written while one of these is false.
@@ -97,9 +101,8 @@ def _table(words: str, root: Path, models: Mapping[str, str]) -> str:
         return lead_table(shown, first, others, ratios)
     if kind == "reported":
         rows = [row for study in _studies(root, where[0], (), arms) for row in means(study)]
-        return claims.reported_table(
-            root / PAPERS, given["task"], list(map(float, ratios)), {_network(root, rows): rows}
-        )
+        here = {_network(root, rows): rows}
+        return claims.reported_table(root / PAPERS, given["task"], list(map(float, ratios)), here)
     wanted = [word for word in where[1:] if not word[0].isdigit() and "=" not in word]
     chosen = _studies(root, "".join(where[:1]), wanted, arms)
     columns = list(map(float, ratios))
@@ -148,10 +151,15 @@ def _studies(root: Path, folder: str, experiments: Sequence[str] = (), arms: Seq
 
 def _of_arms(rows: Sequence[Row], arms: Sequence[str]) -> list[Row]:
     names = [re.sub(r" \(.*\)$", "", label(row)).replace(" ", "_") for row in rows]
+    wanted = []
     for arm in arms:
-        if arm not in names:
+        plain, _, protected = arm.partition("|")
+        wanted.append(f"{plain}_+{protected}" if protected and plain not in names else plain)
+        if wanted[-1] not in names:
             raise unknown("arm of README.md", arm, sorted(set(names)))
-    return [row for row, name in zip(rows, names, strict=True) if not arms or name in arms or row["reduction"] == FULL]
+    return [
+        row for row, name in zip(rows, names, strict=True) if not arms or name in wanted or row["reduction"] == FULL
+    ]
 
 
 # ---- templates
@@ -159,13 +167,15 @@ def _of_arms(rows: Sequence[Row], arms: Sequence[str]) -> list[Row]:
 
 def _text(template: str, root: Path) -> str:
     averaged: dict[str, list[Row]] = {}
+    counted: dict[str, int] = {}
 
     def field(match: re.Match[str]) -> str:
         where, *rest = (part.strip() for part in match[1].split(";"))
         if where.endswith(".csv"):
             return fields.of_file(root / FOLDER / where, *rest)
         if where == "claims":
-            return _count(claims.counts(root / PAPERS, stored_rows(root)), rest[0])
+            counted.update(counted or claims.counts(root / PAPERS, stored_rows(root)))
+            return _count(counted, rest[0])
         if where == "older":
             return fields.older({path.name: restore(path)[0] for path in folders(root)})
         if where not in averaged:
@@ -197,10 +207,11 @@ def unborne(root: Path, text: str) -> list[str]:
         first, *rest = filled_in.split()
         try:
             values, signs = [float(first), *map(float, rest[1::2])], [COMPARED[sign] for sign in rest[::2]]
+            if len(values) != len(signs) + 1 or not signs:
+                raise ValueError(filled_in)
         except (ValueError, KeyError):
-            raise UserError(
-                f"README.md states {filled_in!r}: give numbers with {', '.join(COMPARED)} between."
-            ) from None
-        if not signs or not all(sign(a, b) for sign, a, b in zip(signs, values, values[1:], strict=True)):
+            allowed = ", ".join(COMPARED)
+            raise UserError(f"README.md states {filled_in!r}: give numbers with {allowed} between.") from None
+        if not all(sign(a, b) for sign, a, b in zip(signs, values, values[1:], strict=False)):
             found.append(f"README.md says what the stored rows do not bear out: {filled_in} ({statement})")
     return found

@@ -154,12 +154,14 @@ def lead_table(studies: Mapping[str, Sequence[Row]], arm: str, others: Sequence[
         body.append([name, *cells])
     note = (
         f"Points by which {arm} is ahead of the best of the others ± standard error of the difference, **bold** where "
-        f"that is behind by more than {SURE:g} standard errors; in parentheses the best other."
+        f"that is behind by more than {SURE:g} standard errors; in parentheses the best other, with a + if it is more "
+        "than its preset."
     )
     note += " Errors over seeds, of one seed over draws of the test set." if several else ""
     return table(["", *targets], body) + f"\n\n{note}"
 
 
 def _cell(name: str, ahead: Lead) -> str:
+    first, _, more = name.partition(" ")
     text = f"**{ahead}**" if ahead.sign < 0 else str(ahead)
-    return f"{text} ({name.split(' ')[0]})"
+    return f"{text} ({first}{'+' if more else ''})"

@@ -29,8 +29,8 @@ def rest(whole: Sequence[Row], part: Sequence[Row]) -> list[Row]:
         part: of the comparison, on a part of the examples of `whole`.
 
     Returns:
-        The rows of those arms all of whose networks are among `part`, with the examples left and the paired error there.
-        An arm of which a network is missing is left out: its mean would be over other seeds than that of the others.
+        The rows of those arms all of whose networks are among `part`, with the examples left and the paired error
+        there. An arm of which a network is missing is left out: its mean would be over fewer seeds than the others'.
     """
     seen = {_network(row): row for row in part if row.get("test_examples")}
     found: list[Row] = []
@@ -58,11 +58,8 @@ def table(whole: Sequence[Row], part: Sequence[Row]) -> str | None:
     if not found:
         return None
     gone = sorted({label(row) for row in whole} - {label(row) for row in left})
-    missing = (
-        f" Left out, as the networks that were scored then and later are not the same to the last digit: {', '.join(gone)}."
-        if gone
-        else ""
-    )
+    why = "as a network that the comparison scored is not to the last digit the one scored later"
+    missing = f" Left out, {why}: {', '.join(gone)}." if gone else ""
     return "\n\n".join(summary.accuracies(study) + missing for study in found)
 
 
