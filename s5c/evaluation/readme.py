@@ -116,7 +116,8 @@ def _averaged(root: Path, folder: str) -> list[Row]:
 
 def _network(root: Path, rows: Sequence[Row]) -> str:
     """Returns network and epochs of the model in the zoo that rows are about, as `claims.reported_table` takes them."""
-    card = json.loads((root / str(rows[0]["parent"]) / "card.json").read_text("utf-8"))
+    name = Path(str(rows[0]["parent"])).name.removeprefix("zoo:")
+    card = json.loads((root / "results/zoo" / name / "card.json").read_text("utf-8"))
     model = card["model"]
     sizes = f"{model['n_layers']} layers, {model['d_model']} features, {model['state_size']} states"
     ways = ", both ways" if model.get("bidirectional") else ""
