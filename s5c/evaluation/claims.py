@@ -9,8 +9,10 @@ networks of that family (`other`: a family that s5c has not; none: the paper doe
 Verdicts have two sides. Our figure agrees with the paper's if they differ by no more than two standard errors of such a
 difference, else it is higher or lower. The paper's network counts as one more draw of ours:
 
-    margin^2 = 4 sd^2 (1 + 1/k) + error^2        of k >= 2 trained models, with sd over them
-    margin^2 = 4 * 2 e^2 + error^2               of one, with e over draws of the test set
+    margin^2 = 4 v + error^2,    v = max(sd^2 (1 + 1/k), 2 e^2) of k >= 2 trained models, 2 e^2 of one
+
+with sd over these models and e the standard error of one over draws of the test set: three seeds that happen to agree
+make no test set larger.
 """
 
 from __future__ import annotations
@@ -91,7 +93,7 @@ def claims_table(papers: Path, rows: Sequence[Row]) -> str:
     note = (
         "Ours: mean over seeds, checkpoints selected on validation data. Difference: ours minus the paper's ± two "
         "standard errors of that difference, the paper's network counted as one more of ours (over seeds where there "
-        "are several; of one seed over draws of the test set, how trainings differ then being unknown). "
+        "are several, and no less than over draws of the test set; of one seed how trainings differ is unknown). "
         f"“{AGREES}”: no larger than that; “{HIGHER}” and “{LOWER}”: ours is, by more. Of two arms the lead is "
         f"compared, and their order “{HOLDS}”, is “{REVERSED.strip('*')}” or, within two standard errors of none, "
         f"“{OPEN}”. Stand-ins are smaller tasks (`_small`) and trainings with fewer epochs (`_short`, `_medium`); what "
@@ -237,10 +239,9 @@ def _of_accuracy(row: Row) -> float | None:
 
 def _margin(claim: Row, error: float | None, spread: float | None, models: int) -> float | None:
     """Returns two standard errors of the difference between our figure and a paper's, in points."""
-    read_off = claim.get("error") or 0.0
-    if models > 1 and spread is not None:
-        return math.hypot(SURE * spread * math.sqrt(1 + 1 / models), read_off)
-    return None if error is None else math.hypot(SURE * error * math.sqrt(2), read_off)
+    over_models = spread * math.sqrt(1 + 1 / models) if models > 1 and spread is not None else None
+    known = [one for one in (over_models, None if error is None else math.sqrt(2) * error) if one is not None]
+    return math.hypot(SURE * max(known), claim.get("error") or 0.0) if known else None
 
 
 def _two_sided(difference: float, margin: float | None) -> tuple[str, str]:
@@ -252,9 +253,10 @@ def _two_sided(difference: float, margin: float | None) -> tuple[str, str]:
 
 def _compared(claim: Row, found: Sequence[Row], others: Sequence[Row]) -> Verdict:
     pairs = [(a, b) for a in found for b in others if a["ratio"] == b["ratio"] and a["experiment"] == b["experiment"]]
-    leads = [one for one in (lead(a, b) for a, b in pairs) if one is not None]
-    if not leads:
+    compared = [(a, b, one) for a, b in pairs if (one := lead(a, b)) is not None]
+    if not compared:
         return Verdict(NOTHING, NOTHING, NOT_RUN)
+    leads = [one for _, _, one in compared]
     points = sum(one.points for one in leads) / len(leads)
     errors = [one.error for one in leads if one.error is not None]
     # Ratios of one model share its luck: their errors are averaged, not divided by the root of their number.
@@ -264,9 +266,11 @@ def _compared(claim: Row, found: Sequence[Row], others: Sequence[Row]) -> Verdic
     order = NO_ERROR if error is None else OPEN if abs(points) <= SURE * error else HOLDS if points > 0 else REVERSED
     if claim.get("versus_accuracy") is None:
         return Verdict(shown, NOTHING, order)
-    one = leads[0]
+    a, b, one = compared[0]
+    alone = [drawn(a), drawn(b)]
+    over_draws = None if None in alone else math.hypot(*alone)  # type: ignore[arg-type]
     read_off = {"error": math.sqrt(2) * (claim.get("error") or 0.0)}
-    margin = _margin(read_off, one.error, one.spread, one.models)
+    margin = _margin(read_off, over_draws, one.spread, one.models)
     difference, words = _two_sided(points - (claim["accuracy"] - claim["versus_accuracy"]), margin)
     return Verdict(shown, difference, words if words == order else f"{words}, {order}")
 
@@ -283,7 +287,8 @@ def _stand_ins(claim: Row, means: Sequence[Row]) -> dict[str, Verdict]:
 
 def _told(claim: Row, recipe: str, verdict: Verdict) -> str:
     apart = "" if claim.get("model") in (None, FAMILY) else ", on another kind of network"
-    return f"{recipe}: {verdict.ours}, {verdict.words}{apart}"
+    by = "" if verdict.difference == NOTHING else f" ({verdict.difference})"
+    return f"{recipe}: {verdict.ours}, {verdict.words}{by}{apart}"
 
 
 def _recipe(row: Row) -> str:
