@@ -104,6 +104,18 @@ def test_accuracies_are_sorted_by_quality_with_their_paired_errors(runs: Path) -
     assert above_last(study).splitlines()[2] == "| bt | +0.4 ± 0.2 | +1.2 ± 0.3 | +20.0 ± 1.3 |"
 
 
+def test_a_method_behind_states_drawn_at_random_is_named(runs: Path) -> None:
+    (study,) = studies(collect([runs]))
+    assert "drawn at random" not in accuracies(study)
+    rows = [
+        {**one, "test_accuracy": 0.1} if one["reduction"] == "last" and one["ratio"] == 0.9 else one
+        for one in study.rows
+    ]
+    (worse,) = studies(rows)
+    assert accuracies(worse).endswith("by more than two standard errors: last at 0.9.")
+    assert "drawn at random" not in accuracies(worse, [0.3])
+
+
 def test_what_may_be_removed_stops_at_the_first_ratio_that_costs_too_much(runs: Path) -> None:
     (study,) = studies(collect([runs]))
     table = {

@@ -22,7 +22,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from s5c.evaluation.arms import FULL, Row, label, on_test
 from s5c.evaluation.average import aggregate
@@ -143,7 +143,7 @@ def reported_table(papers: Path, task: str, ratios: Sequence[float], ours: Mappi
         ours: Averaged rows of arms by what a reader calls their network and its epochs, divided by a semicolon.
     """
     columns = ["Source", "Method", "Network", "Epochs", "Unreduced", *(f"{ratio:g}" for ratio in ratios)]
-    grouped: dict[tuple[str, ...], list[Row]] = {}
+    grouped: dict[tuple[Any, ...], list[Row]] = {}
     for claim in read_csv(papers):
         if claim["task"] == task and claim.get("accuracy") is not None and not claim.get("versus"):
             key = (f"{claim['source']}; {claim['place']}", claim["arm"], claim.get("network"), claim.get("epochs"))

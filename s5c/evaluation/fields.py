@@ -49,7 +49,8 @@ def of_rows(rows: Sequence[Row], arm: str, targets: str, key: str = "test_accura
     if key == "standing":
         return standing(rows, arm, [part.strip() for part in form.split(",")], wanted)
     if " over " in arm:
-        return " | ".join(_lead(rows, *arm.split(" over "), one, key, form) for one in wanted)
+        first, _, second = arm.partition(" over ")
+        return " | ".join(_lead(rows, (first, second), one, key, form) for one in wanted)
     name, mark = _chosen(rows, arm)
     if name == cells.NOTHING:
         return " | ".join(cells.NOTHING for _ in wanted)
@@ -81,19 +82,21 @@ def _figure(rows: Sequence[Row], arm: str, target: str, key: str, form: str) -> 
     return cells.loss(row) if key == "points_lost" else cells.percent(row, key)
 
 
-def _lead(rows: Sequence[Row], arm: str, other: str, target: str, key: str, form: str) -> str:
-    found = {}
-    for name in (arm, other):
+def _lead(rows: Sequence[Row], arms: tuple[str, str], target: str, key: str, form: str) -> str:
+    found = []
+    for name in arms:
         chosen = _chosen(rows, name)[0]
         at = {asked(row): row for row in rows if label(row) == chosen}
         if target not in at:
             raise unknown(f"target of {chosen} in README.md", target, at)
-        found[name] = at[target]
-    ahead = lead(found[arm], found[other])
-    if ahead is None or (key == "errors" and ahead.error is None):
-        raise UserError(f"README.md asks how {arm} compares with {other} at {target}: no model was reduced by both.")
+        found.append(at[target])
+    ahead = lead(*found)
+    if ahead is None:
+        raise UserError(f"README.md asks for {' over '.join(arms)} at {target}: no model was reduced by both.")
     if key == "errors":
-        return formatted([ahead.points / ahead.error if ahead.error else 0.0], form or ".1f")  # type: ignore[operator]
+        if ahead.error is None:
+            raise UserError(f"README.md asks for {' over '.join(arms)} at {target}: its error is not known.")
+        return formatted([ahead.points / ahead.error if ahead.error else 0.0], form or ".1f")
     return formatted([ahead.points], form) if form else str(ahead)
 
 

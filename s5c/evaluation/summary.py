@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from s5c.evaluation import cells
-from s5c.evaluation.arms import FULL, Row, best_first, by_arm, missed, target
+from s5c.evaluation.arms import FLOORS, FULL, Row, best_first, by_arm, missed, target
 from s5c.evaluation.average import means
 from s5c.evaluation.cells import NOTHING, flagged, number, table
 from s5c.evaluation.collect import Study
-from s5c.evaluation.standing import change_error
+from s5c.evaluation.standing import change_error, lead
 
+RANDOM = "random"
+"""The arm that every method should be ahead of."""
 ALLOWED = (0.5, 1.0)
 """Points of accuracy that may be lost."""
 
@@ -55,7 +57,24 @@ def accuracies(study: Study, ratios: Sequence[float] = ()) -> str:
     notes.append("Best first: by mean lead over the average arm at the same ratio.")
     if any(missed(row) is not None for row in shown):
         notes.append("In brackets: the share really removed, where it is another: some states have to stay.")
+    if told := _behind_random(arms, columns):
+        notes.append(told)
     return table(["Arm", *(f"{ratio:g}" for ratio in columns)], body) + f"\n\n{' '.join(notes)}"
+
+
+def _behind_random(arms: Mapping[str, Mapping[float, Row]], columns: Sequence[float]) -> str:
+    """Returns the sentence on methods that states drawn at random are ahead of; nothing if there are none."""
+    drawn = next((rows for rows in arms.values() if next(iter(rows.values()))["reduction"] == RANDOM), {})
+    found: dict[str, list[str]] = {}
+    for name, rows in arms.items():
+        for ratio in columns:
+            if ratio not in rows or ratio not in drawn or rows[ratio]["reduction"] in FLOORS:
+                continue
+            ahead = lead(rows[ratio], drawn[ratio])
+            if ahead is not None and ahead.sign < 0:
+                found.setdefault(name, []).append(f"{ratio:g}")
+    listed = "; ".join(f"{name} at {', '.join(ratios)}" for name, ratios in found.items())
+    return f"⚠ Behind states drawn at random, by more than two standard errors: {listed}." if listed else ""
 
 
 def other_targets(study: Study) -> str | None:
