@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 
 from s5c import config as settings
+from s5c.data.part import scored
 from s5c.evaluation.arms import FULL, label, target
 from s5c.evaluation.collect import collect, write_csv
 from s5c.evaluation.paired import CORRECT
 from s5c.locations import results_dir
-from s5c.pipeline.compress import _on_part
-from s5c.pipeline.trained import from_checkpoint, load_task
-from s5c.pipeline.zoo import PREFIX, load, zoo_dir
+from s5c.pipeline.trained import load_task
+from s5c.pipeline.zoo import PREFIX, zoo_dir
 
 Row = dict[str, Any]
 
@@ -50,11 +50,11 @@ def made(runs: Path) -> list[Row]:
     rows = collect([runs])
     name = Path(str(rows[0]["parent"])).name.removeprefix(PREFIX)
     card = json.loads((zoo_dir() / name / "card.json").read_text("utf-8"))
-    dataset, splits = load_task(settings.task_job(card["task"]), card["protocol"])
-    trained = from_checkpoint(load(name), dataset, splits)
+    _, splits = load_task(settings.task_job(card["task"]), card["protocol"])
     found = []
     for row in rows:
-        labels = _on_part(trained, row["test_examples"], row.get("test_skip") or 0).splits.test.labels
+        places = scored(len(splits.test), row["test_examples"], row.get("test_skip") or 0)
+        labels = splits.test.labels if places is None else splits.test.labels[places]
         with np.load(Path(row["folder"]) / row[CORRECT]) as answers:
             correct = answers[FULL if row["reduction"] == FULL else target(row)[1]].astype(bool)
         told = {"model": name, "arm": label(row), "ratio": row["ratio"], "examples": len(labels), "classes": 2}

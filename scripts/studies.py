@@ -35,9 +35,8 @@ REFITTED: Command = ("reduction.refit=calibrated", "reduction.sequential=refit",
 
 ARMS: tuple[Command, ...] = (
     ("reduction=last,uniform_hinf,global_hinf,global_magnitude,lamp,random,aire,aire_greedy,bt,bt_tolerance,h2,lqo",),
-    ("reduction=h2_tolerance",),
     ("reduction=calibrated",),
-    ("reduction=bt_empirical",),
+    ("reduction=bt_empirical,h2_tolerance",),
     ("reduction=last,aire", "reduction.norm=recalibrate"),
     ("reduction=last,aire,bt_tolerance,lqo", "reduction.refit=h2"),  # the outputs of h2 are that already
     ("reduction=last,aire,bt_tolerance,h2,lqo", "reduction.refit=calibrated", "reduction.sequential=refit"),

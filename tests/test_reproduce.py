@@ -253,7 +253,7 @@ def test_a_study_of_a_model_that_is_not_there_is_skipped(
 ) -> None:
     monkeypatch.setenv("S5C_RESULTS", str(tmp_path))
     _, found = reproduce._asked(["imdb_bt"])
-    assert found[0].epochs == 4 * 4 * 40, "arms that train, orders, epochs"
+    assert found[0].epochs == 4 * 4 * 40 + 2 * 4 * (40 + 40), "arms that train, orders, epochs; those of full budget"
     assert reproduce.run([], found, hours=1, device="")
     assert "Skipped: imdb_dss is not started" in capsys.readouterr().out
 

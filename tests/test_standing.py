@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any
 
 import numpy as np
 import pytest
 
+from s5c.data.part import scored
 from s5c.errors import UserError
 from s5c.evaluation import fields, unseen
 from s5c.evaluation.arms import Row, label
 from s5c.evaluation.average import aggregate
 from s5c.evaluation.paired import difference
 from s5c.evaluation.standing import change_error, lead, lead_table, standing
-from s5c.pipeline.compress import _on_part
 
 RATIOS = (0.5, 0.8, 0.9)
 
@@ -141,31 +140,10 @@ def test_what_is_not_of_the_same_network_is_not_subtracted(change: dict[str, Any
 
 
 def test_what_is_skipped_and_what_is_scored_make_up_the_test_split() -> None:
-    @dataclasses.dataclass
-    class Part:
-        rows: np.ndarray
-
-        def __len__(self) -> int:
-            return len(self.rows)
-
-        def take(self, rows: np.ndarray) -> Part:
-            return Part(self.rows[rows])
-
-    @dataclasses.dataclass
-    class Splits:
-        test: Part
-        selection: Part
-
-    @dataclasses.dataclass
-    class Model:
-        splits: Splits
-
-    model: Any = Model(Splits(Part(np.arange(100)), Part(np.arange(3))))
-
-    def scored(examples: int | None, skip: int) -> set[int]:
-        return set(_on_part(model, examples, skip).splits.test.rows.tolist())
-
-    assert scored(40, 0) | scored(None, 40) == set(range(100)) and not scored(40, 0) & scored(None, 40)
-    assert len(scored(20, 40)) == 20 and not scored(20, 40) & scored(40, 0) and scored(None, 0) == set(range(100))
+    seen, rest = scored(100, 40, 0), scored(100, None, 40)
+    assert seen is not None and rest is not None and sorted([*seen, *rest]) == list(range(100)) and len(seen) == 40
+    some = scored(100, 20, 40)
+    assert some is not None and len(some) == 20 and set(some) <= set(rest)
+    assert scored(100, None, 0) is None and scored(100, 100, 0) is None
     with pytest.raises(UserError, match="test_skip=100 leaves nothing of the 100"):
-        scored(None, 100)
+        scored(100, None, 100)

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 
 from s5c.evaluation.arms import Row
 from s5c.evaluation.average import aggregate
-from s5c.evaluation.claims import claims_table, counts, reproduced
+from s5c.evaluation.claims import ELSEWHERE, claims_table, counts, reproduced
 from s5c.evaluation.collect import collect, read_csv, read_spectra, studies, write_csv
 from s5c.evaluation.metrics import rank_correlation
 from s5c.evaluation.originals import originals_figure
@@ -278,7 +278,9 @@ def test_every_figure_of_a_paper_says_where_it_is_from_and_of_which_network() ->
     assert [(one["ratio"], one["accuracy"], one["epochs"]) for one in own] == [
         (0.7, 99.5, 250), (0.8, 99.47, 250), (0.9, 92.73, 250),
     ]  # fmt: skip
-    assert {one["arm"] for one in rows} >= {"hsvr", "compressm", "aire", "last", "none"}
+    arms = {one["arm"] for one in rows} | {one["versus"] for one in rows if one.get("versus")}
+    here = {path.stem for path in (papers.parents[2] / "conf/reduction").glob("*.yaml")}
+    assert arms >= {"hsvr", "compressm", "aire", "last", "none"} and arms - here == set(ELSEWHERE)
 
 
 def test_reduced_models_are_drawn_against_their_originals(tmp_path: Path) -> None:

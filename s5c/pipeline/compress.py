@@ -15,7 +15,7 @@ import numpy as np
 from rich.progress import track
 
 from s5c import config as settings
-from s5c.errors import UserError
+from s5c.data.part import scored
 from s5c.evaluation.collect import ROWS_FILE
 from s5c.evaluation.metrics import Predictions, check_answers, predict, unanswered
 from s5c.evaluation.rowfile import write_rows
@@ -311,16 +311,12 @@ class Compression:
         return Reduced(target, network.model, network.weights, selected, *size, [], [], (), row["seconds_reduction"])
 
 
-def _on_part(trained: TrainedModel, examples: int | None, skip: int = 0) -> TrainedModel:
-    """Returns the model with a fixed part of its test split, chosen by these two numbers alone."""
+def _on_part(trained: TrainedModel, examples: int | None, skip: int) -> TrainedModel:
+    """Returns the model with the part of its test split that is scored."""
     test = trained.splits.test
-    if skip >= len(test):
-        raise UserError(
-            f"evaluation.test_skip={skip:,} leaves nothing of the {len(test):,} test examples: give fewer, or 0."
-        )
-    if skip == 0 and (examples is None or examples >= len(test)):
+    if (places := scored(len(test), examples, skip)) is None:
         return trained
-    part = test.take(np.sort(np.random.default_rng(0).permutation(len(test))[skip:][:examples]))
+    part = test.take(places)
     selection = part if trained.splits.selection is test else trained.splits.selection
     return dataclasses.replace(trained, splits=dataclasses.replace(trained.splits, test=part, selection=selection))
 
