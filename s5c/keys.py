@@ -157,17 +157,22 @@ class EvaluationKeys:
         latency: measure latency and memory; costs one compilation of the whole network per ratio.
         rounds: interleaved rounds of the latency measurement.
         test_examples: score a fixed, seeded part of the test split only, the same for every model; all of it if None.
+        test_skip: leave out the part that `test_examples` of this number scores, so that what was looked at on the way
+            and what is reported in the end have no example in common.
     """
 
     batch_size: int = 64
     latency: bool = True
     rounds: int = 9
     test_examples: int | None = None
+    test_skip: int = 0
 
     def __post_init__(self) -> None:
         for key in ("batch_size", "rounds", "test_examples"):
             if (value := getattr(self, key)) is not None and value < 1:
                 raise UserError(f"evaluation.{key}={value}: it must be at least 1.")
+        if self.test_skip < 0:
+            raise UserError(f"evaluation.test_skip={self.test_skip}: it must be at least 0, which leaves nothing out.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -173,6 +173,60 @@ def test_pages_of_scripts_are_what_their_figures_give(made: Callable[[list[Row]]
     assert page.read_text() == made(read_csv(file))
 
 
+def test_what_readme_says_in_words_is_held_against_the_rows(checkout: Path) -> None:
+    """Chains of comparisons of figures; README.md is not written while one of them is false."""
+    bare = "{demo; last; 0.5; test_accuracy; .4f}"
+    statements = {
+        f"{bare} > {{demo; random; 0.5; test_accuracy; .4f}}": True,
+        f"0 < {bare} < 1": True,
+        f"0 < {bare} < 0.1": False,
+        "{demo; random over last; 0.5; lead; .2f} >= 0": False,
+        "{demo; random over last; 0.5; lead; signed} < 0": True,  # a minus sign is a minus
+    }
+    for statement, holds in statements.items():
+        (checkout / "README.md").write_text(f"x <!-- holds: {statement} -->\n")
+        if holds:
+            assert "x <!-- holds" in readme.filled(checkout, {})
+        else:
+            with pytest.raises(UserError, match="do not bear out"):
+                readme.filled(checkout, {})
+    for nonsense in ("1", "1 <", "1 ~ 2", "a < 2"):
+        (checkout / "README.md").write_text(f"<!-- holds: {nonsense} -->\n")
+        with pytest.raises(UserError, match="give numbers with"):
+            readme.filled(checkout, {})
+
+
+def test_readme_states_what_it_says_of_methods() -> None:
+    """First what has been reproduced; figures of papers from their table, with networks; comparisons as statements."""
+    text = (REPOSITORY / "README.md").read_text("utf-8")
+    first = text[: text.index("<!-- table:")]
+    assert "**Reproduced:**" in first and "{claims; tested}" in first
+    assert "HSVR, which trains" not in text and "on a network trained as usual" not in text
+    shown = text[text.index("<!-- table: reported") :]
+    assert "| Network | Epochs |" in shown[:800] and "99.47" in shown[:3000]
+    assert len(readme.HOLDS.findall(text)) > 15
+    columns = re.search(r"\| full model \|.*", text[text.index("## What comes out") :])
+    assert columns and "imdb" not in columns.group(), "imdb_small ranks nothing"
+
+
+def test_papers_and_leads_stand_beside_what_was_measured_here(checkout: Path) -> None:
+    (checkout / readme.PAPERS).write_text(
+        "source,place,task,arm,of,ratio,accuracy,network,epochs\n"
+        "A,table 1,smnist,last,states,0.5,62.37,a network,250\nA,table 1,smnist,last,states,0.9,27.67,a network,250\n"
+    )
+    (checkout / "results/zoo").symlink_to(REPOSITORY / "results/zoo")
+    rows, arrays = restore(checkout / readme.FOLDER / "demo")
+    store([{**row, "parent": "zoo:smnist_small_s5"} for row in rows], arrays, checkout / readme.FOLDER / "demo")
+    (checkout / "README.md").write_text(
+        "<!-- table: reported demo 0.5,0.7 task=smnist arms=last -->\n<!-- /table -->\n"
+        "<!-- table: leads demo 0.5 arms=last,random,lamp -->\n<!-- /table -->\n"
+    )
+    lines = readme.filled(checkout, {}).splitlines()
+    assert lines[3] == "| A; table 1 | last | a network | 250 | – | 62.37 | – |"
+    assert re.fullmatch(r"\| here \| last \| S5, 4 layers, \d+ features, \d+ states \| \d+ \| .*", lines[4])
+    assert re.fullmatch(r"\| demo \| .*\((lamp|random)\) \|", lines[9])
+
+
 def test_without_stored_runs_nothing_is_published(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No stored runs"):
         published.publish(tmp_path, {})

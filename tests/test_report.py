@@ -194,7 +194,7 @@ def test_models_selected_on_test_data_are_flagged_in_every_row(tmp_path: Path) -
 
 def test_markdown_shows_the_spread_over_seeds() -> None:
     rows = [row(seed=i, test_accuracy=accuracy) for i, accuracy in enumerate((0.90, 0.92, 0.97))]
-    assert "| **last** | 93.0 ± 3.6 (−4.0) |" in markdown(rows)
+    assert "| **last** | 93.0 ± 3.6 (−4.0 ± 2.1) |" in markdown(rows), "3.6 / sqrt(3): the change's error over seeds"
 
 
 def printed(rows: list[Row]) -> str:

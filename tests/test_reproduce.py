@@ -253,7 +253,7 @@ def test_a_study_of_a_model_that_is_not_there_is_skipped(
 ) -> None:
     monkeypatch.setenv("S5C_RESULTS", str(tmp_path))
     _, found = reproduce._asked(["imdb_bt"])
-    assert found[0].epochs == 4 * 4 * 40, "arms that train, orders, epochs"
+    assert found[0].epochs == 4 * 4 * 40 + 2 * 4 * (40 + 40), "arms that train, orders, epochs; those of full budget"
     assert reproduce.run([], found, hours=1, device="")
     assert "Skipped: imdb_dss is not started" in capsys.readouterr().out
 
@@ -274,10 +274,16 @@ def test_a_study_of_a_model_just_trained_trains_no_other(tmp_path: Path, monkeyp
     monkeypatch.setattr(reproduce, "_obstacle", lambda *_: "")
     recipe, study = (found[0] for found in reproduce._asked(["imdb_s5", "imdb_headline"]))
     assert [command[:4] for command in study.commands] == [
-        ("s5c.train", "-m", "+experiment=imdb_s5", "reduction=last,aire,bt_tolerance,h2,lqo,calibrated")
+        ("s5c.train", "-m", "+experiment=imdb_s5", "reduction=last,aire,bt_tolerance,h2,lqo,calibrated"),
+        ("s5c.train", "-m", "+experiment=imdb_s5", "reduction=bt_empirical,h2_tolerance"),
+        (
+            *("s5c.train", "-m", "+experiment=imdb_s5"),
+            "reduction=last,aire,bt_tolerance,h2,lqo,bt_empirical,h2_tolerance",
+        ),
     ]
     assert reproduce.run([recipe], [study], hours=1, device="")
-    training, exported, compared, report = started
+    training, exported, compared, *others, report = started
+    assert len(others) == 2 and all(command[:4] == compared[:4] for command in others)
     assert training == ["-m", "s5c.train", "+experiment=imdb_s5"] and exported[1:] == ["export", "imdb_s5"]
     assert compared[:4] == ["-m", "s5c.reduce", "-m", "checkpoint=zoo:imdb_s5"] and report[1] == "s5c.report"
 
@@ -302,7 +308,8 @@ def test_models_with_unstable_modes_are_compared_both_ways(monkeypatch: pytest.M
         *("smnist_small_comparison", "smnist_small_headline"),
         *("fashion_short_comparison", "fashion_short_headline"),
     }
-    assert len(found["smnist_small_comparison"]) == len(found["smnist_small_headline"]) == 2, "the zoo's, and two seeds"
+    assert len(found["smnist_small_comparison"]) == 2, "the zoo's, and two seeds"
+    assert len(found["smnist_small_headline"]) == 4, "of both bare and refitted"
     for name, commands in found.items():
         for entry, _, *arguments in commands:
             (arms,) = [text for text in arguments if text.startswith("reduction=")]
@@ -312,6 +319,32 @@ def test_models_with_unstable_modes_are_compared_both_ways(monkeypatch: pytest.M
                 assert (values["name"], values["reduction"]["unstable"]) == (name, "protect")
     monkeypatch.setattr(zoo, "names", lambda: ["digits_s5", "nothing_s5"])
     assert not studies.has_unstable_modes("digits_s5") and not studies.has_unstable_modes("nothing_s5")
+
+
+def test_headlines_score_what_comparisons_leave_out() -> None:
+    """And the refitted arms with the bare ones; `h2` is compared under every allocation that `bt` is."""
+    every = {study.name: study for study in studies.studies(set(recipes.known()))}
+    seen = every["smnist_small_comparison"]
+    assert all(f"evaluation.test_examples={studies.EXAMPLES}" in command for command in seen.commands)
+    for name, study in every.items():
+        if name.endswith("_headline"):
+            assert all(f"evaluation.test_skip={studies.EXAMPLES}" in command for command in study.commands)
+            arms = [text for command in study.commands if set(studies.REFITTED) <= set(command) for text in command]
+            refitted = next(text for text in arms if text.startswith("reduction="))
+            assert {"last", "aire", "h2_tolerance"} <= set(refitted.removeprefix("reduction=").split(","))
+    assert any("h2_tolerance" in text for command in seen.commands for text in command)
+
+
+def test_a_small_network_of_its_own_gets_the_epochs_of_original_and_start_together() -> None:
+    study = studies.initialisation("digits")
+    values = jobs.compose("train", "+experiment=digits_bt")
+    whole = values["train"]["epochs"] + values["reduction"]["finetune"]["init_epochs"]
+    _, command = study.commands
+    assert {"reduction=fresh_init", f"reduction.finetune.init_epochs={whole}"} <= set(command)
+    values = jobs.compose(
+        "train", "+experiment=digits_bt", "reduction=fresh_init", f"reduction.finetune.init_epochs={whole}"
+    )
+    assert values["reduction"]["finetune"]["epochs"] == whole == 40
 
 
 WHOLE = ("digits_comparison", "smnist_small_ablation")

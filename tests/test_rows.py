@@ -313,11 +313,12 @@ def test_draws_are_all_kept_and_averaged_and_seeds_that_draw_nothing_are_not(tmp
 
 def test_experiments_and_parts_of_the_test_split_do_not_replace_each_other(tmp_path: Path) -> None:
     rows = [written(experiment="a"), written(experiment="b"), written(experiment="b", test_examples=100)]
-    rows += [written(experiment="b", test_examples=360)]
+    rows += [written(experiment="b", test_examples=360), written(experiment="b", test_examples=100, test_skip=260)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = collect([tmp_path])
-    assert len(found) == 4
+    assert len(found) == 5
     titles = {study.title for study in studies(found)}
+    assert "digits, s5, b, 100 test examples, 260 others left out" in titles
     assert titles >= {"digits, s5, b, 100 test examples", "digits, s5, b, 360 test examples"}
 
 

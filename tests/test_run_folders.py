@@ -162,6 +162,7 @@ def test_a_checkpoint_trained_further_at_the_same_path(entry: str, home: Home, t
         ("reduction.seed=1",),
         ("reduction.save=false",),
         ("evaluation.test_examples=100",),
+        ("evaluation.test_skip=100",),
         ("evaluation.batch_size=32",),
         ("+task.name=digits", "+task.validation_fraction=0.2"),
     ],

@@ -13,8 +13,8 @@ from scipy.stats import spearmanr
 
 from s5c.evaluation.arms import Row
 from s5c.evaluation.average import aggregate
-from s5c.evaluation.claims import claims_table
-from s5c.evaluation.collect import collect, read_spectra, studies, write_csv
+from s5c.evaluation.claims import ELSEWHERE, claims_table, counts, reproduced
+from s5c.evaluation.collect import collect, read_csv, read_spectra, studies, write_csv
 from s5c.evaluation.metrics import rank_correlation
 from s5c.evaluation.originals import originals_figure
 from s5c.evaluation.page import page
@@ -104,6 +104,18 @@ def test_accuracies_are_sorted_by_quality_with_their_paired_errors(runs: Path) -
     assert above_last(study).splitlines()[2] == "| bt | +0.4 ± 0.2 | +1.2 ± 0.3 | +20.0 ± 1.3 |"
 
 
+def test_a_method_behind_states_drawn_at_random_is_named(runs: Path) -> None:
+    (study,) = studies(collect([runs]))
+    assert "drawn at random" not in accuracies(study)
+    rows = [
+        {**one, "test_accuracy": 0.1} if one["reduction"] == "last" and one["ratio"] == 0.9 else one
+        for one in study.rows
+    ]
+    (worse,) = studies(rows)
+    assert accuracies(worse).endswith("by more than two standard errors: last at 0.9.")
+    assert "drawn at random" not in accuracies(worse, [0.3])
+
+
 def test_what_may_be_removed_stops_at_the_first_ratio_that_costs_too_much(runs: Path) -> None:
     (study,) = studies(collect([runs]))
     table = {
@@ -176,33 +188,99 @@ def test_claims_are_judged_by_our_rows_and_stand_ins_are_none(runs: Path, tmp_pa
     write_csv(claims, tmp_path / "papers.csv")
     lines = claims_table(tmp_path / "papers.csv", collect([runs])).splitlines()[2:8]
     judged = [line.strip("| ").split(" | ")[-4:] for line in lines]
-    assert judged[0][:3] == ["78.0 (−2.0)", "−1.0", "yes"], "a loss one point larger is within the margin"
-    assert judged[1][:3] == ["40.0 (−40.0)", "−39.0", "**no**"]
-    assert judged[2][:3] == ["−1.2 points", "−11.2", "**no**"]
-    assert judged[3][:3] == ["+7.2 points, mean of 3 ratios", "–", "yes"]
+    assert judged[0][:3] == ["78.0 (−2.0)", "−1.0 ± 1.3", "agrees"], "2 sqrt(2) times 0.44, the paired error of one"
+    assert judged[1][:3] == ["40.0 (−40.0)", "−39.0 ± 4.4", "lower"]
+    assert judged[2][:3] == ["−1.2 ± 0.5 points", "−11.2 ± 1.5", "lower, **reversed**"]
+    assert judged[3][:3] == ["+7.2 ± 0.8 points, mean of 3 ratios", "–", "holds"]
     assert judged[4][0] == "70.0 (−10.0)", "at 0.9 of the states 0.72 of the parameters are gone, at 0.6 only 0.48"
-    assert judged[5] == ["–", "–", "not run", "listops_small: 78.0 (−2.0), yes"]
+    assert judged[5] == ["–", "–", "not run", "listops_small: 78.0 (−2.0), agrees (−1.0 ± 1.3)"]
+
+
+CLAIM = {"source": "A", "place": "p", "of": "states", "full": None, "accuracy": None, "lost": None}
+CLAIM |= {"versus": None, "versus_accuracy": None, "ratio": 0.6, "arm": "last", "task": "smnist"}
+
+
+def judged(claim: Row, rows: list[Row], folder: Path) -> list[str]:
+    """Returns ours, the difference, the verdict and the stand-ins of one claim."""
+    write_csv([claim], folder / "papers.csv")
+    return claims_table(folder / "papers.csv", rows).splitlines()[2].strip("| ").split(" | ")[-4:]
 
 
 def test_a_shorter_training_of_a_task_reproduces_nothing(tmp_path: Path) -> None:
-    claim = {"source": "A", "place": "p", "of": "states", "full": None, "lost": None, "accuracy": 78.5}
-    claim |= {"versus": None, "versus_accuracy": None, "ratio": 0.6, "arm": "last", "task": "smnist"}
-    write_csv([claim], tmp_path / "papers.csv")
-    short = row("last", 0.6, 0.02, task="smnist", experiment="smnist_short_comparison")
-    small = row("last", 0.6, 0.3, task="smnist_small", experiment="smnist_small_comparison")
+    claim = {**CLAIM, "accuracy": 78.5}
+    short = row("last", 0.6, 0.02, task="smnist", experiment="smnist_short_comparison", test_examples=5000)
+    small = row("last", 0.6, 0.3, task="smnist_small", experiment="smnist_small_comparison", test_examples=5000)
+    agrees = "78.0 (−2.0), agrees (−0.5 ± 1.7)"
     for rows, expected in (
-        ([short, small], ["–", "–", "not run", "smnist_short: 78.0 (−2.0), yes"]),
-        ([{**short, "experiment": "smnist_comparison"}], ["78.0 (−2.0)", "−0.5", "yes", "–"]),
-        ([{**short, "test_accuracy": 0.796}], ["–", "–", "not run", "smnist_short: 79.6 (−0.4), higher"]),
-        ([{**short, "test_accuracy": 0.774}], ["–", "–", "not run", "smnist_short: 77.4 (−2.6), **no**"]),
+        ([short, small], ["–", "–", "not run", f"smnist_short: {agrees}"]),
+        ([{**short, "experiment": "smnist_comparison"}], ["78.0 (−2.0)", "−0.5 ± 1.7", "agrees", "–"]),
+        (
+            [{**short, "test_accuracy": 0.806}],
+            ["–", "–", "not run", "smnist_short: 80.6 (+0.6), higher (+2.1 ± 1.6)"],
+        ),
+        (
+            [{**short, "test_accuracy": 0.764}],
+            ["–", "–", "not run", "smnist_short: 76.4 (−3.6), lower (−2.1 ± 1.7)"],
+        ),
         (
             [short, {**short, "experiment": "smnist_medium_headline", "test_accuracy": 0.79}],
-            ["–", "–", "not run", "smnist_medium: 79.0 (−1.0), yes; smnist_short: 78.0 (−2.0), yes"],
+            ["–", "–", "not run", f"smnist_medium: 79.0 (−1.0), agrees (+0.5 ± 1.6); smnist_short: {agrees}"],
         ),
         ([{**short, "experiment": "smnist_short_s4d_headline", "model": "s4d"}], ["–", "–", "not run", "–"]),
+        ([{**short, "test_examples": None}], ["–", "–", "not run", "smnist_short: 78.0 (−2.0), error unknown (−0.5)"]),
     ):
-        line = claims_table(tmp_path / "papers.csv", rows).splitlines()[2]
-        assert line.strip("| ").split(" | ")[-4:] == expected
+        assert judged(claim, rows, tmp_path) == expected
+
+
+def test_verdicts_have_two_sides_and_count_seeds_reading_and_network(tmp_path: Path) -> None:
+    """Three trainings lose 1, 2 and 3 points: sd 1, so a fourth one's loss is within 2 sqrt(4/3) = 2.3 of the mean."""
+    rows = [
+        row("last", 0.6, lost, task="smnist", experiment="smnist_comparison", seed=seed, trained_id=str(seed))
+        for seed, lost in enumerate((0.01, 0.02, 0.03))
+    ]
+    for claim, verdict in (
+        ({"lost": 4.2}, ["+2.2 ± 2.3", "agrees"]),
+        ({"lost": 4.5}, ["+2.5 ± 2.3", "higher"]),  # a loss half as large as the paper's is no reproduction either
+        ({"lost": -0.5}, ["−2.5 ± 2.3", "lower"]),
+        ({"lost": 4.5, "error": 1.2}, ["+2.5 ± 2.6", "agrees"]),  # read off a plot
+        ({"lost": 2.0, "model": "s5"}, ["0.0 ± 2.3", "agrees"]),
+        ({"lost": 2.0, "model": "s4d"}, ["–", "not run"]),
+        ({"lost": 2.0, "model": "other"}, ["–", "not run"]),
+        ({"lost": 2.0, "arm": "hsvr"}, ["–", "no such method here"]),
+        ({"said": "safe"}, ["–", "not run"]),
+    ):
+        assert judged({**CLAIM, **claim}, rows, tmp_path)[1:3] == verdict
+    full = [{**one, "reduction": "full", "test_accuracy": 0.8} for one in rows]
+    assert judged({**CLAIM, "arm": "none", "accuracy": 81.0, "ratio": None}, [*full, *rows], tmp_path)[:3] == [
+        "80.0 ± 0.0", "−1.0 ± 0.0", "lower",
+    ]  # fmt: skip
+
+
+def test_claims_are_counted_by_verdict(tmp_path: Path) -> None:
+    short = row("last", 0.6, 0.02, task="smnist", experiment="smnist_short_comparison", test_examples=5000)
+    claims = [{**CLAIM, "accuracy": accuracy} for accuracy in (78.5, 50.0)] + [
+        {**CLAIM, "arm": "hsvr", "accuracy": 9.0}
+    ]
+    write_csv(claims, tmp_path / "papers.csv")
+    found = counts(tmp_path / "papers.csv", [short])
+    assert (found["all"], found["testable"], found["tested"]) == (3, 2, 0)
+    assert (found["stand_in_tested"], found["stand_in_agrees"], found["stand_in_higher"]) == (2, 1, 1)
+    assert "3 claims, 2 of methods that are here, 0 tested" in reproduced(tmp_path / "papers.csv", [short])
+
+
+def test_every_figure_of_a_paper_says_where_it_is_from_and_of_which_network() -> None:
+    """Epochs where they are known: a figure of which network and how long it was trained compares with nothing."""
+    papers = Path(__file__).resolve().parents[1] / "results/published/papers.csv"
+    rows = read_csv(papers)
+    assert all({"source", "place", "task", "arm", "network"} <= set(one) for one in rows)
+    assert all({"accuracy", "lost", "said"} & set(one) or one.get("versus") for one in rows)
+    own = [one for one in rows if one["source"].startswith("HSVR, repository") and one["arm"] == "hsvr"]
+    assert [(one["ratio"], one["accuracy"], one["epochs"]) for one in own] == [
+        (0.7, 99.5, 250), (0.8, 99.47, 250), (0.9, 92.73, 250),
+    ]  # fmt: skip
+    arms = {one["arm"] for one in rows} | {one["versus"] for one in rows if one.get("versus")}
+    here = {path.stem for path in (papers.parents[2] / "conf/reduction").glob("*.yaml")}
+    assert arms >= {"hsvr", "compressm", "aire", "last", "none"} and arms - here == set(ELSEWHERE)
 
 
 def test_reduced_models_are_drawn_against_their_originals(tmp_path: Path) -> None:

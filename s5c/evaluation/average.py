@@ -24,10 +24,11 @@ def aggregate(rows: Iterable[Row]) -> list[Row]:
 
     Returns:
         One row per arm and target, with `n`, `seeds`, `points_lost` (test accuracy lost against the unpruned model of
-        the same seed, in percentage points) and `val_points_lost` where the unpruned model is among the rows. A number
-        `x` becomes its mean, with the sample standard deviation in `x_sd` (None for a single row); lists of numbers,
-        one a layer, become lists of means. What is missing in some of the rows, is text that differs between them, or
-        is a timing taken on different devices becomes None.
+        the same seed, in percentage points) and `val_points_lost` where the unpruned model is among the rows, and
+        `by_training`, the test accuracy in percent on every trained model. A number `x` becomes its mean, with the
+        sample standard deviation in `x_sd` (None for a single row); lists of numbers, one a layer, become lists of
+        means. What is missing in some of the rows, is text that differs between them, or is a timing taken on
+        different devices becomes None.
     """
     grouped: dict[str, list[Row]] = {}
     ordered = in_order(rows)
@@ -83,7 +84,17 @@ def _average(group: Sequence[Row]) -> Row:
             result[key] = [_mean(layer) if all(map(_is_number, layer)) else None for layer in layers]
         else:
             result[key] = None
+    result["by_training"] = _by_training(group)
     return result
+
+
+def _by_training(group: Sequence[Row]) -> dict[str, float]:
+    """Returns the accuracy in percent on every trained model, of several draws of a method on one their mean."""
+    found: dict[str, list[float]] = {}
+    for row in group:
+        if row.get("test_accuracy") is not None:
+            found.setdefault(str(row.get("trained_id") or row.get("seed")), []).append(100 * row["test_accuracy"])
+    return {key: _mean(values) for key, values in found.items()}
 
 
 def _is_number(value: Any) -> bool:

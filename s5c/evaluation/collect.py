@@ -31,7 +31,12 @@ LATENCY = ("latency", "speedup", "backend", "temp_bytes", "load")
 """How the keys begin that the measurement of latency and memory fills in, all together or none."""
 
 COMPARED = ("task", "source", "model", "experiment", "protocol")
-APART = {"test_examples": ", {:,} test examples", "other_data": ", data {}", "recipe": ", recipe {}"}
+APART = {
+    "test_examples": ", {:,} test examples",
+    "test_skip": ", {:,} others left out",
+    "other_data": ", data {}",
+    "recipe": ", recipe {}",
+}
 """What rows that are compared have in common, and how the titles of studies say the less usual of it."""
 
 Spectra = Mapping[str, Mapping[str, NDArray[Any]]]

@@ -14,6 +14,7 @@ from s5c.evaluation.average import means
 from s5c.evaluation.cells import HIGHLIGHTED
 from s5c.evaluation.collect import Study, studies
 from s5c.evaluation.looks import LOOKS, Look, look_of
+from s5c.evaluation.standing import change_error
 from s5c.evaluation.tables import description
 
 PLACE = '<script type="application/json" id="data">{}</script>'
@@ -71,7 +72,7 @@ def _point(row: Row) -> dict[str, Any]:
         "accuracy": _percent(row.get("test_accuracy")),
         "sd": _percent(row.get("test_accuracy_sd")),
         "lost": _finite(row.get("points_lost")),
-        "se": _finite(row.get("points_lost_se")),
+        "se": _finite(change_error(row)),
         "agreement": _percent(row.get("agreement")),
         "states": row.get("states"),
         "params": row.get("params"),

@@ -10,9 +10,10 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from s5c.errors import UserError
-from s5c.evaluation import claims, summary, tables
+from s5c.evaluation import claims, summary, tables, unseen
 from s5c.evaluation.arms import FULL, Row
 from s5c.evaluation.collect import TABLE_FILE, Study, noting_damage, restore, studies
 from s5c.evaluation.plots import save_figures
@@ -31,6 +32,9 @@ FIGURES = {
     "originals": "Reduced models against their originals",
 }
 """Those shown on the page, in this order; the others are in the folders."""
+
+HEADLINE, COMPARISON = "_headline", "_comparison"
+"""End the names of folders: what was scored last, and what was looked at on the way."""
 
 MADE = (".md", ".csv", ".png", ".pdf")
 """Endings of what is made; other files that someone puts beside the stored runs are left alone."""
@@ -64,7 +68,11 @@ def publish(
         written += save_figures(rows, arrays, folder, formats)
         written.append(_write(folder / "report.md", tables.markdown(rows)))
     every = [row for rows, _ in stored.values() for row in rows]
-    parts = [_head(root, every, models), *(_section(name, rows, to) for name, (rows, _) in stored.items())]
+    parts = [_head(root, every, models)]
+    for name, (rows, _) in stored.items():
+        parts.append(_section(name, rows, to))
+        if left := _unseen(name, stored):
+            parts.append(left)
     written.append(_write(to / PAGE, "\n\n".join(parts) + "\n"))
     if (root / README).is_file():
         written.append(_write(to / README, filled(root, models)))
@@ -132,6 +140,15 @@ def _section(name: str, rows: Sequence[Row], root: Path) -> str:
     return "\n\n".join(
         _study(name if len(found) == 1 else f"{name}/{study.slug}", name, study, root) for study in found
     )
+
+
+def _unseen(name: str, stored: Mapping[str, tuple[list[Row], Any]]) -> str | None:
+    """Returns what a headline says about the test examples that the comparison of the same task has not scored."""
+    comparison = f"{name.removesuffix(HEADLINE)}{COMPARISON}"
+    if not name.endswith(HEADLINE) or comparison not in stored:
+        return None
+    found = unseen.table(stored[name][0], stored[comparison][0])
+    return found and f"### {name}: on the test examples that `{comparison}` has not scored\n\n{found}"
 
 
 def _study(place: str, name: str, study: Study, root: Path) -> str:

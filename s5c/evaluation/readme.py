@@ -1,30 +1,34 @@
 """README.md's tables and figures, filled in from what is stored under results/published.
 
 `<!-- table: WORDS -->` and `<!-- /table -->` stand around a table of the report: `zoo`, `papers`, or
-`accuracy|largest FOLDER [EXPERIMENT] [RATIOS] [arms=NAME,NAME]`, arms by their names without spaces and without
-parentheses at the end. A comment that starts with `text:` is a template, and what follows it until `<!-- /text -->` is
-the template with every field replaced:
 
-    {FOLDER[/EXPERIMENT]; ARM; TARGET[, TARGET ...][; KEY[; FORMAT]]}    of averaged rows; accuracy if no key
-    {FILE.csv; COLUMN=VALUE[, COLUMN=VALUE ...]; COLUMN[; FORMAT]}       of several rows the range
+    accuracy|largest FOLDER [EXPERIMENT] [RATIOS] [arms=NAME,NAME]
+    leads FOLDER,FOLDER RATIOS arms=NAME,NAME         the first arm ahead of the best of the others
+    reported FOLDER RATIOS task=NAME arms=NAME,NAME   what papers report, and arms of a model in the zoo
+    rest HEADLINE COMPARISON                          on the test examples of one folder that another has not scored
 
-`COLUMN ~ COLUMN` is their rank correlation.
+with arms by their names without spaces and without parentheses at the end; `NAME|protect` is `NAME_+protect` where
+there is no NAME. A comment that starts with `text:` is a template, and what follows it until `<!-- /text -->` is the
+template with every field replaced (`s5c.evaluation.fields`).
+
+What a sentence says without a figure is stated beside it: `<!-- holds: NUMBER OP NUMBER [OP NUMBER] -->`, with fields
+for numbers and <, <=, >, >= or == for OP. README.md is not written while one of these is false.
 """
 
 from __future__ import annotations
 
+import json
+import operator
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from s5c.errors import UserError, unknown
-from s5c.evaluation import cells, claims, summary
-from s5c.evaluation.arms import FULL, Row, asked, label
+from s5c.evaluation import cells, claims, fields, summary, unseen
+from s5c.evaluation.arms import FULL, Row, label
 from s5c.evaluation.average import means
-from s5c.evaluation.collect import TABLE_FILE, Study, read_csv, restore, studies
-from s5c.evaluation.metrics import rank_correlation
+from s5c.evaluation.collect import TABLE_FILE, Study, restore, studies
+from s5c.evaluation.standing import lead_table
 
 FOLDER = Path("results/published")
 README = Path("README.md")
@@ -32,7 +36,9 @@ PAPERS = FOLDER / "papers.csv"
 
 MARKED = re.compile(r"(<!-- (table|text):\s+(.+?)\s*-->\n).*?(<!-- /\2 -->)", re.DOTALL)
 FIELD = re.compile(r"\{([^{}]+;[^{}]+)\}")
-KINDS = ("accuracy", "largest", "papers", "zoo")
+HOLDS = re.compile(r"<!-- holds:\s+(.+?)\s*-->", re.DOTALL)
+KINDS = ("accuracy", "largest", "leads", "papers", "reported", "rest", "zoo")
+COMPARED = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
 
 
 def folders(root: Path) -> list[Path]:
@@ -58,14 +64,17 @@ def filled(root: Path, models: Mapping[str, str]) -> str:
         models: what the zoo holds: a line for every name.
 
     Raises:
-        UserError: a marker asks for what is not stored.
+        UserError: a marker asks for what is not stored, or something said in words does not hold.
     """
+    text = (root / README).read_text("utf-8")
+    if wrong := unborne(root, text):
+        raise UserError("\n".join(wrong))
 
     def made(match: re.Match[str]) -> str:
         text = _table(match[3], root, models) if match[2] == "table" else _text(match[3], root)
         return f"{match[1]}{text}\n{match[4]}"
 
-    return MARKED.sub(made, (root / README).read_text("utf-8"))
+    return MARKED.sub(made, text)
 
 
 # ---- tables
@@ -79,20 +88,61 @@ def _table(words: str, root: Path, models: Mapping[str, str]) -> str:
         return claims.claims_table(root / PAPERS, stored_rows(root))
     if kind not in KINDS:
         raise unknown("table in README.md", kind, KINDS)
-    ratios = [float(part) for word in where[1:] if word[0].isdigit() for part in word.split(",")]
-    arms = [arm for word in where[1:] if word.startswith("arms=") for arm in word.removeprefix("arms=").split(",")]
-    wanted = [word for word in where[1:] if not word[0].isdigit() and not word.startswith("arms=")]
+    if kind == "rest":
+        headline, comparison = (_stored(root, folder) for folder in where)
+        return unseen.table(headline, comparison) or f"Nothing in {where[0]} is left over."
+    ratios = [part for word in where[1:] if word[0].isdigit() for part in word.split(",")]
+    given = dict(word.split("=", 1) for word in where[1:] if "=" in word)
+    arms = given["arms"].split(",") if "arms" in given else []
+    if kind == "leads":
+        averaged = {name: _averaged(root, name) for name in where[0].split(",")}
+        first, *others = _labels([row for rows in averaged.values() for row in rows], arms)
+        shown = {name.removesuffix("_comparison"): rows for name, rows in averaged.items()}
+        return lead_table(shown, first, others, ratios)
+    if kind == "reported":
+        rows = [row for study in _studies(root, where[0], (), arms) for row in means(study)]
+        here = {_network(root, rows): rows}
+        return claims.reported_table(root / PAPERS, given["task"], list(map(float, ratios)), here)
+    wanted = [word for word in where[1:] if not word[0].isdigit() and "=" not in word]
     chosen = _studies(root, "".join(where[:1]), wanted, arms)
-    make = (lambda study: summary.accuracies(study, ratios)) if kind == "accuracy" else summary.largest_ratios
+    columns = list(map(float, ratios))
+    make = (lambda study: summary.accuracies(study, columns)) if kind == "accuracy" else summary.largest_ratios
     return "\n\n".join(make(study) for study in chosen)
+
+
+def _averaged(root: Path, folder: str) -> list[Row]:
+    return [row for study in _studies(root, folder) for row in means(study)]
+
+
+def _network(root: Path, rows: Sequence[Row]) -> str:
+    """Returns network and epochs of the model in the zoo that rows are about, as `claims.reported_table` takes them."""
+    name = Path(str(rows[0]["parent"])).name.removeprefix("zoo:")
+    card = json.loads((root / "results/zoo" / name / "card.json").read_text("utf-8"))
+    model = card["model"]
+    sizes = f"{model['n_layers']} layers, {model['d_model']} features, {model['state_size']} states"
+    ways = ", both ways" if model.get("bidirectional") else ""
+    return f"{model['name'].upper()}, {sizes}{ways}; {card['recipe']['epochs']}"
+
+
+def _labels(rows: Sequence[Row], arms: Sequence[str]) -> list[str]:
+    """Returns the names of arms that markers write without spaces."""
+    known = {label(row).replace(" ", "_"): label(row) for row in rows}
+    for arm in arms:
+        if arm not in known:
+            raise unknown("arm of README.md", arm, sorted(known))
+    return [known[arm] for arm in arms]
+
+
+def _stored(root: Path, folder: str) -> list[Row]:
+    known = [path.name for path in folders(root)]
+    if folder not in known:
+        raise unknown("folder of README.md", folder, known)
+    return restore(root / FOLDER / folder)[0]
 
 
 def _studies(root: Path, folder: str, experiments: Sequence[str] = (), arms: Sequence[str] = ()) -> list[Study]:
     """Returns the studies of a folder: of these experiments, with the unpruned model and these arms, or all."""
-    known = [path.name for path in folders(root)]
-    if folder not in known:
-        raise unknown("folder of README.md", folder, known)
-    found = studies(_of_arms(restore(root / FOLDER / folder)[0], arms))
+    found = studies(_of_arms(_stored(root, folder), arms))
     named = {study.slug: str(study.rows[0].get("experiment")) for study in found}
     for wanted in experiments:
         if wanted not in named.values():
@@ -102,10 +152,15 @@ def _studies(root: Path, folder: str, experiments: Sequence[str] = (), arms: Seq
 
 def _of_arms(rows: Sequence[Row], arms: Sequence[str]) -> list[Row]:
     names = [re.sub(r" \(.*\)$", "", label(row)).replace(" ", "_") for row in rows]
+    wanted = []
     for arm in arms:
-        if arm not in names:
+        plain, _, protected = arm.partition("|")
+        wanted.append(f"{plain}_+{protected}" if protected and plain not in names else plain)
+        if wanted[-1] not in names:
             raise unknown("arm of README.md", arm, sorted(set(names)))
-    return [row for row, name in zip(rows, names, strict=True) if not arms or name in arms or row["reduction"] == FULL]
+    return [
+        row for row, name in zip(rows, names, strict=True) if not arms or name in wanted or row["reduction"] == FULL
+    ]
 
 
 # ---- templates
@@ -113,67 +168,51 @@ def _of_arms(rows: Sequence[Row], arms: Sequence[str]) -> list[Row]:
 
 def _text(template: str, root: Path) -> str:
     averaged: dict[str, list[Row]] = {}
+    counted: dict[str, int] = {}
 
     def field(match: re.Match[str]) -> str:
         where, *rest = (part.strip() for part in match[1].split(";"))
         if where.endswith(".csv"):
-            return _of_file(root / FOLDER / where, *rest)
+            return fields.of_file(root / FOLDER / where, *rest)
+        if where == "claims":
+            counted.update(counted or claims.counts(root / PAPERS, stored_rows(root)))
+            return _count(counted, rest[0])
+        if where == "older":
+            return fields.older({path.name: restore(path)[0] for path in folders(root)})
         if where not in averaged:
             folder, _, experiment = where.partition("/")
             chosen = _studies(root, folder, [experiment] if experiment else [])
             averaged[where] = [row for study in chosen for row in means(study)]
-        return _of_rows(averaged[where], *rest)
+        return fields.of_rows(averaged[where], *rest)
 
     return FIELD.sub(field, template)
 
 
-def _of_rows(rows: Sequence[Row], arm: str, targets: str, key: str = "test_accuracy", form: str = "") -> str:
-    found = {asked(row): row for row in rows if label(row) == arm}
-    if not found:
-        raise unknown("arm of README.md", arm, {label(row) for row in rows})
-    shown = []
-    for wanted in (part.strip() for part in targets.split(",")):
-        if wanted not in found:
-            raise unknown(f"target of {arm} in README.md", wanted, found)
-        row = found[wanted]
-        if row.get(key) is None:
-            raise UserError(f"README.md asks for {key} of {arm} at {wanted}: there is no such figure.")
-        if form:
-            shown.append(_formatted([row[key]], form))
-        else:
-            shown.append(cells.loss(row) if key == "points_lost" else cells.percent(row, key))
-    return " | ".join(shown)
+def _count(counted: Mapping[str, int], key: str) -> str:
+    if key not in counted:
+        raise unknown("count of claims in README.md", key, counted)
+    return f"{counted[key]}"
 
 
-def _of_file(path: Path, conditions: str, column: str, form: str = "g") -> str:
-    if not path.is_file():
-        raise unknown("file of README.md", path.name, (other.name for other in path.parent.glob("*.csv")))
-    rows = read_csv(path)
-    for condition in re.split(r",\s*(?=[\w.]+=)", conditions):
-        key, _, wanted = condition.partition("=")
-        if not any(key in row for row in rows):
-            raise unknown(f"column of {path.name} in README.md", key, rows[0])
-        rows = [row for row in rows if _written(row.get(key)) == wanted]
-    columns = [part.strip() for part in column.split("~")]
-    if not rows or any(name not in rows[0] for name in columns):
-        raise UserError(f"README.md asks {path.name} for {column} where {conditions}: there is no such figure.")
-    if len(columns) == 2:
-        x, y = (np.array([row[name] for row in rows]) for name in columns)
-        return _formatted([rank_correlation(x, y)], form)
-    return _formatted([row[column] for row in rows], form)
+def unborne(root: Path, text: str) -> list[str]:
+    """Returns a line for everything that README.md says in words and stored rows do not bear out.
 
-
-def _written(value: object) -> str:
-    """Returns a cell of a CSV as markers write it: 0 for 0.0, true for True."""
-    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _formatted(values: Iterable[float], form: str) -> str:
-    """Returns one number, or the range of several, by a format of Python's or the name of one of `cells`."""
-    named: dict[str, Callable[[float], str]] = {
-        "signed": cells.signed, "ms": cells.milliseconds, "s": cells.seconds, "B": cells.size
-    }  # fmt: skip
-    show = named.get(form, lambda value: format(value, form))
-    listed = list(values)
-    ends = list(dict.fromkeys([show(min(listed)), show(max(listed))]))
-    return " to ".join(ends)
+    Args:
+        root: the checkout.
+        text: of README.md.
+    """
+    found = []
+    for match in HOLDS.finditer(text):
+        statement = " ".join(match[1].split())
+        filled_in = _text(statement, root).replace("−", "-")
+        first, *rest = filled_in.split()
+        try:
+            values, signs = [float(first), *map(float, rest[1::2])], [COMPARED[sign] for sign in rest[::2]]
+            if len(values) != len(signs) + 1 or not signs:
+                raise ValueError(filled_in)
+        except (ValueError, KeyError):
+            allowed = ", ".join(COMPARED)
+            raise UserError(f"README.md states {filled_in!r}: give numbers with {allowed} between.") from None
+        if not all(sign(a, b) for sign, a, b in zip(signs, values, values[1:], strict=False)):
+            found.append(f"README.md says what the stored rows do not bear out: {filled_in} ({statement})")
+    return found

@@ -78,12 +78,13 @@ REFITS: dict[str, dict[str, Any]] = {
 """Options of the refits; a row holds those that were given on the command line."""
 
 
+FORMULA: dict[str, Any] = {"unstable": "formula"}
+LATER = dict.fromkeys(("hinf", "aire", "magnitude", "random"), FORMULA)
+"""Options of methods that are younger than the tables, at the value that every preset has given them: a row that holds
+it differs in nothing, and one that lacks the option says nothing of it (`s5c.evaluation.collect`)."""
+
 IGNORED = dict.fromkeys(("unstructured_random", "fresh"), ("refit", "sequential", "norm", "readout", "calibration."))
 """Settings that methods passed over without a word, and their rows hold all the same."""
-
-
-LATER = {method: {"unstable": "formula"} for method in ("hinf", "aire", "magnitude", "random")}
-"""Options, by method, that are younger than the tables, at the value that the presets have had since."""
 
 
 def differences(row: Row, kind: str) -> dict[str, Any]:
@@ -94,7 +95,7 @@ def differences(row: Row, kind: str) -> dict[str, Any]:
         kind: of its target.
     """
     preset = PRESETS.get(row["reduction"], {})
-    usual = {**BASE, **preset, **LATER.get(str(row.get("method") or preset.get("method")), {})}
+    usual = {**LATER.get(str(row.get("method") or preset.get("method")), {}), **BASE, **preset}
     # None: averaged over rows of which some were stored before the key was added.
     found = {key: value for key, value in _held(row).items() if value is not None or usual.get(key) is None}
     own = () if preset else ("method", "allocation")

@@ -8,11 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from s5c.evaluation import cells
-from s5c.evaluation.arms import FULL, Row, best_first, by_arm, missed, target
+from s5c.evaluation.arms import FLOORS, FULL, Row, best_first, by_arm, missed, target
 from s5c.evaluation.average import means
 from s5c.evaluation.cells import NOTHING, flagged, number, table
 from s5c.evaluation.collect import Study
+from s5c.evaluation.standing import change_error, lead
 
+RANDOM = "random"
+"""The arm that every method should be ahead of."""
 ALLOWED = (0.5, 1.0)
 """Points of accuracy that may be lost."""
 
@@ -45,8 +48,8 @@ def accuracies(study: Study, ratios: Sequence[float] = ()) -> str:
     notes = ["In parentheses: change against the unpruned model, in points."]
     if any(row["n"] > 1 for row in shown):
         notes[0] += " Mean ± sample standard deviation over seeds."
-    if any(row.get("points_lost_se") is not None for row in shown):
-        notes.append("± inside the parentheses: paired standard error of one model over draws of the test set.")
+    if told := _of_errors(shown):
+        notes.append(told)
     if any("test_accuracy" in row and row["test_accuracy"] is None for row in shown):
         notes.append(
             f"{NOTHING} at a ratio that was tested: not all answers of that network are finite numbers; see the notes."
@@ -54,7 +57,24 @@ def accuracies(study: Study, ratios: Sequence[float] = ()) -> str:
     notes.append("Best first: by mean lead over the average arm at the same ratio.")
     if any(missed(row) is not None for row in shown):
         notes.append("In brackets: the share really removed, where it is another: some states have to stay.")
+    if told := _behind_random(arms, columns):
+        notes.append(told)
     return table(["Arm", *(f"{ratio:g}" for ratio in columns)], body) + f"\n\n{' '.join(notes)}"
+
+
+def _behind_random(arms: Mapping[str, Mapping[float, Row]], columns: Sequence[float]) -> str:
+    """Returns the sentence on methods that states drawn at random are ahead of; nothing if there are none."""
+    drawn = next((rows for rows in arms.values() if next(iter(rows.values()))["reduction"] == RANDOM), {})
+    found: dict[str, list[str]] = {}
+    for name, rows in arms.items():
+        for ratio in columns:
+            if ratio not in rows or ratio not in drawn or rows[ratio]["reduction"] in FLOORS:
+                continue
+            ahead = lead(rows[ratio], drawn[ratio])
+            if ahead is not None and ahead.sign < 0:
+                found.setdefault(name, []).append(f"{ratio:g}")
+    listed = "; ".join(f"{name} at {', '.join(ratios)}" for name, ratios in found.items())
+    return f"⚠ Behind states drawn at random, by more than two standard errors: {listed}." if listed else ""
 
 
 def other_targets(study: Study) -> str | None:
@@ -162,8 +182,20 @@ def _accuracy_and_loss(row: Row | None) -> str:
     really = "" if found is None else f" [{found:.3g}]"
     if row.get("points_lost") is None:
         return text + really
-    error = row.get("points_lost_se")
+    error = change_error(row)
     return f"{text} ({cells.loss(row)}{'' if error is None else f' ± {error:.1f}'}){really}"
+
+
+def _of_errors(rows: Sequence[Row]) -> str:
+    """Returns the sentence on what stands behind ± inside the parentheses; nothing if nothing does."""
+    known = [row for row in rows if change_error(row) is not None]
+    over = {row["n"] > 1 for row in known}
+    told = {
+        True: "standard error of the change, paired by seed, over seeds",
+        False: "paired standard error of one model over draws of the test set",
+    }
+    parts = [text for several, text in told.items() if several in over]
+    return f"± inside the parentheses: {'; of a single seed '.join(parts)}." if parts else ""
 
 
 def _ratio(row: Row | None) -> str:

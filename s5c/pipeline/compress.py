@@ -15,6 +15,7 @@ import numpy as np
 from rich.progress import track
 
 from s5c import config as settings
+from s5c.data.part import scored
 from s5c.evaluation.collect import ROWS_FILE
 from s5c.evaluation.metrics import Predictions, check_answers, predict, unanswered
 from s5c.evaluation.rowfile import write_rows
@@ -71,7 +72,7 @@ class Compression:
         folder: Path,
         question: Mapping[str, Any],
     ) -> None:
-        self.trained = _on_part(trained, evaluation.test_examples)
+        self.trained = _on_part(trained, evaluation.test_examples, evaluation.test_skip)
         self.reduction = None if reduction is None or reduction.keys.method == "none" else reduction
         self.evaluation, self.folder = evaluation, folder
         self.targets: list[Target] = [] if self.reduction is None else list(self.reduction.targets)
@@ -310,12 +311,12 @@ class Compression:
         return Reduced(target, network.model, network.weights, selected, *size, [], [], (), row["seconds_reduction"])
 
 
-def _on_part(trained: TrainedModel, examples: int | None) -> TrainedModel:
-    """Returns the model with a fixed part of its test split, chosen by the number of examples alone."""
+def _on_part(trained: TrainedModel, examples: int | None, skip: int) -> TrainedModel:
+    """Returns the model with the part of its test split that is scored."""
     test = trained.splits.test
-    if examples is None or examples >= len(test):
+    if (places := scored(len(test), examples, skip)) is None:
         return trained
-    part = test.take(np.sort(np.random.default_rng(0).permutation(len(test))[:examples]))
+    part = test.take(places)
     selection = part if trained.splits.selection is test else trained.splits.selection
     return dataclasses.replace(trained, splits=dataclasses.replace(trained.splits, test=part, selection=selection))
 

@@ -59,7 +59,7 @@ def ask(
             "name": name,
             "model": model,
             "reduction": None if reduction is None else _reduction(reduction),
-            "evaluation": {k: v for k, v in dataclasses.asdict(evaluation).items() if k not in TIMING_KEYS},
+            "evaluation": _evaluation(evaluation),
         }
     )
 
@@ -110,6 +110,13 @@ def code() -> str:
         for path in sorted((package / place).rglob("*.py")) or [package / place]:
             found.update(path.relative_to(package).as_posix().encode() + b"\n" + path.read_bytes())
     return found.hexdigest()[:16]
+
+
+def _evaluation(keys: EvaluationKeys) -> dict[str, Any]:
+    found = {key: value for key, value in dataclasses.asdict(keys).items() if key not in TIMING_KEYS}
+    if not keys.test_skip:
+        del found["test_skip"]  # younger than folders that are to be found again
+    return found
 
 
 def _reduction(job: settings.ReductionJob) -> dict[str, Any]:

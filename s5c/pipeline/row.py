@@ -64,6 +64,7 @@ def common(trained: TrainedModel, evaluation: EvaluationKeys, experiment: str, f
         "checkpoint_bytes_full": None if _in_zoo(trained) else stored.safetensors,
         "batch_size": evaluation.batch_size,
         "test_examples": len(trained.splits.test),
+        "test_skip": evaluation.test_skip or None,
         "device": facts["device"],
         "trained_id": trained.id,
         "parent": name_of(trained),

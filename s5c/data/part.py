@@ -1,0 +1,26 @@
+"""The part of a test split that is scored: what is looked at on the way, and what is left for the end."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Int
+
+from s5c.errors import UserError
+
+
+def scored(n: int, examples: int | None, skip: int) -> Int[np.ndarray, "m"] | None:
+    """Returns which of n test examples are scored, ascending, chosen by these numbers alone; None for all of them.
+
+    Args:
+        n: of the test split.
+        examples: at most; None for no limit.
+        skip: left out before: those that `examples` of this number scores.
+
+    Raises:
+        UserError: nothing is left.
+    """
+    if skip >= n:
+        raise UserError(f"evaluation.test_skip={skip:,} leaves nothing of the {n:,} test examples: give fewer, or 0.")
+    if skip == 0 and (examples is None or examples >= n):
+        return None
+    return np.sort(np.random.default_rng(0).permutation(n)[skip:][:examples])

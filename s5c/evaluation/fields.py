@@ -1,0 +1,167 @@
+"""Fields of README.md's templates: figures and verdicts of stored rows, as text.
+
+    {FOLDER[/EXPERIMENT]; ARM; TARGET[, TARGET ...][; KEY[; FORMAT]]}    of averaged rows; accuracy if no key
+    {FOLDER; ARM; TARGET; orders[.LAYER]; FORMAT}                        of all layers the range, or of one
+    {FOLDER; ARM / ARM; ...}                                             of the first that is stored; `/ –` for neither
+    {FOLDER; ARM over ARM; TARGET[, ...]; lead|errors[; FORMAT]}         points ahead; the same in standard errors
+    {FOLDER; ARM; TARGET, TARGET[, ...]; standing; ARM, ARM[, ...]}      in words: where it is best, where behind
+    {FILE.csv; COLUMN=VALUE[, COLUMN=VALUE ...]; COLUMN[; FORMAT]}       of several rows the range
+    {claims; COUNT}                                                      of `s5c.evaluation.claims.counts`
+    {older; KIND}                                                        what rows of before an option stand for
+
+`COLUMN ~ COLUMN` is their rank correlation. A second ARM after ` / ` is marked with a dagger.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from s5c.errors import UserError, unknown
+from s5c.evaluation import cells
+from s5c.evaluation.arms import Row, asked, label
+from s5c.evaluation.collect import read_csv
+from s5c.evaluation.metrics import rank_correlation
+from s5c.evaluation.standing import lead, standing
+
+OTHER = "†"
+"""Marks a figure of the second choice of an arm."""
+PROTECT = "+protect"
+
+
+def of_rows(rows: Sequence[Row], arm: str, targets: str, key: str = "test_accuracy", form: str = "") -> str:
+    """Returns figures of one arm, in cells of a table if there are several.
+
+    Args:
+        rows: averaged rows of the study.
+        arm: its name; `ARM / ARM` takes the first that is stored, `ARM over ARM` compares two.
+        targets: as `s5c.evaluation.arms.asked` calls them, with commas.
+        key: of a row, `lead`, `errors` or `standing`.
+        form: of numbers; for `standing` the other arms.
+
+    Raises:
+        UserError: There is no such figure.
+    """
+    wanted = [part.strip() for part in targets.split(",")]
+    if key == "standing":
+        return standing(rows, arm, [part.strip() for part in form.split(",")], wanted)
+    if " over " in arm:
+        first, _, second = arm.partition(" over ")
+        return " | ".join(_lead(rows, (first, second), one, key, form) for one in wanted)
+    name, mark = _chosen(rows, arm)
+    if name == cells.NOTHING:
+        return " | ".join(cells.NOTHING for _ in wanted)
+    return " | ".join(_figure(rows, name, one, key, form) + mark for one in wanted)
+
+
+def _chosen(rows: Sequence[Row], arm: str) -> tuple[str, str]:
+    known = {label(row) for row in rows}
+    choices = [part.strip() for part in arm.split(" / ")]
+    for place, name in enumerate(choices):
+        if name in known or name == cells.NOTHING:
+            return name, OTHER if place and name in known else ""
+    raise unknown("arm of README.md", choices[0], known)
+
+
+def _figure(rows: Sequence[Row], arm: str, target: str, key: str, form: str) -> str:
+    found = {asked(row): row for row in rows if label(row) == arm}
+    if target not in found:
+        raise unknown(f"target of {arm} in README.md", target, found)
+    row = found[target]
+    name, _, layer = key.partition(".")
+    value = row.get(name)
+    if value is not None and layer:
+        value = value[int(layer)]
+    if value is None:
+        raise UserError(f"README.md asks for {key} of {arm} at {target}: there is no such figure.")
+    if form:
+        return formatted(value if isinstance(value, list) else [value], form)
+    return cells.loss(row) if key == "points_lost" else cells.percent(row, key)
+
+
+def _lead(rows: Sequence[Row], arms: tuple[str, str], target: str, key: str, form: str) -> str:
+    found = []
+    for name in arms:
+        chosen = _chosen(rows, name)[0]
+        at = {asked(row): row for row in rows if label(row) == chosen}
+        if target not in at:
+            raise unknown(f"target of {chosen} in README.md", target, at)
+        found.append(at[target])
+    ahead = lead(*found)
+    if ahead is None:
+        raise UserError(f"README.md asks for {' over '.join(arms)} at {target}: no model was reduced by both.")
+    if key == "errors":
+        if ahead.error is None:
+            raise UserError(f"README.md asks for {' over '.join(arms)} at {target}: its error is not known.")
+        return formatted([ahead.points / ahead.error if ahead.error else 0.0], form or ".1f")
+    return formatted([ahead.points], form) if form else str(ahead)
+
+
+def of_file(path: Path, conditions: str, column: str, form: str = "g") -> str:
+    """Returns figures of those rows of a table that meet some conditions: of several the range, of text the one.
+
+    Args:
+        path: of the table.
+        conditions: `COLUMN=VALUE`, with commas between.
+        column: which, or `COLUMN ~ COLUMN` for their rank correlation.
+        form: of numbers.
+
+    Raises:
+        UserError: There is no such figure.
+    """
+    if not path.is_file():
+        raise unknown("file of README.md", path.name, (other.name for other in path.parent.glob("*.csv")))
+    rows = read_csv(path)
+    for condition in re.split(r",\s*(?=[\w.]+=)", conditions):
+        key, _, wanted = condition.partition("=")
+        if not any(key in row for row in rows):
+            raise unknown(f"column of {path.name} in README.md", key, rows[0])
+        rows = [row for row in rows if _written(row.get(key)) == wanted]
+    columns = [part.strip() for part in column.split("~")]
+    if not rows or any(name not in rows[0] for name in columns):
+        raise UserError(f"README.md asks {path.name} for {column} where {conditions}: there is no such figure.")
+    if len(columns) == 2:
+        x, y = (np.array([row[name] for row in rows]) for name in columns)
+        return formatted([rank_correlation(x, y)], form)
+    return formatted([row[column] for row in rows], form)
+
+
+def _written(value: object) -> str:
+    """Returns a cell of a CSV as markers write it: 0 for 0.0, true for True."""
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def formatted(values: Iterable[float], form: str) -> str:
+    """Returns one number, or the range of several, by a format of Python's or the name of one of `cells`."""
+    named: dict[str, Callable[[float], str]] = {
+        "signed": cells.signed, "ms": cells.milliseconds, "s": cells.seconds, "B": cells.size
+    }  # fmt: skip
+    show = named.get(form, lambda value: format(value, form))
+    listed = list(values)
+    ends = list(dict.fromkeys([show(min(listed)), show(max(listed))]))
+    return " to ".join(ends)
+
+
+def older(folders: Mapping[str, Sequence[Row]]) -> str:
+    """Returns a sentence on the rows that are older than the option `unstable`, or one that there are none.
+
+    Args:
+        folders: rows by the name of the folder they are stored in.
+    """
+    names = {folder: {label(row) for row in rows} for folder, rows in folders.items()}
+    found = [
+        folder
+        for folder, known in names.items()
+        if any(PROTECT in name and name.replace(f" {PROTECT}", "") not in known for name in known)
+    ]
+    if not found:
+        return "Every arm is also scored by its published formula where modes are unstable."
+    listed = ", ".join(f"`{folder}`" for folder in found)
+    return (
+        f"{OTHER} The networks of {listed} have unstable modes (|Λ̄| ≥ 1). Their stored rows never remove those "
+        f"(`{PROTECT}` in the names of arms); the published formulas, which are the default now, score them like all "
+        "others and have not been run there yet."
+    )
