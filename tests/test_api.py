@@ -181,6 +181,20 @@ def test_the_module_of_the_command_is_the_function_too(model: Any) -> None:
         s5c.laod  # noqa: B018
 
 
+def test_the_python_of_the_readme_runs(
+    data: tuple[np.ndarray, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+    code = readme.partition("## From Python\n\n```python\n")[2].partition("```")[0]
+    assert code.count("s5c.") >= 8
+    monkeypatch.chdir(tmp_path)
+    x, y, train = data
+    names: dict[str, Any] = {"x": x, "y": y, "inputs": train}
+    exec(code, names)
+    assert "| digits_s5 | 192 |" in capsys.readouterr().out and (tmp_path / "folder" / "card.json").is_file()
+    assert names["small"].states == 38 and names["small"].evaluated.examples == 360
+
+
 @pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
 def test_hankel_singular_values_of_one_system_without_an_x64_block(dtype: Any, rng: np.random.Generator) -> None:
     """Against the Gramians of the dense discrete system of both halves, solved by SciPy."""
