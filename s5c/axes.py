@@ -30,8 +30,11 @@ OF_STATES = (
 )
 """Settings that mean something where states are removed."""
 
-SHARES = ("ratio", "max_drop")
+SHARES = ("ratio", "params", "max_drop")
 """Targets of the whole network, which an allocation shares out; the others say what every layer keeps."""
+
+UNNAMED = ("ratio", "max_drop")
+"""Targets that are the rule; the name of an arm says of the others that it was reduced by them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +67,7 @@ class ReductionJob:
 
     @property
     def kind(self) -> str:
-        """What says how much is removed: ratio, order, tolerance or max_drop."""
+        """What says how much is removed: ratio, params, order, tolerance or max_drop."""
         return self.targets[0].kind if self.targets else "max_drop"
 
 
@@ -84,7 +87,7 @@ def decisive(job: ReductionJob) -> dict[str, Any]:
     unused += [] if job.finetune.epochs else ["finetune."]
     unused += [] if job.kind in SHARES else ["allocation", "layer_sensitivity"]
     found = {key: value for key, value in flat(job).items() if not _among(key, unused)}
-    return found if job.kind in SHARES else {**found, "by": job.kind}
+    return found if job.kind in UNNAMED else {**found, "by": job.kind}
 
 
 def changed(job: ReductionJob) -> dict[str, Any]:
@@ -109,14 +112,14 @@ def check(job: ReductionJob) -> None:
         usual = {**_usual(job), **NEUTRAL}.get(key)
         raise UserError(f"reduction.{setting} changes nothing: {reason}. Leave it at {_written(usual)}.")
     keys = job.keys
-    if isinstance(job.method, Masking) and job.kind in ("order", "tolerance"):
+    if isinstance(job.method, Masking) and job.kind not in UNNAMED:
         raise UserError(f"reduction={keys.name} silences parameters and takes a ratio only, not reduction.{job.kind}.")
     if keys.rounds > 1 and not job.finetune.epochs:
         raise UserError(
             f"reduction.rounds={keys.rounds}: without training in between, rounds change nothing. Add "
             "reduction.finetune.epochs=1, or leave rounds at 1."
         )
-    if keys.rounds > 1 and job.kind in ("order", "tolerance"):
+    if keys.rounds > 1 and job.kind not in UNNAMED:
         raise UserError(f"reduction.rounds={keys.rounds} removes states and takes a ratio, not reduction.{job.kind}.")
 
 

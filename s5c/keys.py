@@ -95,7 +95,8 @@ class ReductionKeys:
         method: file name in s5c/reduction/method.
         allocation: file name in s5c/reduction/allocation.
         ratio: fraction of stored states to remove, network-wide; a number or a list of numbers. `auto`: 0.5, unless one
-            of the next three is given.
+            of the next four is given.
+        params: instead of a ratio: fraction of all trainable parameters of the network to remove; a number or a list.
         order: instead of a ratio: stored states to keep in every layer (every channel); a number, a list of numbers, or
             a list of lists with one number per layer.
         tolerance: instead of a ratio: share of a layer's summed scores that may be lost; a number or a list.
@@ -116,6 +117,7 @@ class ReductionKeys:
     method: str
     allocation: str
     ratio: Any = AUTO
+    params: Any = None
     order: Any = None
     tolerance: Any = None
     max_drop: float | None = bounded(None, least=0)

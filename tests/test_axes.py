@@ -141,7 +141,7 @@ def outcome(preset: str, settings: tuple[tuple[str, Any], ...]) -> Any:
     try:
         job = reduction_job(composed(preset, dict(settings)), (preset, usual))
         model = trained()
-        check(job, model.model.config, model.model.state_dims, model.splits)
+        check(job, model.model.config, model.model.state_dims, model.splits, lambda: model.weights["params"])
         with mock.patch.object(pipeline, "finetune", tune), mock.patch.object(targets, "SEARCH_STEPS", 2):
             made, ranking = reductions(model, job, _targets(model, job), folder=Path("nowhere"))
             first: Reduced = next(made)
@@ -299,7 +299,7 @@ def test_what_a_network_makes_of_it_is_refused_too() -> None:
 def test_orders_that_do_not_fit_are_refused_before_anything_is_reduced() -> None:
     job = reduction_job(composed("last", {"order": [3, 99]}), ("last", composed("last", {})))
     with pytest.raises(UserError, match=r"reduction.order=\[99, 99, 99\]"):
-        check(job, trained().model.config, trained().model.state_dims, trained().splits)
+        check(job, trained().model.config, trained().model.state_dims, trained().splits, dict)
 
 
 def test_an_allocation_is_tried_for_what_it_sees() -> None:

@@ -60,6 +60,7 @@ def accuracies(study: Study, ratios: Sequence[float] = ()) -> str:
 def other_targets(study: Study) -> str | None:
     """Returns the table of reductions that were asked for something else than a ratio, or None without any."""
     body = []
+    by_parameters = any(target(row)[0] == "params" for row in study.rows)
     for name, rows in by_arm(means(study)).items():
         for row in rows:
             if not _asked_a_ratio(row):
@@ -68,9 +69,13 @@ def other_targets(study: Study) -> str | None:
                     if row.get("max_drop") is not None
                     else target(row)[1].replace("-", " ", 1)
                 )
-                cells_ = [asked, number(row.get("ratio_achieved"), "{:.3g}"), _accuracy_and_loss(row)]
+                achieved = [number(row.get("params_achieved"), "{:.3g}")] if by_parameters else []
+                cells_ = [asked, *achieved, number(row.get("ratio_achieved"), "{:.3g}"), _accuracy_and_loss(row)]
                 body.append([flagged(name, row), *cells_])
-    return table(["Arm", "Target", "Ratio achieved", "Test accuracy in %"], body) if body else None
+    if not body:
+        return None
+    titles = [*(["Parameters removed"] if by_parameters else []), "Ratio achieved", "Test accuracy in %"]
+    return table(["Arm", "Target", *titles], body)
 
 
 def largest_ratios(study: Study) -> str:

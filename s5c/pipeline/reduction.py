@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from s5c.reduction.contract import Fitted, Fresh, Masking, Projection, Selection
 from s5c.reduction.error import LayerError, layer_errors
 from s5c.reduction.layer import check_finite
 from s5c.reduction.moments import Moments
+from s5c.reduction.parameters import Parameters
 from s5c.reduction.slots import kept
 from s5c.reduction.target import Target
 from s5c.reduction.unstable import account
@@ -86,6 +87,7 @@ class Reduction:
         self.config: ModelConfig = trained.model.config
         self.layers = surgery.layers(trained.weights, self.config, horizon=trained.dataset.length)
         check_finite(self.layers)
+        self.parameters = stored_after(job, trained.weights["params"], self.config)
         self.measured: list[Moments] | None = None
         self.notes: list[str] = []
         self.seconds_calibration = 0.0
@@ -164,7 +166,7 @@ class Reduction:
         if isinstance(method, Masking):
             return self._masked(method, target, began)
         assert self.ranking is not None
-        selected = target.select(self.ranking)
+        selected = target.select(self.ranking, self.parameters)
         if isinstance(method, Fresh):
             return self._trained(self._fresh(selected, target, began))
         bounds: list[float | None] = [None] * len(self.layers)
@@ -319,11 +321,38 @@ def reductions(
                 assert isinstance(target.value, float)
                 notes = (*reduced.notes, *stage.shortfall(target.value, reduced.selected))
                 reduced = dataclasses.replace(reduced, notes=notes)
+            if target.kind == "params":
+                reduced = dataclasses.replace(reduced, notes=(*reduced.notes, *_too_many(first, reduced)))
             for note in reduced.notes:
                 log.warning("%s: %s", job.keys.name, note)
             yield reduced
 
     return made(), first.ranking
+
+
+def stored_after(job: settings.ReductionJob, params: Mapping[str, Any], config: ModelConfig) -> Parameters:
+    """Returns how many parameters a network stores at every cut of a job.
+
+    Args:
+        job: the preset.
+        params: parameters of the network before, or their shapes.
+        config: its configuration.
+    """
+    found, present = surgery.parameters(params, config), surgery.constants(params, config)
+    if isinstance(job.method, Fresh):  # layers as drawn: channels share their poles again, and there are no constants
+        return dataclasses.replace(found, rest=found.rest - sum(present), own_poles=None)
+    added = sum(config.d_model for n in present if n == 0) if getattr(job.refit, "constant", False) else 0
+    return dataclasses.replace(found, rest=found.rest + added, new_poles=isinstance(job.method, Projection))
+
+
+def _too_many(first: Reduction, reduced: Reduced) -> list[str]:
+    """Returns what to say where a network stores more parameters than asked for; the size of no method is beyond it."""
+    stored = surgery.parameters(reduced.weights["params"], reduced.model.config).total
+    asked, achieved = reduced.target.value, first.parameters.removed(stored)
+    assert isinstance(asked, float)
+    if stored <= (1 - asked) * first.parameters.total + 1e-9:
+        return []
+    return [f"params {asked:g} was asked for and {achieved:.3g} is reached: {stored:,} parameters are stored."]
 
 
 def in_rounds(first: Reduction, target: Target) -> Reduced:

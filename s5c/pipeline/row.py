@@ -102,6 +102,9 @@ def as_it_is(trained: TrainedModel) -> Row:
 def as_reduced(trained: TrainedModel, reduction: axes.ReductionJob, network: Reduced) -> Row:
     """Returns what the row of a reduced network has of its own."""
     given, stored = given_network(trained), cost.stored(network.weights)
+    size_full, size = (
+        cost.size(one.model, one.weights["params"], trained.dataset.length) for one in (trained, network)
+    )
     changed = {**axes.changed(reduction), **given}
     return {
         "reduction": reduction.keys.name,
@@ -117,6 +120,8 @@ def as_reduced(trained: TrainedModel, reduction: axes.ReductionJob, network: Red
         "target": f"{network.target.kind} {network.target.value}",
         "ratio": network.target.value if network.target.kind == "ratio" else network.ratio_achieved,
         "ratio_achieved": network.ratio_achieved,
+        "params_asked": network.target.value if network.target.kind == "params" else None,
+        "params_achieved": 1 - size.params / size_full.params,
         "masked_only": network.selected is None,
         "refit": reduction.keys.refit,
         "refit_options": reduction.keys.refit_options,
@@ -139,7 +144,7 @@ def as_reduced(trained: TrainedModel, reduction: axes.ReductionJob, network: Red
         "array_bytes": stored.arrays,
         "safetensors_bytes": stored.safetensors,
         "checkpoint_bytes": None,
-        **cost.size(network.model, network.weights["params"], trained.dataset.length)._asdict(),
+        **size._asdict(),
         "states": sum(network.orders),
         "orders": network.orders,
         "widths": list(network.model.state_dims),

@@ -41,6 +41,11 @@ class Ranking:
         """Stored slots of each layer before the reduction, all channels together."""
         return [scores.size for scores in self.scores]
 
+    @property
+    def protected(self) -> int:
+        """How many slots must stay: they come first in `order`."""
+        return sum(int(np.isinf(priorities).sum()) for priorities in self.priorities)
+
 
 @dataclasses.dataclass(frozen=True)
 class Selected:
@@ -208,15 +213,21 @@ def select(ranking: Ranking, ratio: float) -> Selected:
     """
     total = sum(ranking.slots)
     asked = budget(ratio, total, len(ranking.slots))
-    must_stay = sum(int(np.isinf(priorities).sum()) for priorities in ranking.priorities)
-    kept = max(asked, must_stay)
-    keep = np.zeros(total, dtype=bool)
+    kept = max(asked, ranking.protected)
+    selected = cut(ranking, kept)
+    if kept == asked:
+        return selected
+    note = f"ratio {ratio:g} asks for {asked} states, {kept} are protected and stay."
+    return dataclasses.replace(selected, notes=(*selected.notes, note))
+
+
+def cut(ranking: Ranking, kept: int) -> Selected:
+    """Returns the first `kept` slots of the removal order as those that stay."""
+    keep = np.zeros(len(ranking.order), dtype=bool)
     keep[ranking.order[:kept]] = True
-    notes = _protected(ranking)
-    if kept > asked:
-        notes.append(f"ratio {ratio:g} asks for {asked} states, {kept} are protected and stay.")
     parts = np.split(keep, np.cumsum(ranking.slots)[:-1])
-    return Selected([part.reshape(s.shape) for part, s in zip(parts, ranking.scores, strict=True)], tuple(notes))
+    masks = [part.reshape(s.shape) for part, s in zip(parts, ranking.scores, strict=True)]
+    return Selected(masks, tuple(_protected(ranking)))
 
 
 def shortfall(ratio: float, selected: Selected) -> list[str]:
