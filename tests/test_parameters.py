@@ -24,7 +24,8 @@ from s5c.evaluation.cost import resized, size
 from s5c.evaluation.summary import other_targets
 from s5c.model import surgery
 from s5c.model.classifier import Classifier, shapes
-from s5c.pipeline.reduction import reductions, stored_after
+from s5c.pipeline.parameters import stored_after
+from s5c.pipeline.reduction import reductions
 from s5c.pipeline.targets import check
 from s5c.reduction import contract
 from s5c.reduction.contract import Masking, load_method

@@ -153,6 +153,12 @@ def layer_errors(study: Study) -> str | None:
         f"At ratio {ratio:g}: relative H2 error ‖G − Gᵣ‖₂ / ‖G‖₂ of the layer's linear system; where computed, after "
         "the semicolon its H-infinity error, and the a-priori bound on that where the method has one."
     )
+    if any(row.get("error_h2_quadratic") for found in arms.values() for row in found[:1]):
+        note += (
+            " In parentheses: the relative h2 error ‖S − Sᵣ‖ / ‖S‖ of the layer with its gate as a linear system with "
+            "quadratic outputs, which LQO minimises: ‖S‖² = tr(L V Lᵀ) + w Σᵢ tr(V Nᵢ V Nᵢ), V the covariance of the "
+            "linear outputs under white noise, L and Nᵢ the gate's linear and quadratic part, w = reduction.quadratic."
+        )
     return table(["Arm", *(f"Layer {layer}" for layer in range(depth))], body) + f"\n\n{note}"
 
 
@@ -192,6 +198,8 @@ def _error(row: Row, layer: int) -> str:
         return values[layer] if layer < len(values) else None
 
     text, peak, bound = number(at("error_h2"), "{:.3g}"), number(at("error_hinf"), "{:.3g}"), at("error_bound")
+    if (quadratic := at("error_h2_quadratic")) is not None:
+        text += f" ({number(quadratic, '{:.3g}')})"
     if peak == NOTHING:
         return text
     return f"{text}; {peak}" + (f" ≤ {bound:.3g}" if bound is not None else "")

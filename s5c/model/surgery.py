@@ -91,7 +91,7 @@ def _gate(block: Params, stats: Params, config: ModelConfig) -> Gate:
     dense: dict[str, Any] = {}
     for i in (1, 2):
         if f"out{i}" in block:
-            dense |= {f"W{i}": block[f"out{i}"]["kernel"].T, f"b{i}": block[f"out{i}"]["bias"]}
+            dense |= {f"W{i}": block[f"out{i}"]["kernel"].T, f"b{i}": block[f"out{i}"].get("bias")}
     return Gate(config.activation, scale, shift, gain, offset, **dense)
 
 
@@ -223,6 +223,11 @@ def constants(params: Params, config: ModelConfig) -> list[int]:
     """
     found = [params["encoder"][name]["seq"].get("bias") for name in layer_names(config)]
     return [0 if bias is None else math.prod(bias.shape) for bias in found]
+
+
+def without_systems(params: Params, config: ModelConfig) -> Params:
+    """Returns all parameters but those of the sequence layers."""
+    return _replace(params, config, lambda i, _: {})
 
 
 def _replace(params: Params, config: ModelConfig, change: Callable[[int, Params], Params]) -> dict[str, Any]:

@@ -36,8 +36,8 @@ TIMING_KEYS = ("latency", "rounds")
 DECISIVE = (
     *("ssm", "reduction", "model", "training", "data", "evaluation/arms.py", "evaluation/cost.py"),
     *("evaluation/metrics.py", "axes.py"),
-    *("pipeline/calibration.py", "pipeline/compress.py", "pipeline/finetune.py", "pipeline/reduction.py"),
-    *("pipeline/row.py", "pipeline/sensitivity.py", "pipeline/targets.py"),
+    *("pipeline/calibration.py", "pipeline/compress.py", "pipeline/finetune.py", "pipeline/parameters.py"),
+    *("pipeline/reduction.py", "pipeline/row.py", "pipeline/sensitivity.py", "pipeline/targets.py"),
 )
 """The code, below s5c/, that decides what is in a row."""
 

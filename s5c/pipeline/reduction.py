@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,14 @@ from s5c.pipeline.calibration import (
     shortage,
 )
 from s5c.pipeline.finetune import drawn, finetune
+from s5c.pipeline.parameters import stored_after, too_many
 from s5c.pipeline.sensitivity import gradient_weights, measured_weights
 from s5c.pipeline.trained import TrainedModel, load_task
 from s5c.reduction import stage
-from s5c.reduction.contract import Fitted, Fresh, Masking, Projection, Selection, load_allocation
+from s5c.reduction.contract import Fitted, Fresh, Masking, OfQuadraticOutputs, Projection, Selection, load_allocation
 from s5c.reduction.error import LayerError, layer_errors
 from s5c.reduction.layer import check_finite
 from s5c.reduction.moments import Moments
-from s5c.reduction.parameters import Parameters
 from s5c.reduction.slots import kept
 from s5c.reduction.target import Target
 from s5c.reduction.unstable import account
@@ -60,6 +60,7 @@ class Reduced:
         errors: how far each layer is from the full one; empty where weights were drawn anew.
         bounds: upper bounds of the layers' H-infinity errors; None where none is known.
         notes: what the user should know.
+        quadratic: with a method of quadratic outputs, the errors that it minimises; None with others.
         seconds: of the reduction without calibration and training; compilation counts for the first job of a process.
         seconds_calibration: of everything that ran the network on calibration sequences.
         seconds_training: of the training afterwards.
@@ -77,6 +78,7 @@ class Reduced:
     seconds: float
     seconds_calibration: float = 0.0
     seconds_training: float = 0.0
+    quadratic: list[float] | None = None
 
 
 class Reduction:
@@ -205,10 +207,12 @@ class Reduction:
         if isinstance(method, Selection):
             notes += account(self.layers, selected.keep, getattr(method, "unstable", "protect"))
         known = [bound is not None for bound in bounds]
-        errors = layer_errors(self.layers, surgery.systems(params, config), hinf=known)
+        written = surgery.systems(params, config)
+        errors = layer_errors(self.layers, written, hinf=known)
+        quadratic = self.fitted.errors_of(written) if isinstance(self.fitted, OfQuadraticOutputs) else None
         reduced = Reduced(
             target, model, weights, selected, selected.ratio_achieved, selected.orders, errors, bounds,
-            tuple(notes), seconds, calibration,
+            tuple(notes), seconds, calibration, quadratic=quadratic,
         )  # fmt: skip
         return self._trained(reduced)
 
@@ -322,37 +326,18 @@ def reductions(
                 notes = (*reduced.notes, *stage.shortfall(target.value, reduced.selected))
                 reduced = dataclasses.replace(reduced, notes=notes)
             if target.kind == "params":
-                reduced = dataclasses.replace(reduced, notes=(*reduced.notes, *_too_many(first, reduced)))
+                reduced = dataclasses.replace(
+                    reduced,
+                    notes=(
+                        *reduced.notes,
+                        *too_many(first.parameters, reduced.weights["params"], reduced.model.config, target),
+                    ),
+                )
             for note in reduced.notes:
                 log.warning("%s: %s", job.keys.name, note)
             yield reduced
 
     return made(), first.ranking
-
-
-def stored_after(job: settings.ReductionJob, params: Mapping[str, Any], config: ModelConfig) -> Parameters:
-    """Returns how many parameters a network stores at every cut of a job.
-
-    Args:
-        job: the preset.
-        params: parameters of the network before, or their shapes.
-        config: its configuration.
-    """
-    found, present = surgery.parameters(params, config), surgery.constants(params, config)
-    if isinstance(job.method, Fresh):  # layers as drawn: channels share their poles again, and there are no constants
-        return dataclasses.replace(found, rest=found.rest - sum(present), own_poles=None)
-    added = sum(config.d_model for n in present if n == 0) if getattr(job.refit, "constant", False) else 0
-    return dataclasses.replace(found, rest=found.rest + added, new_poles=isinstance(job.method, Projection))
-
-
-def _too_many(first: Reduction, reduced: Reduced) -> list[str]:
-    """Returns what to say where a network stores more parameters than asked for; the size of no method is beyond it."""
-    stored = surgery.parameters(reduced.weights["params"], reduced.model.config).total
-    asked, achieved = reduced.target.value, first.parameters.removed(stored)
-    assert isinstance(asked, float)
-    if stored <= (1 - asked) * first.parameters.total + 1e-9:
-        return []
-    return [f"params {asked:g} was asked for and {achieved:.3g} is reached: {stored:,} parameters are stored."]
 
 
 def in_rounds(first: Reduction, target: Target) -> Reduced:

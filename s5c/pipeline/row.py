@@ -11,16 +11,21 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import numpy as np
+
 from s5c import axes
 from s5c.evaluation import cost
 from s5c.evaluation.arms import FULL, SCHEMA, called
 from s5c.evaluation.metrics import Predictions
 from s5c.keys import EvaluationKeys
+from s5c.model import surgery
 from s5c.pipeline.latency import NOT_MEASURED
 from s5c.pipeline.provenance import shown
 from s5c.pipeline.reduction import Reduced
 from s5c.pipeline.trained import TrainedModel, checksum
 from s5c.pipeline.zoo import PREFIX
+from s5c.reduction.bound import output_bound
 from s5c.training.checkpoint import best_step
 
 Row = dict[str, Any]
@@ -136,6 +141,8 @@ def as_reduced(trained: TrainedModel, reduction: axes.ReductionJob, network: Red
         "error_h2": [error.h2 for error in network.errors],
         "error_hinf": [error.hinf for error in network.errors],
         "error_bound": network.bounds,
+        **_guarantee(trained, network),
+        **({} if network.quadratic is None else {"error_h2_quadratic": network.quadratic}),
         "notes": list(network.notes),
         "seconds_reduction": network.seconds,
         "seconds_calibration": network.seconds_calibration,
@@ -198,6 +205,20 @@ def reductions_so_far(trained: TrainedModel, reduction: axes.ReductionJob, targe
     """
     before = given_network(trained).get("of")
     return [*([before] if before else []), f"{called(reduction.keys.name, axes.changed(reduction))} at {target}"]
+
+
+def _guarantee(trained: TrainedModel, network: Reduced) -> Row:
+    """Returns the bound of how far the logits may move, for networks of the class that there is one for."""
+    config, weights = trained.model.config, trained.weights
+    if config.activation != "lqo" or trained.dataset.pairs or trained.splits.test.lengths is not None:
+        return {}
+    around = (surgery.without_systems(one["params"], config) for one in (weights, network.weights))
+    if not all(map(np.array_equal, *map(jax.tree.leaves, around))):
+        return {}  # trained or solved again: not the systems alone have changed
+    length, reduced = trained.dataset.length, surgery.systems(network.weights["params"], network.model.config)
+    layers, decoder = surgery.layers(weights, config, horizon=length), weights["params"]["decoder"]["kernel"]
+    found = output_bound(layers, reduced, decoder, steps=length, pooling=config.pooling)
+    return {} if found is None else {"output_bound": found}
 
 
 def _recipe(trained: TrainedModel) -> str:

@@ -19,8 +19,9 @@ from s5c.errors import UserError
 from s5c.model.classifier import Classifier
 from s5c.model.config import ModelConfig
 from s5c.pipeline.calibration import calibration_split
+from s5c.pipeline.parameters import stored_after
 from s5c.pipeline.provenance import read_json, write_json
-from s5c.pipeline.reduction import Reduction, stored_after
+from s5c.pipeline.reduction import Reduction
 from s5c.pipeline.trained import TrainedModel, checksum
 from s5c.reduction.stage import Ranking
 from s5c.reduction.target import Target

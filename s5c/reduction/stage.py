@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from s5c.errors import UserError
-from s5c.reduction.contract import Allocation, Fitted, Masking, Priority, Projection, Selection
+from s5c.reduction.contract import Allocation, Fitted, Masking, OfQuadraticOutputs, Priority, Projection, Selection
 from s5c.reduction.layer import Layer, check_finite, stack
 from s5c.ssm.system import DiagonalSSM
 from s5c.types import Array, Bool, Float, Int
@@ -30,11 +30,13 @@ class Ranking:
         scores: per layer, one score per stored slot, shape (p,) or (channels, p).
         priorities: per layer, comparable between layers; infinite for slots that must stay.
         order: all slots, as positions in the concatenation of the flattened layers, most important first.
+        errors: per layer, the relative error that a projection minimises with 0, ..., p slots left, if it tells.
     """
 
     scores: list[Float[np.ndarray, "..."]]
     priorities: list[Float[np.ndarray, "..."]]
     order: Int[np.ndarray, "states"]
+    errors: list[Float[np.ndarray, "orders"]] | None = None
 
     @property
     def slots(self) -> list[int]:
@@ -138,8 +140,10 @@ def rank(
         if isinstance(method, Selection):
             scores = [np.asarray(s) for s in _scores(method, list(layers), jax.random.key(seed))]
         else:
-            scores = [np.asarray(s) for s in (fitted or method.fit(layers, seed)).scores]
-    return _ranked(scores, allocation)
+            fitted = fitted or method.fit(layers, seed)
+            scores = [np.asarray(s) for s in fitted.scores]
+    errors = fitted.errors if isinstance(fitted, OfQuadraticOutputs) else None
+    return dataclasses.replace(_ranked(scores, allocation), errors=errors)
 
 
 def weighed(ranking: Ranking, allocation: Allocation, weights: Sequence[float]) -> Ranking:
@@ -152,7 +156,8 @@ def weighed(ranking: Ranking, allocation: Allocation, weights: Sequence[float]) 
         allocation: the same as then.
         weights: one per layer.
     """
-    return _ranked([weight * scores for weight, scores in zip(weights, ranking.scores, strict=True)], allocation)
+    found = _ranked([weight * scores for weight, scores in zip(weights, ranking.scores, strict=True)], allocation)
+    return dataclasses.replace(found, errors=ranking.errors)
 
 
 def _ranked(scores: list[Float[np.ndarray, "..."]], allocation: Allocation) -> Ranking:

@@ -18,6 +18,7 @@ from s5c.reduction.layer import Layer, check_finite, check_steps
 from s5c.reduction.quadratic import COEFFICIENTS, for_balancing, lqo, relative_error, white
 from s5c.reduction.quadratic_descent import descend
 from s5c.reduction.quadratic_elimination import best_outputs, eliminate, marginal_gains
+from s5c.reduction.slots import padded
 from s5c.reduction.truncation import EMPTY, realise, truncate
 from s5c.ssm.modal import ModalSystem, from_ssm, to_ssm
 from s5c.ssm.system import DiagonalSSM
@@ -128,6 +129,15 @@ class Curves:
         with jax.enable_x64(True):
             return [search.reduced(int(order)) for search, order in zip(self._searches, orders, strict=True)]
 
+    def errors_of(self, reduced: Sequence[DiagonalSSM]) -> list[float]:
+        """Returns the relative h2 errors of the LQO forms with these systems, on the method's horizon and weight.
+
+        Args:
+            reduced: one per layer, double precision, of at most as many states.
+        """
+        with jax.enable_x64(True):
+            return [search.error(system) for search, system in zip(self._searches, reduced, strict=True)]
+
     def _weights(self, method: Method) -> Float[np.ndarray, "layers"]:
         count = len(self._searches)
         if method.sensitivity is not None:
@@ -213,6 +223,10 @@ class _Search:
     def _error(self, system: ModalSystem) -> float:
         assert self.layer.gate is not None
         return float(relative_error(self.full, white(system, self.layer.gate), **self._options))
+
+    def error(self, reduced: DiagonalSSM) -> float:
+        """Returns the relative error of a system in the layer's place."""
+        return self._error(from_ssm(padded(reduced, self.layer.slots)))
 
     def _written(self, system: ModalSystem, order: int) -> DiagonalSSM:
         """Returns the layer of the slots in use, with the original's median step size."""
