@@ -165,11 +165,13 @@ def _idle(job: ReductionJob) -> Iterator[tuple[str, str]]:
         yield from idle(("sequential",), f"refit={keys.refit} solves every layer by itself")
     elif keys.sequential == "reselect" and not _chooses_on_data(method):
         yield from idle(("sequential",), f"{keys.method} does not choose states on data; refit is what it would do")
-    weighed = job.kind in SHARES and not blind_to_scale(job.allocation)
+    # What is measured per unit of a score, or in place of one, undoes any scale that it had.
+    shared, undone = job.kind in SHARES, keys.layer_sensitivity in ("measured", "curve")
+    weighed = shared and not blind_to_scale(job.allocation) and not undone
     if job.kind not in SHARES:
         reason = f"{job.kind} says what every layer keeps, so that nothing is shared out"
         yield from idle(("allocation", "layer_sensitivity"), reason)
-    elif not weighed:
+    elif blind_to_scores(job.allocation) or (blind_to_scale(job.allocation) and keys.layer_sensitivity != "curve"):
         reason = f"allocation={keys.allocation} does not see on what scale the scores of a layer are"
         yield from idle(("layer_sensitivity",), reason)
     if not looks_at_data(job):
@@ -178,6 +180,11 @@ def _idle(job: ReductionJob) -> Iterator[tuple[str, str]]:
         yield from idle(("finetune.",), "there is no training afterwards, epochs being 0")
     elif job.finetune.rest == "reinitialise":
         yield from idle(("norm", "readout"), "finetune.rest=reinitialise replaces all but the sequence layers")
+    if not (
+        job.kind == "tolerance"
+        or (shared and not blind_to_scores(job.allocation) and keys.layer_sensitivity != "curve")
+    ):
+        yield from idle(getattr(method, "SHARING", ()), "the scores of a layer do not decide how much it keeps")
     if hasattr(method, "idle"):
         yield from idle(method.idle(weighed), "another setting makes it superfluous")
 
@@ -186,6 +193,12 @@ def blind_to_scale(allocation: Allocation) -> bool:
     """Returns whether an allocation gives a layer the same priorities on whatever scale its scores are; it is tried."""
     ranked = jnp.asarray([7.0, 5.0, 2.5, 1.0, 0.125])
     return bool(jnp.all(allocation.priority(ranked) == allocation.priority(4 * ranked)))
+
+
+def blind_to_scores(allocation: Allocation) -> bool:
+    """Returns whether an allocation sees the ranks of the scores in a layer alone; it is tried."""
+    one, other = jnp.asarray([7.0, 5.0, 2.5, 1.0, 0.125]), jnp.asarray([9.0, 2.0, 1.75, 1.5, 1.0])
+    return bool(jnp.all(allocation.priority(one) == allocation.priority(other)))
 
 
 def _alike(one: Allocation, other: Allocation) -> bool:

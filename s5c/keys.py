@@ -106,7 +106,8 @@ class ReductionKeys:
         sequential: with a calibrated refit, reselect | refit | off: whether layers behind reduced ones see them.
         norm: keep | recalibrate the statistics of batch normalisation on the calibration sequences.
         readout: keep | refit the last linear map to the full network's answers on the calibration sequences.
-        layer_sensitivity: none | gradient | measured: multiplies the scores of every layer by what its output counts.
+        layer_sensitivity: none | gradient | measured: multiplies the scores of every layer by what its output counts;
+            curve: puts what each of its orders costs the answers in their place (`s5c.pipeline.sensitivity`).
         rounds: reduce in so many steps of equal ratio, training in between.
         seed: of methods that draw random numbers, and of training after the reduction.
         weights: best | latest checkpoint of the training.
@@ -137,7 +138,7 @@ class ReductionKeys:
             ("weights", ("best", "latest")),
             ("norm", ("keep", "recalibrate")),
             ("readout", ("keep", "refit")),
-            ("layer_sensitivity", ("none", "gradient", "measured")),
+            ("layer_sensitivity", ("none", "gradient", "measured", "curve")),
             ("sequential", ("reselect", "refit", "off")),
         ):
             if getattr(self, key) not in allowed:

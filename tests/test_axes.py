@@ -44,6 +44,7 @@ TRAINED = {"finetune.epochs": 1}
 VARIATIONS: dict[str, list[dict[str, Any]]] = {
     "allocation": [{"allocation": name} for name in contract.allocation_names()],
     "ratio": [{"ratio": 0.3}, {"ratio": 0.8}],
+    "params": [{"params": 0.3}],
     "order": [{"order": 1}],
     "tolerance": [{"tolerance": 0.9}],
     "max_drop": [{"max_drop": 100.0}],
@@ -52,7 +53,7 @@ VARIATIONS: dict[str, list[dict[str, Any]]] = {
     "sequential": [{"sequential": "refit"}, *({**CALIBRATED, "sequential": mode} for mode in ("refit", "reselect"))],
     "norm": [{"norm": "recalibrate"}],
     "readout": [{"readout": "refit"}],
-    "layer_sensitivity": [{"layer_sensitivity": kind} for kind in ("gradient", "measured")],
+    "layer_sensitivity": [{"layer_sensitivity": kind} for kind in ("gradient", "measured", "curve")],
     "rounds": [{"rounds": 2}, {"rounds": 2, **TRAINED}],
     "calibration.sequences": [{"calibration.sequences": 4}, {**CALIBRATED, "calibration.sequences": 4}],
     "calibration.split": [{"calibration.split": "validation"}, {**CALIBRATED, "calibration.split": "validation"}],

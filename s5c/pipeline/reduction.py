@@ -31,7 +31,7 @@ from s5c.pipeline.calibration import (
 )
 from s5c.pipeline.finetune import drawn, finetune
 from s5c.pipeline.parameters import stored_after, too_many
-from s5c.pipeline.sensitivity import gradient_weights, measured_weights
+from s5c.pipeline.sensitivity import divergence_gains, gradient_weights, measured_weights
 from s5c.pipeline.trained import TrainedModel, load_task
 from s5c.reduction import stage
 from s5c.reduction.contract import Fitted, Fresh, Masking, OfQuadraticOutputs, Projection, Selection, load_allocation
@@ -139,6 +139,9 @@ class Reduction:
         if keys.layer_sensitivity == "none":
             return ranking
         network, rescale = (self.trained.model, self.trained.weights), self.trained.step_rescale
+        if keys.layer_sensitivity == "curve":
+            gains = divergence_gains(*network, self.batches, ranking.scores, self._of_kept, step_rescale=rescale)
+            return stage.rescored(ranking, allocation, gains)
         if keys.layer_sensitivity == "gradient":
             weights = gradient_weights(*network, self.batches, step_rescale=rescale)
         else:

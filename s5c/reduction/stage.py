@@ -156,8 +156,12 @@ def weighed(ranking: Ranking, allocation: Allocation, weights: Sequence[float]) 
         allocation: the same as then.
         weights: one per layer.
     """
-    found = _ranked([weight * scores for weight, scores in zip(weights, ranking.scores, strict=True)], allocation)
-    return dataclasses.replace(found, errors=ranking.errors)
+    return rescored(ranking, allocation, [w * scores for w, scores in zip(weights, ranking.scores, strict=True)])
+
+
+def rescored(ranking: Ranking, allocation: Allocation, scores: list[Float[np.ndarray, "..."]]) -> Ranking:
+    """Returns the ranking by other scores of the same states."""
+    return dataclasses.replace(_ranked(scores, allocation), errors=ranking.errors)
 
 
 def _ranked(scores: list[Float[np.ndarray, "..."]], allocation: Allocation) -> Ranking:
