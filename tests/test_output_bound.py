@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jobs
 import numpy as np
 import pytest
 from networks import LENGTH, PIXELS, network, weights_of
 from scipy.linalg import solve_discrete_lyapunov
 
+from s5c.evaluation.collect import collect, studies
+from s5c.evaluation.summary import layer_errors
 from s5c.model import surgery
 from s5c.reduction.bound import LAYER_NORM_EPSILON, output_bound
 from s5c.reduction.layer import Layer
@@ -173,3 +177,33 @@ def test_the_quadratic_error_in_rows_is_that_of_the_difference_system_by_lyapuno
         nothing = dataclasses.replace(layer.system, C=0 * layer.system.C)
         left = squared_by_lyapunov([(1.0, layer.system), (-1.0, nothing)], gain, N)
     assert fitted.errors[0][0] == pytest.approx(np.sqrt(left / own), rel=1e-7)
+
+
+# ---- in rows and reports
+
+
+@pytest.mark.slow
+def test_jobs_say_what_is_guaranteed_and_what_was_minimised(tmp_path: Path) -> None:
+    block = ("model.activation=lqo", "model.norm=layer")
+    done = jobs.run(
+        "train", *block, "reduction=lqo", "reduction.ratio=0.5", "evaluation.latency=false", folder=tmp_path
+    )
+    assert done.code == 0, done.err
+    checkpoint = jobs.only(tmp_path, "results/trained/*")
+    tuned = ("reduction.ratio=0.25", "reduction.finetune.epochs=1", "evaluation.latency=false")
+    assert jobs.run("reduce", f"checkpoint={checkpoint}", "reduction=last", *tuned, folder=tmp_path).code == 0
+    assert jobs.run("train", "reduction=lqo", "reduction.ratio=0.5", folder=tmp_path).code == 0
+    by_folder = {path.parent: jobs.rows(path) for path in (tmp_path / "results").glob("**/rows.jsonl")}
+    found = [(row, folder) for folder, rows in by_folder.items() for row in rows if row["reduction"] != "full"]
+    assert sorted(row["arm"] for row, _ in found) == ["last +1 epoch", "lqo", "lqo"]
+    ((sure, folder),) = [(row, folder) for row, folder in found if "output_bound" in row]
+    assert sure["arm"] == "lqo", "trained afterwards, other weights have changed too"
+    assert 0 < sure["output_bound"] < np.inf and any("logits move by at most" in note for note in sure["notes"])
+    for row, place in found:
+        if row["arm"] == "lqo":  # also of gated blocks, which have no guarantee
+            curve = np.load(place / "spectra.npz")["error_h2_quadratic_layer0"]
+            assert abs(curve[-1]) < 1e-6 and np.all(np.diff(curve) <= 1e-9)
+            assert row["error_h2_quadratic"][0] <= curve[row["orders"][0]] * (1 + 1e-4) + 1e-6
+    (study,) = studies(collect([folder]))
+    shown = str(layer_errors(study))
+    assert f"({sure['error_h2_quadratic'][0]:.3g})" in shown and "which LQO minimises" in shown

@@ -221,6 +221,13 @@ def _guarantee(trained: TrainedModel, network: Reduced) -> Row:
     return {} if found is None else {"output_bound": found}
 
 
+def guarantee(row: Row) -> str | None:
+    """Returns the bound of a row in words, if there is one."""
+    if (bound := row.get("output_bound")) is None:
+        return None
+    return f"whatever the input, the logits move by at most {bound:.3g} (Euclidean norm; in exact arithmetic)."
+
+
 def _recipe(trained: TrainedModel) -> str:
     """Returns a short checksum of what trainings share that differ in the seed alone."""
     facts = {key: trained.metadata.get(key) for key in ("task", "model", "recipe", "protocol")}

@@ -23,6 +23,7 @@ Source: a bound of the kind of Sakamoto and Sato (arXiv 2510.14542), derived ane
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
@@ -133,7 +134,8 @@ def output_bound(
             blocks.append(Block(LQO(from_ssm(layer.system), form), padded_, *constants))
         error = float(_deep_bound(blocks, steps=steps).value)
         norm = float(jnp.linalg.norm(jnp.asarray(decoder, jnp.float64), 2))
-    return norm * error / (steps**0.5 if pooling == "mean" else 1.0)
+    bound = norm * error / (steps**0.5 if pooling == "mean" else 1.0)
+    return bound if math.isfinite(bound) else None
 
 
 def _of_the_class(layer: Layer, reduced: DiagonalSSM) -> bool:
