@@ -26,17 +26,7 @@ from s5c.pipeline.parts import FULL, LATENCY, PARTS, RANKING, REDUCED, Part, Par
 from s5c.pipeline.provenance import environment, read_json, shown, write_json
 from s5c.pipeline.question import of_part
 from s5c.pipeline.reduction import Reduced, reductions
-from s5c.pipeline.row import (
-    CORRECT,
-    Row,
-    accuracies,
-    as_it_is,
-    as_reduced,
-    common,
-    guarantee,
-    name_of,
-    reductions_so_far,
-)
+from s5c.pipeline.row import CORRECT, Row, accuracies, as_it_is, as_reduced, common, name_of, reductions_so_far
 from s5c.pipeline.spectra import full_arrays, reduced_arrays
 from s5c.pipeline.targets import Memory, largest_ratio
 from s5c.pipeline.trained import TrainedModel, batches, from_checkpoint, predictions
@@ -284,9 +274,6 @@ class Compression:
             found = self._said(network.model, network.weights)
             row = {**self.base, **as_reduced(self.trained, reduction, network)}
             row |= accuracies(*found, reference=reference)
-            if said := guarantee(row):
-                log.info("%s: %s", self._name(network.target), said)
-                row["notes"].append(f"at {network.target.label}: {said}")
             for note in unanswered(selection=found[0], test=found[1]):
                 log.warning("%s: %s", self._name(network.target), note)
                 row["notes"].append(f"at {network.target.label}: {note}")

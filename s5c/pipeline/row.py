@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,8 @@ from s5c.pipeline.trained import TrainedModel, checksum
 from s5c.pipeline.zoo import PREFIX
 from s5c.reduction.bound import output_bound
 from s5c.training.checkpoint import best_step
+
+log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
@@ -141,9 +144,8 @@ def as_reduced(trained: TrainedModel, reduction: axes.ReductionJob, network: Red
         "error_h2": [error.h2 for error in network.errors],
         "error_hinf": [error.hinf for error in network.errors],
         "error_bound": network.bounds,
-        **_guarantee(trained, network),
         **({} if network.quadratic is None else {"error_h2_quadratic": network.quadratic}),
-        "notes": list(network.notes),
+        **{"notes": list(network.notes), **_guarantee(trained, network)},
         "seconds_reduction": network.seconds,
         "seconds_calibration": network.seconds_calibration,
         "seconds_training": network.seconds_training,
@@ -218,14 +220,11 @@ def _guarantee(trained: TrainedModel, network: Reduced) -> Row:
     length, reduced = trained.dataset.length, surgery.systems(network.weights["params"], network.model.config)
     layers, decoder = surgery.layers(weights, config, horizon=length), weights["params"]["decoder"]["kernel"]
     found = output_bound(layers, reduced, decoder, steps=length, pooling=config.pooling)
-    return {} if found is None else {"output_bound": found}
-
-
-def guarantee(row: Row) -> str | None:
-    """Returns the bound of a row in words, if there is one."""
-    if (bound := row.get("output_bound")) is None:
-        return None
-    return f"whatever the input, the logits move by at most {bound:.3g} (Euclidean norm; in exact arithmetic)."
+    if found is None:
+        return {}
+    said = f"whatever the input, the logits move by at most {found:.3g} (Euclidean norm; in exact arithmetic)."
+    log.info("%s: %s", network.target.label, said)
+    return {"output_bound": found, "notes": [*network.notes, f"at {network.target.label}: {said}"]}
 
 
 def _recipe(trained: TrainedModel) -> str:
