@@ -30,8 +30,11 @@ OF_STATES = (
 )
 """Settings that mean something where states are removed."""
 
-SHARES = ("ratio", "max_drop")
+SHARES = ("ratio", "params", "max_drop")
 """Targets of the whole network, which an allocation shares out; the others say what every layer keeps."""
+
+UNNAMED = ("ratio", "max_drop")
+"""Targets that are the rule; the name of an arm says of the others that it was reduced by them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +67,7 @@ class ReductionJob:
 
     @property
     def kind(self) -> str:
-        """What says how much is removed: ratio, order, tolerance or max_drop."""
+        """What says how much is removed: ratio, params, order, tolerance or max_drop."""
         return self.targets[0].kind if self.targets else "max_drop"
 
 
@@ -84,7 +87,7 @@ def decisive(job: ReductionJob) -> dict[str, Any]:
     unused += [] if job.finetune.epochs else ["finetune."]
     unused += [] if job.kind in SHARES else ["allocation", "layer_sensitivity"]
     found = {key: value for key, value in flat(job).items() if not _among(key, unused)}
-    return found if job.kind in SHARES else {**found, "by": job.kind}
+    return found if job.kind in UNNAMED else {**found, "by": job.kind}
 
 
 def changed(job: ReductionJob) -> dict[str, Any]:
@@ -109,14 +112,14 @@ def check(job: ReductionJob) -> None:
         usual = {**_usual(job), **NEUTRAL}.get(key)
         raise UserError(f"reduction.{setting} changes nothing: {reason}. Leave it at {_written(usual)}.")
     keys = job.keys
-    if isinstance(job.method, Masking) and job.kind in ("order", "tolerance"):
+    if isinstance(job.method, Masking) and job.kind not in UNNAMED:
         raise UserError(f"reduction={keys.name} silences parameters and takes a ratio only, not reduction.{job.kind}.")
     if keys.rounds > 1 and not job.finetune.epochs:
         raise UserError(
             f"reduction.rounds={keys.rounds}: without training in between, rounds change nothing. Add "
             "reduction.finetune.epochs=1, or leave rounds at 1."
         )
-    if keys.rounds > 1 and job.kind in ("order", "tolerance"):
+    if keys.rounds > 1 and job.kind not in UNNAMED:
         raise UserError(f"reduction.rounds={keys.rounds} removes states and takes a ratio, not reduction.{job.kind}.")
 
 
@@ -162,11 +165,13 @@ def _idle(job: ReductionJob) -> Iterator[tuple[str, str]]:
         yield from idle(("sequential",), f"refit={keys.refit} solves every layer by itself")
     elif keys.sequential == "reselect" and not _chooses_on_data(method):
         yield from idle(("sequential",), f"{keys.method} does not choose states on data; refit is what it would do")
-    weighed = job.kind in SHARES and not blind_to_scale(job.allocation)
+    # What is measured per unit of a score, or in place of one, undoes any scale that it had.
+    shared, undone = job.kind in SHARES, keys.layer_sensitivity in ("measured", "curve")
+    weighed = shared and not blind_to_scale(job.allocation) and not undone
     if job.kind not in SHARES:
         reason = f"{job.kind} says what every layer keeps, so that nothing is shared out"
         yield from idle(("allocation", "layer_sensitivity"), reason)
-    elif not weighed:
+    elif blind_to_scores(job.allocation) or (blind_to_scale(job.allocation) and keys.layer_sensitivity != "curve"):
         reason = f"allocation={keys.allocation} does not see on what scale the scores of a layer are"
         yield from idle(("layer_sensitivity",), reason)
     if not looks_at_data(job):
@@ -175,6 +180,11 @@ def _idle(job: ReductionJob) -> Iterator[tuple[str, str]]:
         yield from idle(("finetune.",), "there is no training afterwards, epochs being 0")
     elif job.finetune.rest == "reinitialise":
         yield from idle(("norm", "readout"), "finetune.rest=reinitialise replaces all but the sequence layers")
+    if not (
+        job.kind == "tolerance"
+        or (shared and not blind_to_scores(job.allocation) and keys.layer_sensitivity != "curve")
+    ):
+        yield from idle(getattr(method, "SHARING", ()), "the scores of a layer do not decide how much it keeps")
     if hasattr(method, "idle"):
         yield from idle(method.idle(weighed), "another setting makes it superfluous")
 
@@ -183,6 +193,12 @@ def blind_to_scale(allocation: Allocation) -> bool:
     """Returns whether an allocation gives a layer the same priorities on whatever scale its scores are; it is tried."""
     ranked = jnp.asarray([7.0, 5.0, 2.5, 1.0, 0.125])
     return bool(jnp.all(allocation.priority(ranked) == allocation.priority(4 * ranked)))
+
+
+def blind_to_scores(allocation: Allocation) -> bool:
+    """Returns whether an allocation sees the ranks of the scores in a layer alone; it is tried."""
+    one, other = jnp.asarray([7.0, 5.0, 2.5, 1.0, 0.125]), jnp.asarray([9.0, 2.0, 1.75, 1.5, 1.0])
+    return bool(jnp.all(allocation.priority(one) == allocation.priority(other)))
 
 
 def _alike(one: Allocation, other: Allocation) -> bool:

@@ -155,7 +155,7 @@ def _unchecked(group: Mapping[str, Any]) -> ReductionJob:
 
 
 def _targets(keys: ReductionKeys) -> tuple[Target, ...]:
-    given = [kind for kind in ("order", "tolerance", "max_drop") if getattr(keys, kind) is not None]
+    given = [kind for kind in ("params", "order", "tolerance", "max_drop") if getattr(keys, kind) is not None]
     if given and keys.ratio not in (None, AUTO):
         given.append("ratio")
     if len(given) > 1:

@@ -95,7 +95,8 @@ class ReductionKeys:
         method: file name in s5c/reduction/method.
         allocation: file name in s5c/reduction/allocation.
         ratio: fraction of stored states to remove, network-wide; a number or a list of numbers. `auto`: 0.5, unless one
-            of the next three is given.
+            of the next four is given.
+        params: instead of a ratio: fraction of all trainable parameters of the network to remove; a number or a list.
         order: instead of a ratio: stored states to keep in every layer (every channel); a number, a list of numbers, or
             a list of lists with one number per layer.
         tolerance: instead of a ratio: share of a layer's summed scores that may be lost; a number or a list.
@@ -105,7 +106,8 @@ class ReductionKeys:
         sequential: with a calibrated refit, reselect | refit | off: whether layers behind reduced ones see them.
         norm: keep | recalibrate the statistics of batch normalisation on the calibration sequences.
         readout: keep | refit the last linear map to the full network's answers on the calibration sequences.
-        layer_sensitivity: none | gradient | measured: multiplies the scores of every layer by what its output counts.
+        layer_sensitivity: none | gradient | measured: multiplies the scores of every layer by what its output counts;
+            curve: puts what each of its orders costs the answers in their place (`s5c.pipeline.sensitivity`).
         rounds: reduce in so many steps of equal ratio, training in between.
         seed: of methods that draw random numbers, and of training after the reduction.
         weights: best | latest checkpoint of the training.
@@ -116,6 +118,7 @@ class ReductionKeys:
     method: str
     allocation: str
     ratio: Any = AUTO
+    params: Any = None
     order: Any = None
     tolerance: Any = None
     max_drop: float | None = bounded(None, least=0)
@@ -135,7 +138,7 @@ class ReductionKeys:
             ("weights", ("best", "latest")),
             ("norm", ("keep", "recalibrate")),
             ("readout", ("keep", "refit")),
-            ("layer_sensitivity", ("none", "gradient", "measured")),
+            ("layer_sensitivity", ("none", "gradient", "measured", "curve")),
             ("sequential", ("reselect", "refit", "off")),
         ):
             if getattr(self, key) not in allowed:

@@ -27,7 +27,8 @@ def main(config: DictConfig) -> float:
     evaluation = settings.build(EvaluationKeys, values["evaluation"], "evaluation")
     wandb = settings.build(WandbKeys, values["wandb"], "wandb")
     trained = restore(values, which=reduction.keys.weights)
-    check(reduction, trained.model.config, trained.model.state_dims, trained.splits)
+    model = trained.model
+    check(reduction, model.config, model.state_dims, trained.splits, lambda: trained.weights["params"])
     start(config, values, wandb)
     question = ask(str(values["name"]), of_checkpoint(trained), reduction, evaluation)
     with folder_of(question, config, values, checkpoint=trained) as folder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig
@@ -11,10 +12,11 @@ from s5c import config as settings
 from s5c.cli import run
 from s5c.errors import unknown
 from s5c.keys import EvaluationKeys, WandbKeys
+from s5c.model.classifier import Classifier, shapes
 from s5c.pipeline.job import finish, folder_of, start
 from s5c.pipeline.question import ask, of_training
 from s5c.pipeline.targets import check
-from s5c.pipeline.trained import TrainJob, obtain, prepare
+from s5c.pipeline.trained import TrainJob, input_spec, obtain, prepare
 from s5c.presets import chosen
 from s5c.training.finished import RESUME
 
@@ -25,7 +27,14 @@ def main(config: DictConfig) -> float:
     job, reduction, evaluation, wandb = resolve(values, chosen(config))
     start(config, values, wandb)
     ready = prepare(job)
-    check(reduction, job.model, (job.model.full_state_dim,) * job.model.n_layers, ready.splits)
+    dims = (job.model.full_state_dim,) * job.model.n_layers
+    check(
+        reduction,
+        job.model,
+        dims,
+        ready.splits,
+        partial(shapes, Classifier(job.model, input_spec(ready.dataset), dims)),
+    )
     question = ask(str(values["name"]), of_training(ready, reduction.keys.weights), reduction, evaluation)
     with folder_of(question, config, values) as folder:
         trained = obtain(job, Console(stderr=True), which=reduction.keys.weights, prepared=ready)

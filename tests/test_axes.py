@@ -44,6 +44,7 @@ TRAINED = {"finetune.epochs": 1}
 VARIATIONS: dict[str, list[dict[str, Any]]] = {
     "allocation": [{"allocation": name} for name in contract.allocation_names()],
     "ratio": [{"ratio": 0.3}, {"ratio": 0.8}],
+    "params": [{"params": 0.3}],
     "order": [{"order": 1}],
     "tolerance": [{"tolerance": 0.9}],
     "max_drop": [{"max_drop": 100.0}],
@@ -52,7 +53,7 @@ VARIATIONS: dict[str, list[dict[str, Any]]] = {
     "sequential": [{"sequential": "refit"}, *({**CALIBRATED, "sequential": mode} for mode in ("refit", "reselect"))],
     "norm": [{"norm": "recalibrate"}],
     "readout": [{"readout": "refit"}],
-    "layer_sensitivity": [{"layer_sensitivity": kind} for kind in ("gradient", "measured")],
+    "layer_sensitivity": [{"layer_sensitivity": kind} for kind in ("gradient", "measured", "curve")],
     "rounds": [{"rounds": 2}, {"rounds": 2, **TRAINED}],
     "calibration.sequences": [{"calibration.sequences": 4}, {**CALIBRATED, "calibration.sequences": 4}],
     "calibration.split": [{"calibration.split": "validation"}, {**CALIBRATED, "calibration.split": "validation"}],
@@ -141,7 +142,7 @@ def outcome(preset: str, settings: tuple[tuple[str, Any], ...]) -> Any:
     try:
         job = reduction_job(composed(preset, dict(settings)), (preset, usual))
         model = trained()
-        check(job, model.model.config, model.model.state_dims, model.splits)
+        check(job, model.model.config, model.model.state_dims, model.splits, lambda: model.weights["params"])
         with mock.patch.object(pipeline, "finetune", tune), mock.patch.object(targets, "SEARCH_STEPS", 2):
             made, ranking = reductions(model, job, _targets(model, job), folder=Path("nowhere"))
             first: Reduced = next(made)
@@ -299,7 +300,7 @@ def test_what_a_network_makes_of_it_is_refused_too() -> None:
 def test_orders_that_do_not_fit_are_refused_before_anything_is_reduced() -> None:
     job = reduction_job(composed("last", {"order": [3, 99]}), ("last", composed("last", {})))
     with pytest.raises(UserError, match=r"reduction.order=\[99, 99, 99\]"):
-        check(job, trained().model.config, trained().model.state_dims, trained().splits)
+        check(job, trained().model.config, trained().model.state_dims, trained().splits, dict)
 
 
 def test_an_allocation_is_tried_for_what_it_sees() -> None:

@@ -20,7 +20,8 @@ from s5c.reduction.layer import Layer
 from s5c.reduction.method.lqo import Curves, Method
 from s5c.reduction.quadratic import LQO, lqo, white
 from s5c.reduction.quadratic_descent import descend
-from s5c.reduction.quadratic_elimination import best_outputs, eliminate, marginal_gains
+from s5c.reduction.quadratic_elimination import best_outputs, eliminate
+from s5c.reduction.removal import marginal_gains
 from s5c.ssm.modal import ModalSystem, from_ssm
 from s5c.ssm.system import DiagonalSSM, stack
 
@@ -186,6 +187,23 @@ def test_full_order_is_the_layer_itself_and_scores_share_the_budget() -> None:
     preferred = dataclasses.replace(method, sensitivity=(1e3, 1.0)).fit(layers, 0)
     ranking = stage.rank(method, load_allocation("global"), layers, seed=0, fitted=preferred)
     assert stage.select(ranking, 0.5).orders == [P - 1, 1]
+
+
+def test_what_the_budget_is_shared_out_by() -> None:
+    """The slopes of the squared error, of the terms of the bound, and of those relative to the layers' norms."""
+    layers = network()
+    weights = (3.0, 0.5)
+    usual = Method(steps=0).fit(layers, 0)
+    norms = [
+        np.sqrt(double_sum(*dense_forms(full.form), taps(full.linear, STEPS)))
+        for full in (lqo(layer, horizon=STEPS) for layer in layers)
+    ]
+    for shared, power in (("squared", 2), ("error", 1), ("relative", 1)):
+        fitted = Method(steps=0, sensitivity=weights, shared=shared).fit(layers, 0)
+        for i, weight in enumerate(weights):
+            size = 1.0 if shared == "relative" else norms[i] ** power
+            expected = weight**power * size * marginal_gains(usual.errors[i] ** power)
+            np.testing.assert_allclose(fitted.scores[i], expected, rtol=1e-9)
 
 
 def test_unstable_states_are_protected_on_a_finite_horizon_and_refused_on_an_infinite_one() -> None:

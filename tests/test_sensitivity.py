@@ -20,7 +20,9 @@ from s5c.model.layerwise import encoded, log_probs
 from s5c.model.sensitivity import squared_gradients
 from s5c.model.signals import blocks
 from s5c.pipeline.calibration import check_alike
-from s5c.pipeline.sensitivity import gradient_weights, measured_weights
+from s5c.pipeline.sensitivity import LEAST, divergence_gains, gradient_weights, measured_weights
+from s5c.reduction.contract import load_allocation
+from s5c.reduction.stage import Ranking, cut, rescored
 
 L = 5
 
@@ -104,6 +106,59 @@ def test_measured_weights_are_divergence_by_score_removed(trained: Any, rng: np.
         now = log_probs(trained.model, {**trained.weights, "params": masked}, jnp.asarray(given.inputs), None)
         costs.append(np.mean(np.sum(np.exp(full) * (full - np.asarray(now)), axis=1)) / removed)
     np.testing.assert_allclose(weights, np.array(costs) / np.mean(costs), rtol=1e-4)
+
+
+def test_gains_share_the_budget_so_that_the_summed_divergences_are_least(
+    trained: Any, rng: np.random.Generator
+) -> None:
+    """Against every way to share it out, by divergences measured here; four states a layer, all orders measured."""
+    given = batch(rng)
+    scores = [np.array([4.0, 1.0, 2.0, 3.0]), np.array([0.1, np.inf, 0.2, 0.3])]
+    ranks = [np.argsort(-own) for own in scores]
+    params, config = trained.weights["params"], trained.model.config
+
+    def reduced(keep: list[np.ndarray]) -> Any:
+        return trained.model, {**trained.weights, "params": surgery.mask(params, keep, config)}
+
+    gains = divergence_gains(trained.model, trained.weights, lambda: [given], scores, reduced)
+    for own, found in zip(scores, gains, strict=True):
+        assert (np.argsort(-found, kind="stable") == np.argsort(-own, kind="stable")).all()
+        assert (np.isinf(found) == np.isinf(own)).all()
+    full = np.asarray(log_probs(trained.model, trained.weights, jnp.asarray(given.inputs), None), float)
+
+    def divergence(layer: int, kept: int) -> float:
+        keep = [np.ones(4, bool), np.ones(4, bool)]
+        keep[layer] = np.isin(np.arange(4), ranks[layer][:kept])
+        now = np.asarray(log_probs(*reduced(keep), jnp.asarray(given.inputs), None), float)
+        return max(float(np.mean(np.sum(np.exp(full) * (full - now), axis=1))), LEAST) if kept < 4 else 0.0
+
+    falling = [np.maximum.accumulate([divergence(i, k) for k in (4, 3, 2, 1)])[::-1] for i in range(2)]
+    minorants = [
+        [
+            min(y[a] + (y[b] - y[a]) * (k - a) / (b - a) for a in range(k + 1) for b in range(k, 4) if b > a)
+            for k in range(4)
+        ]
+        for y in falling
+    ]
+    for i, minorant in enumerate(minorants):
+        np.testing.assert_allclose(gains[i][ranks[i][1:]], -np.diff(minorant), rtol=1e-4, atol=1e-9)
+    ranking = rescored(
+        Ranking(scores, scores, np.arange(8)), load_allocation("global"), [np.array(own) for own in gains]
+    )
+    for kept in range(2, 9):
+        orders = cut(ranking, kept).orders
+        best = min(minorants[0][a - 1] + minorants[1][kept - a - 1] for a in range(1, 5) if 1 <= kept - a <= 4)
+        assert sum(minorants[i][k - 1] for i, k in enumerate(orders)) == pytest.approx(best, rel=1e-4, abs=1e-9)
+
+
+def test_a_layer_whose_states_cost_nothing_gives_them_up_in_the_order_of_its_scores(
+    trained: Any, rng: np.random.Generator
+) -> None:
+    given, scores = batch(rng), [np.array([1.0, 4.0, 3.0, 2.0]), np.array([1.0, 4.0, 3.0, 2.0])]
+    gains = divergence_gains(
+        trained.model, trained.weights, lambda: [given], scores, lambda keep: (trained.model, trained.weights)
+    )
+    assert [np.argsort(-found).tolist() for found in gains] == [[1, 2, 3, 0]] * 2
 
 
 def test_sequences_of_another_kind_are_refused() -> None:

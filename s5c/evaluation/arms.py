@@ -37,6 +37,7 @@ OLDER: dict[str, dict[str, Any]] = {
     **schemaless.LATER,
     "aire": {"score": "paper", "eps": 0.0, "horizon": "infinite", **schemaless.LATER["aire"]},
     "bt": {"gramian": "white"},
+    "lqo": {"shared": "squared"},
 }
 """Options that methods got after rows had been stored, at the value that they had had in effect."""
 

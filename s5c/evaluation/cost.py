@@ -16,7 +16,7 @@ from safetensors.numpy import save
 from s5c.model.classifier import Classifier
 from s5c.model.compilation import compiler_options
 from s5c.model.config import load_family
-from s5c.model.surgery import layer_names
+from s5c.model.surgery import parameters
 from s5c.ssm.call import Shape
 from s5c.ssm.convolution import siso_backend
 from s5c.ssm.operator import resolve_backend
@@ -80,15 +80,14 @@ def size(model: Classifier, params: Params, length: int) -> Size:
     """
     config, spec, h = model.config, model.spec, model.config.d_model
     family = load_family(config.family)
-    layers = [params["encoder"][name]["seq"] for name in layer_names(config)]
-    state_params = sum(np.size(v) for layer in layers for n, v in layer.items() if n in family.STATE_AXIS)
-    gates = {"gelu": 0, "half_glu1": 1, "half_glu2": 1, "full_glu": 2}[config.activation]
+    counted = parameters(params, config)
+    gates = {"gelu": 0, "half_glu1": 1, "half_glu2": 1, "full_glu": 2, "lqo": 2}[config.activation]
     per_step = 0 if spec.tokens else spec.features * h
     per_step += sum(family.macs_per_step(config, p) + gates * h * h for p in model.state_dims)
     sequences, pair_head = (2, 4 * h * h) if spec.pairs else (1, 0)
     total = sequences * length * per_step + pair_head + h * spec.classes
     orders = [p * (h if config.per_channel else 1) for p in model.state_dims]
-    return Size(sum(orders), orders, sum(np.size(v) for v in jax.tree.leaves(params)), state_params, total)
+    return Size(sum(orders), orders, counted.total, counted.total - counted.rest, total)
 
 
 def stored(weights: Mapping[str, Any]) -> Stored:

@@ -80,6 +80,7 @@ def _behind_random(arms: Mapping[str, Mapping[float, Row]], columns: Sequence[fl
 def other_targets(study: Study) -> str | None:
     """Returns the table of reductions that were asked for something else than a ratio, or None without any."""
     body = []
+    by_parameters = any(target(row)[0] == "params" for row in study.rows)
     for name, rows in by_arm(means(study)).items():
         for row in rows:
             if not _asked_a_ratio(row):
@@ -88,9 +89,13 @@ def other_targets(study: Study) -> str | None:
                     if row.get("max_drop") is not None
                     else target(row)[1].replace("-", " ", 1)
                 )
-                cells_ = [asked, number(row.get("ratio_achieved"), "{:.3g}"), _accuracy_and_loss(row)]
+                achieved = [number(row.get("params_achieved"), "{:.3g}")] if by_parameters else []
+                cells_ = [asked, *achieved, number(row.get("ratio_achieved"), "{:.3g}"), _accuracy_and_loss(row)]
                 body.append([flagged(name, row), *cells_])
-    return table(["Arm", "Target", "Ratio achieved", "Test accuracy in %"], body) if body else None
+    if not body:
+        return None
+    titles = [*(["Parameters removed"] if by_parameters else []), "Ratio achieved", "Test accuracy in %"]
+    return table(["Arm", "Target", *titles], body)
 
 
 def largest_ratios(study: Study) -> str:
@@ -168,6 +173,12 @@ def layer_errors(study: Study) -> str | None:
         f"At ratio {ratio:g}: relative H2 error ‖G − Gᵣ‖₂ / ‖G‖₂ of the layer's linear system; where computed, after "
         "the semicolon its H-infinity error, and the a-priori bound on that where the method has one."
     )
+    if any(row.get("error_h2_quadratic") for found in arms.values() for row in found[:1]):
+        note += (
+            " In parentheses: the relative h2 error ‖S − Sᵣ‖ / ‖S‖ of the layer with its gate as a linear system with "
+            "quadratic outputs, which LQO minimises: ‖S‖² = tr(L V Lᵀ) + w Σᵢ tr(V Nᵢ V Nᵢ), V the covariance of the "
+            "linear outputs under white noise, L and Nᵢ the gate's linear and quadratic part, w = reduction.quadratic."
+        )
     return table(["Arm", *(f"Layer {layer}" for layer in range(depth))], body) + f"\n\n{note}"
 
 
@@ -219,6 +230,8 @@ def _error(row: Row, layer: int) -> str:
         return values[layer] if layer < len(values) else None
 
     text, peak, bound = number(at("error_h2"), "{:.3g}"), number(at("error_hinf"), "{:.3g}"), at("error_bound")
+    if (quadratic := at("error_h2_quadratic")) is not None:
+        text += f" ({number(quadratic, '{:.3g}')})"
     if peak == NOTHING:
         return text
     return f"{text}; {peak}" + (f" ≤ {bound:.3g}" if bound is not None else "")

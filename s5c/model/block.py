@@ -27,6 +27,7 @@ class Block(nn.Module):
         half_glu1   Drop(g * sigmoid(W g + b))
         half_glu2   Drop(y * sigmoid(W g + b))
         full_glu    Drop((W1 g + b1) * sigmoid(W2 g + b2))
+        lqo         Drop(y + (W1 y) * (W2 y))    a quadratic output of rank one per feature, with no other nonlinearity
 
     Batch normalisation takes its statistics over batch and time, padding included, as the published code does.
     """
@@ -56,6 +57,12 @@ class Block(nn.Module):
         def drawn() -> Float[Array, "b one h"]:
             return nn.Dropout(config.dropout, broadcast_dims=(1,), deterministic=not training)(jnp.ones((b, 1, h)))
 
+        if config.activation == "lqo":
+            first, second = (
+                nn.Dense(h, False, precision=config.precision, dot_general=dot_general, name=f"out{i}")(y)
+                for i in (1, 2)
+            )
+            return drawn() * (y + first * second)
         keep = drawn()
         if config.activation == "half_glu2":
             return drawn() * (y * SigmoidGate(config.precision, name="out2")(y, keep))

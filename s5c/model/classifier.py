@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from s5c.model.block import Block, dense
 from s5c.model.config import ModelConfig
-from s5c.types import Array, Features, Float, Int, Num
+from s5c.types import Array, Features, Float, Int, Num, Params
 
 
 class InputSpec(NamedTuple):
@@ -135,3 +135,12 @@ class Classifier(nn.Module):
         x = Encoder(self.config, self.spec, self.state_dims, name="encoder")(inputs, training, step_rescale)
         logits = output_head(self.config, self.spec, name="decoder")(pool(x, lengths, self.config.pooling))
         return jax.nn.log_softmax(logits)
+
+
+def shapes(model: Classifier) -> Params:
+    """Returns the shapes of a network's parameters; nothing is computed for them."""
+    spec, rows = model.spec, 2  # of one pair
+    inputs = jnp.zeros((rows, 1), jnp.int32) if spec.tokens else jnp.zeros((rows, 1, spec.features))
+    lengths = jnp.ones(rows, jnp.int32) if spec.tokens else None
+    found: Params = jax.eval_shape(model.init, jax.random.key(0), inputs, lengths)["params"]
+    return found

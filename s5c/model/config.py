@@ -16,7 +16,7 @@ from s5c.ssm.convolution import SISO_BACKENDS
 from s5c.ssm.operator import available_backends
 from s5c.ssm.precision import PRECISIONS
 
-ACTIVATIONS = ("gelu", "half_glu1", "half_glu2", "full_glu")
+ACTIVATIONS = ("gelu", "half_glu1", "half_glu2", "full_glu", "lqo")
 
 
 def one_of(key: str, given: str, allowed: Sequence[str]) -> None:
@@ -32,7 +32,7 @@ class ModelConfig(abc.ABC):
     Attributes:
         n_layers: number of blocks.
         d_model: features H.
-        activation: gelu | half_glu1 | half_glu2 | full_glu (see `s5c.model.block`).
+        activation: gelu | half_glu1 | half_glu2 | full_glu | lqo (see `s5c.model.block`).
         prenorm: normalise before the sequence layer (True) or after the residual sum.
         norm: batch | layer.
         bn_momentum: weight of the old running statistics.

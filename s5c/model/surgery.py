@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from s5c.model import norm
 from s5c.model.config import ModelConfig, load_family
 from s5c.reduction.gate import Gate
 from s5c.reduction.layer import Layer
+from s5c.reduction.parameters import Parameters
 from s5c.reduction.unstable import count
 from s5c.ssm.system import DiagonalSSM
 from s5c.types import Array, Bool, Params
@@ -89,7 +91,7 @@ def _gate(block: Params, stats: Params, config: ModelConfig) -> Gate:
     dense: dict[str, Any] = {}
     for i in (1, 2):
         if f"out{i}" in block:
-            dense |= {f"W{i}": block[f"out{i}"]["kernel"].T, f"b{i}": block[f"out{i}"]["bias"]}
+            dense |= {f"W{i}": block[f"out{i}"]["kernel"].T, f"b{i}": block[f"out{i}"].get("bias")}
     return Gate(config.activation, scale, shift, gain, offset, **dense)
 
 
@@ -189,6 +191,43 @@ def silent(params: Params, config: ModelConfig) -> Params:
 
     nothing = jax.tree.map(lambda _: jnp.zeros((), bool), params)
     return _replace(nothing, config, lambda i, _: mark(params["encoder"][layer_names(config)[i]]["seq"]))
+
+
+def parameters(params: Params, config: ModelConfig) -> Parameters:
+    """Counts the parameters of a network, and which of them go with a state.
+
+    Args:
+        params: the network's parameters, or their shapes.
+        config: the model's configuration.
+    """
+    axes, shared = load_family(config.family).STATE_AXIS, config.unshared() != config
+    total, held, own = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)), [], []
+    rest = total
+    for name in layer_names(config):
+        layer = params["encoder"][name]["seq"]
+        of_states = {n: (value.shape, value.shape[axes[n]]) for n, value in layer.items() if n in axes}
+        rest -= sum(math.prod(shape) for shape, _ in of_states.values())
+        held.append(sum(math.prod(shape) // width for shape, width in of_states.values()))
+        # What has no axis of channels is shared by them.
+        copies = [config.d_model if len(shape) == 1 else 1 for shape, _ in of_states.values()]
+        own.append(sum(n * math.prod(s) // w for n, (s, w) in zip(copies, of_states.values(), strict=True)))
+    return Parameters(total, rest, tuple(held), tuple(own) if shared else None)
+
+
+def constants(params: Params, config: ModelConfig) -> list[int]:
+    """Returns how many numbers the output constant of each layer has, 0 where there is none.
+
+    Args:
+        params: the network's parameters, or their shapes.
+        config: the model's configuration.
+    """
+    found = [params["encoder"][name]["seq"].get("bias") for name in layer_names(config)]
+    return [0 if bias is None else math.prod(bias.shape) for bias in found]
+
+
+def without_systems(params: Params, config: ModelConfig) -> Params:
+    """Returns all parameters but those of the sequence layers."""
+    return _replace(params, config, lambda i, _: {})
 
 
 def _replace(params: Params, config: ModelConfig, change: Callable[[int, Params], Params]) -> dict[str, Any]:

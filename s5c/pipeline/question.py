@@ -27,7 +27,7 @@ from s5c.pipeline.trained import Prepared, TrainedModel, load_task
 VERSION = 1
 """Raised when questions are described in another way, so that old folders are not mistaken for new ones."""
 
-ENTER_OTHERWISE = ("ratio", "order", "tolerance", "weights", "refit_options")
+ENTER_OTHERWISE = ("ratio", "params", "order", "tolerance", "weights", "refit_options")
 """Keys of a reduction that enter as its targets (where an order is given `ratio` means nothing), model and refit."""
 
 TIMING_KEYS = ("latency", "rounds")
@@ -36,8 +36,8 @@ TIMING_KEYS = ("latency", "rounds")
 DECISIVE = (
     *("ssm", "reduction", "model", "training", "data", "evaluation/arms.py", "evaluation/cost.py"),
     *("evaluation/metrics.py", "axes.py"),
-    *("pipeline/calibration.py", "pipeline/compress.py", "pipeline/finetune.py", "pipeline/reduction.py"),
-    *("pipeline/row.py", "pipeline/sensitivity.py", "pipeline/targets.py"),
+    *("pipeline/calibration.py", "pipeline/compress.py", "pipeline/finetune.py", "pipeline/parameters.py"),
+    *("pipeline/reduction.py", "pipeline/row.py", "pipeline/sensitivity.py", "pipeline/targets.py"),
 )
 """The code, below s5c/, that decides what is in a row."""
 

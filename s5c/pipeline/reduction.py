@@ -30,10 +30,11 @@ from s5c.pipeline.calibration import (
     shortage,
 )
 from s5c.pipeline.finetune import drawn, finetune
-from s5c.pipeline.sensitivity import gradient_weights, measured_weights
+from s5c.pipeline.parameters import stored_after, too_many
+from s5c.pipeline.sensitivity import divergence_gains, gradient_weights, measured_weights
 from s5c.pipeline.trained import TrainedModel, load_task
 from s5c.reduction import stage
-from s5c.reduction.contract import Fitted, Fresh, Masking, Projection, Selection, load_allocation
+from s5c.reduction.contract import Fitted, Fresh, Masking, OfQuadraticOutputs, Projection, Selection, load_allocation
 from s5c.reduction.error import LayerError, layer_errors
 from s5c.reduction.layer import check_finite
 from s5c.reduction.moments import Moments
@@ -59,6 +60,7 @@ class Reduced:
         errors: how far each layer is from the full one; empty where weights were drawn anew.
         bounds: upper bounds of the layers' H-infinity errors; None where none is known.
         notes: what the user should know.
+        quadratic: with a method of quadratic outputs, the errors that it minimises; None with others.
         seconds: of the reduction without calibration and training; compilation counts for the first job of a process.
         seconds_calibration: of everything that ran the network on calibration sequences.
         seconds_training: of the training afterwards.
@@ -76,6 +78,7 @@ class Reduced:
     seconds: float
     seconds_calibration: float = 0.0
     seconds_training: float = 0.0
+    quadratic: list[float] | None = None
 
 
 class Reduction:
@@ -86,6 +89,7 @@ class Reduction:
         self.config: ModelConfig = trained.model.config
         self.layers = surgery.layers(trained.weights, self.config, horizon=trained.length)
         check_finite(self.layers)
+        self.parameters = stored_after(job, trained.weights["params"], self.config)
         self.measured: list[Moments] | None = None
         self.notes: list[str] = []
         self.seconds_calibration = 0.0
@@ -135,6 +139,9 @@ class Reduction:
         if keys.layer_sensitivity == "none":
             return ranking
         network, rescale = (self.trained.model, self.trained.weights), self.trained.step_rescale
+        if keys.layer_sensitivity == "curve":
+            gains = divergence_gains(*network, self.batches, ranking.scores, self._of_kept, step_rescale=rescale)
+            return stage.rescored(ranking, allocation, gains)
         if keys.layer_sensitivity == "gradient":
             weights = gradient_weights(*network, self.batches, step_rescale=rescale)
         else:
@@ -164,7 +171,7 @@ class Reduction:
         if isinstance(method, Masking):
             return self._masked(method, target, began)
         assert self.ranking is not None
-        selected = target.select(self.ranking)
+        selected = target.select(self.ranking, self.parameters)
         if isinstance(method, Fresh):
             return self._trained(self._fresh(selected, target, began))
         bounds: list[float | None] = [None] * len(self.layers)
@@ -203,10 +210,12 @@ class Reduction:
         if isinstance(method, Selection):
             notes += account(self.layers, selected.keep, getattr(method, "unstable", "protect"))
         known = [bound is not None for bound in bounds]
-        errors = layer_errors(self.layers, surgery.systems(params, config), hinf=known)
+        written = surgery.systems(params, config)
+        errors = layer_errors(self.layers, written, hinf=known)
+        quadratic = self.fitted.errors_of(written) if isinstance(self.fitted, OfQuadraticOutputs) else None
         reduced = Reduced(
             target, model, weights, selected, selected.ratio_achieved, selected.orders, errors, bounds,
-            tuple(notes), seconds, calibration,
+            tuple(notes), seconds, calibration, quadratic=quadratic,
         )  # fmt: skip
         return self._trained(reduced)
 
@@ -319,6 +328,14 @@ def reductions(
                 assert isinstance(target.value, float)
                 notes = (*reduced.notes, *stage.shortfall(target.value, reduced.selected))
                 reduced = dataclasses.replace(reduced, notes=notes)
+            if target.kind == "params":
+                reduced = dataclasses.replace(
+                    reduced,
+                    notes=(
+                        *reduced.notes,
+                        *too_many(first.parameters, reduced.weights["params"], reduced.model.config, target),
+                    ),
+                )
             for note in reduced.notes:
                 log.warning("%s: %s", job.keys.name, note)
             yield reduced

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import logging
 from collections.abc import Mapping
 from typing import Any
+
+import jax
+import numpy as np
 
 from s5c import axes
 from s5c.evaluation import cost
@@ -22,7 +26,10 @@ from s5c.pipeline.provenance import shown
 from s5c.pipeline.reduction import Reduced
 from s5c.pipeline.trained import TrainedModel, checksum
 from s5c.pipeline.zoo import PREFIX
+from s5c.reduction.bound import output_bound
 from s5c.training.checkpoint import best_step
+
+log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
@@ -104,6 +111,9 @@ def as_it_is(trained: TrainedModel) -> Row:
 def as_reduced(trained: TrainedModel, reduction: axes.ReductionJob, network: Reduced) -> Row:
     """Returns what the row of a reduced network has of its own."""
     given, stored = given_network(trained), cost.stored(network.weights)
+    size_full, size = (
+        cost.size(one.model, one.weights["params"], trained.dataset.length) for one in (trained, network)
+    )
     changed = {**axes.changed(reduction), **given}
     return {
         "reduction": reduction.keys.name,
@@ -119,6 +129,8 @@ def as_reduced(trained: TrainedModel, reduction: axes.ReductionJob, network: Red
         "target": f"{network.target.kind} {network.target.value}",
         "ratio": network.target.value if network.target.kind == "ratio" else network.ratio_achieved,
         "ratio_achieved": network.ratio_achieved,
+        "params_asked": network.target.value if network.target.kind == "params" else None,
+        "params_achieved": 1 - size.params / size_full.params,
         "masked_only": network.selected is None,
         "refit": reduction.keys.refit,
         "refit_options": reduction.keys.refit_options,
@@ -133,7 +145,8 @@ def as_reduced(trained: TrainedModel, reduction: axes.ReductionJob, network: Red
         "error_h2": [error.h2 for error in network.errors],
         "error_hinf": [error.hinf for error in network.errors],
         "error_bound": network.bounds,
-        "notes": list(network.notes),
+        **({} if network.quadratic is None else {"error_h2_quadratic": network.quadratic}),
+        **{"notes": list(network.notes), **_guarantee(trained, network)},
         "seconds_reduction": network.seconds,
         "seconds_calibration": network.seconds_calibration,
         "seconds_training": network.seconds_training,
@@ -141,7 +154,7 @@ def as_reduced(trained: TrainedModel, reduction: axes.ReductionJob, network: Red
         "array_bytes": stored.arrays,
         "safetensors_bytes": stored.safetensors,
         "checkpoint_bytes": None,
-        **cost.size(network.model, network.weights["params"], trained.dataset.length)._asdict(),
+        **size._asdict(),
         "states": sum(network.orders),
         "orders": network.orders,
         "widths": list(network.model.state_dims),
@@ -211,6 +224,24 @@ def reductions_so_far(trained: TrainedModel, reduction: axes.ReductionJob, targe
     """
     before = given_network(trained).get("of")
     return [*([before] if before else []), f"{called(reduction.keys.name, axes.changed(reduction))} at {target}"]
+
+
+def _guarantee(trained: TrainedModel, network: Reduced) -> Row:
+    """Returns the bound of how far the logits may move, for networks of the class that there is one for."""
+    config, weights = trained.model.config, trained.weights
+    if config.activation != "lqo" or trained.dataset.pairs or trained.splits.test.lengths is not None:
+        return {}
+    around = (surgery.without_systems(one["params"], config) for one in (weights, network.weights))
+    if not all(map(np.array_equal, *map(jax.tree.leaves, around))):
+        return {}  # trained or solved again: not the systems alone have changed
+    length, reduced = trained.dataset.length, surgery.systems(network.weights["params"], network.model.config)
+    layers, decoder = surgery.layers(weights, config, horizon=length), weights["params"]["decoder"]["kernel"]
+    found = output_bound(layers, reduced, decoder, steps=length, pooling=config.pooling)
+    if found is None:
+        return {}
+    said = f"whatever the input, the logits move by at most {found:.3g} (Euclidean norm; in exact arithmetic)."
+    log.info("%s: %s", network.target.label, said)
+    return {"output_bound": found, "notes": [*network.notes, f"at {network.target.label}: {said}"]}
 
 
 def _recipe(trained: TrainedModel) -> str:

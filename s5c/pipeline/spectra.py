@@ -22,6 +22,7 @@ def full_arrays(trained: TrainedModel, ranking: stage.Ranking) -> dict[str, np.n
         hsv_layer{l}                Hankel singular values of its stable modes, descending
         scores_layer{l}             one score per slot
         priority_layer{l}           the same after the allocation
+        error_h2_quadratic_layer{l} with LQO, the relative error that it minimises with 0, ..., p slots left
     """
     arrays: dict[str, np.ndarray] = {}
     with jax.enable_x64(True):
@@ -30,6 +31,7 @@ def full_arrays(trained: TrainedModel, ranking: stage.Ranking) -> dict[str, np.n
             arrays[f"hsv_layer{i}"] = hankel_singular_values(system)
     for i, (scores, priorities) in enumerate(zip(ranking.scores, ranking.priorities, strict=True)):
         arrays |= {f"scores_layer{i}": scores, f"priority_layer{i}": priorities}
+    arrays |= {f"error_h2_quadratic_layer{i}": curve for i, curve in enumerate(ranking.errors or ())}
     return arrays
 
 

@@ -19,11 +19,13 @@ from s5c.errors import UserError
 from s5c.model.classifier import Classifier
 from s5c.model.config import ModelConfig
 from s5c.pipeline.calibration import calibration_split
+from s5c.pipeline.parameters import stored_after
 from s5c.pipeline.provenance import read_json, write_json
 from s5c.pipeline.reduction import Reduction
 from s5c.pipeline.trained import TrainedModel, checksum
 from s5c.reduction.stage import Ranking
 from s5c.reduction.target import Target
+from s5c.types import Params
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,13 @@ SEARCH_STEPS = 6
 """Halvings of the interval in which the largest ratio is searched: to 1/64 of all states."""
 
 
-def check(job: settings.ReductionJob, config: ModelConfig, state_dims: Sequence[int], splits: Splits) -> None:
+def check(
+    job: settings.ReductionJob,
+    config: ModelConfig,
+    state_dims: Sequence[int],
+    splits: Splits,
+    params: Callable[[], Params],
+) -> None:
     """Refuses what a network of this size on this data cannot be asked for.
 
     Args:
@@ -42,6 +50,7 @@ def check(job: settings.ReductionJob, config: ModelConfig, state_dims: Sequence[
         config: of the network.
         state_dims: stored states of every layer (of each of its channels).
         splits: of its data.
+        params: returns its parameters, or their shapes.
 
     Raises:
         UserError: a target out of range or of a kind the method does not take, two targets of one name, too few
@@ -49,11 +58,13 @@ def check(job: settings.ReductionJob, config: ModelConfig, state_dims: Sequence[
     """
     keys = job.keys
     shapes = [(config.d_model, p) if config.per_channel else (p,) for p in state_dims]
-    blank = [np.zeros(shape) for shape in shapes]
-    ranking = Ranking(blank, blank, np.arange(sum(scores.size for scores in blank)))
+    blank, first = [np.zeros(shape) for shape in shapes], [np.arange(math.prod(shape)) == 0 for shape in shapes]
+    priorities = [np.where(one, np.inf, 0).reshape(shape) for one, shape in zip(first, shapes, strict=True)]
+    ranking = Ranking(blank, priorities, np.argsort(~np.concatenate(first), kind="stable"))
     axes.check_network(job, config)
+    stored = stored_after(job, params(), config) if job.kind == "params" else None
     for target in job.targets:
-        target.select(ranking)
+        target.select(ranking, stored)
     for label, count in Counter(target.label for target in job.targets).items():
         if count > 1:
             raise UserError(

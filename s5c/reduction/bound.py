@@ -14,14 +14,16 @@ and the same with reduced S_r,l. With eps_l = ||S_l - S_r,l||_h2, norms of seque
 
 The constants kappa are those of the original blocks alone, so at given orders the bound is least where every eps_l is,
 and since kappa >= 1 its weights rise towards the input. It is a bound for such networks only, behind layer
-normalisation for instance, which bounds R_l. Gated networks are LQO to second order, and their kappa and R are so large
-that the weights differ by many powers of ten: for them see `bound_weights`, which are weights and bound nothing.
+normalisation for instance, which bounds R_l: `output_bound`, for model.activation=lqo with model.norm=layer. Gated
+networks are LQO to second order only, and no bound of theirs follows: `bound_weights` with `amplifications` are weights
+for them, and bound nothing.
 
 Source: a bound of the kind of Sakamoto and Sato (arXiv 2510.14542), derived anew; their constants are not known to us.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
@@ -31,10 +33,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from s5c.reduction.layer import Layer
-from s5c.reduction.quadratic import LQO, covariances, output_covariance, squared_error, squared_norm
+from s5c.reduction.quadratic import LQO, covariances, output_covariance, quadratic_form, squared_error, squared_norm
+from s5c.reduction.slots import padded
+from s5c.reduction.unstable import count
 from s5c.ssm.modal import ModalSystem, from_ssm
 from s5c.ssm.norms import hinf_ceiling
+from s5c.ssm.system import DiagonalSSM
 from s5c.types import Array, Float
+
+LAYER_NORM_EPSILON = 1e-6
+"""What the networks' layer normalisation adds to the variance: Flax's default."""
 
 
 class Block(NamedTuple):
@@ -84,6 +92,58 @@ def deep_bound(blocks: Sequence[Block], *, steps: int) -> DeepBound:
     amplified = jnp.stack(kappa)
     weights = bound_weights(amplified) * jnp.stack(local)
     return DeepBound(jnp.stack(errors), amplified, weights, weights @ jnp.stack(errors))
+
+
+_deep_bound = jax.jit(deep_bound, static_argnames="steps")
+
+
+def output_bound(
+    layers: Sequence[Layer],
+    reduced: Sequence[DiagonalSSM],
+    decoder: Float[Array, "h classes"],
+    *,
+    steps: int,
+    pooling: str = "mean",
+) -> float | None:
+    """Returns an upper bound of how far a reduction moves the logits, for any input whatever; None where there is none.
+
+        ||logits - logits_r||_2 <= ||W||_2 ||z_L - z_r,L|| / sqrt(T)    under mean pooling, without the root under last
+
+    with the bound of `deep_bound`, in exact arithmetic. It holds for residual blocks of explicit quadratic outputs
+    behind layer normalisation, with stable poles and no output constant, on sequences of T steps without padding, where
+    nothing but the systems changes. It is far above the error of any input: what layer normalisation may amplify is
+    1 / sqrt(epsilon), and every layer behind multiplies by it.
+
+    Args:
+        layers: from input to output, with their gates, double precision.
+        reduced: their replacements.
+        decoder: kernel of the last linear map.
+        steps: T.
+        pooling: mean | last.
+    """
+    if not all(map(_of_the_class, layers, reduced)):
+        return None
+    with jax.enable_x64(True):
+        blocks = []
+        for layer, system in zip(layers, reduced, strict=True):
+            gate = layer.gate
+            assert gate is not None and gate.gain is not None and gate.offset is not None, "looked at before"
+            constants = layer_norm_constants(gate.gain, gate.offset, epsilon=LAYER_NORM_EPSILON, steps=steps)
+            form = quadratic_form(gate, jnp.zeros((1, len(gate.gain))))
+            padded_ = from_ssm(padded(system, layer.slots))  # one program for every order
+            blocks.append(Block(LQO(from_ssm(layer.system), form), padded_, *constants))
+        error = float(_deep_bound(blocks, steps=steps).value)
+        norm = float(jnp.linalg.norm(jnp.asarray(decoder, jnp.float64), 2))
+    bound = norm * error / (steps**0.5 if pooling == "mean" else 1.0)
+    return bound if math.isfinite(bound) else None
+
+
+def _of_the_class(layer: Layer, reduced: DiagonalSSM) -> bool:
+    gate = layer.gate
+    if gate is None or gate.activation != "lqo" or gate.gain is None or gate.scale is not None:
+        return False
+    systems = (layer.system, reduced)
+    return all(system.bias is None and count(system) == 0 for system in systems)
 
 
 def local_gain(block: LQO, radius: Float[Array, ""], *, steps: int) -> Float[Array, ""]:

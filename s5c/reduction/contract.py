@@ -78,6 +78,23 @@ class Fitted(Protocol):
 
 
 @runtime_checkable
+class OfQuadraticOutputs(Protocol):
+    """A fitted projection that minimises the h2 error of the layers with their gates, as systems of quadratic outputs.
+
+        ||S - S_r|| / ||S||    (`s5c.reduction.quadratic.relative_error`)
+
+    Attributes:
+        errors: per layer, that error with 0, ..., p slots left, of the systems that the budget is shared out by.
+    """
+
+    errors: list[Float[np.ndarray, "orders"]]
+
+    def errors_of(self, reduced: Sequence[DiagonalSSM]) -> list[float]:
+        """Returns that error of any systems in place of the layers'."""
+        ...
+
+
+@runtime_checkable
 class Projection(Protocol):
     """A method that makes new, smaller systems instead of keeping states."""
 

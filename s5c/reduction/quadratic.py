@@ -129,8 +129,8 @@ def mean_output(layer: Layer, *, horizon: int | None = None) -> Float[Array, "h"
 def quadratic_form(gate: Gate, v: Float[Array, "samples h"]) -> QuadraticForm:
     """Returns the mean gradient and half the mean Hessian of a gate over samples of v; Taylor's are those at one point.
 
-    Every gate is q_i sigma(h_i), the value q and the logits h elementwise functions of v under a matrix, with gradients
-    q'_i, h'_i and diagonal Hessians q''_i, h''_i:
+    Every gate but `lqo`, a quadratic form by itself, is q_i sigma(h_i), the value q and the logits h elementwise
+    functions of v under a matrix, with gradients q'_i, h'_i and diagonal Hessians q''_i, h''_i:
 
         L_i = E[sigma q'_i] + E[q sigma' h'_i]
         N_i = sym(h (E[sigma' q'_i] + E[q sigma''] h / 2)) + (E[sigma q''_i] + E[q sigma' h''_i]) / 2
@@ -146,6 +146,11 @@ def quadratic_form(gate: Gate, v: Float[Array, "samples h"]) -> QuadraticForm:
     Raises:
         UserError: the activation is unknown.
     """
+    if gate.activation == "lqo":  # a quadratic form as it is; it is taken around the mean of v
+        eye, m = jnp.eye(v.shape[1]), v.mean(0)
+        assert gate.W1 is not None and gate.W2 is not None, "a gate without its weights"
+        L = eye + (gate.W2 @ m)[:, None] * gate.W1 + (gate.W1 @ m)[:, None] * gate.W2
+        return QuadraticForm(L, gate.W1, gate.W2, jnp.zeros_like(eye))
     Phi, phi = gaussian.cdf(v), gaussian.pdf(v)
     gelu, slope, curvature = v * Phi, Phi + v * phi, phi * (2 - v**2)
     eye = jnp.eye(v.shape[1])

@@ -14,7 +14,6 @@ D stays as it is. It shares the current input with the states, which the prices 
 
 from __future__ import annotations
 
-import itertools
 from functools import partial
 from typing import NamedTuple
 
@@ -97,27 +96,6 @@ def eliminate(full: LQO, protected: Bool[Array, "p"], *, horizon: int | None, we
     emptied = _outputs(states, D, 0 * states.C)
     errors = jnp.append(errors, squared_error(form, emptied, weight=weight))[::-1]
     return Elimination(order, errors, energy(emptied.full))
-
-
-def marginal_gains(errors: Float[np.ndarray, "orders"]) -> Float[np.ndarray, "p"]:
-    """Returns what each further slot takes off the squared error, made non-increasing.
-
-    They are the slopes of the greatest convex minorant of the curve: where a slot pays only together with the next
-    ones, they share the gain. A threshold on them is the best allocation among those on the minorant.
-
-    Args:
-        errors: squared error with 0, ..., p slots.
-    """
-    corners = [0]
-    for k in range(1, len(errors)):
-        while len(corners) > 1 and _slope(errors, corners[-2], corners[-1]) >= _slope(errors, corners[-1], k):
-            corners.pop()
-        corners.append(k)
-    return np.concatenate([np.full(b - a, max(-_slope(errors, a, b), 0.0)) for a, b in itertools.pairwise(corners)])
-
-
-def _slope(errors: Float[np.ndarray, "orders"], a: int, b: int) -> float:
-    return float((errors[b] - errors[a]) / (b - a))
 
 
 @partial(jax.jit, static_argnames="horizon")

@@ -1,9 +1,12 @@
-"""Scores that say in which order states were removed, and at what cost."""
+"""Scores that say in which order states were removed, and at what cost; or what each further state gains."""
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from s5c.types import Array, Float, Int
 
@@ -34,3 +37,24 @@ def scores_of(order: Int[Array, "p"], costs: Float[Array, "p"]) -> Float[Array, 
 
     rising = jax.lax.scan(step, jnp.zeros_like(costs[0]), costs)[1]
     return jnp.zeros_like(costs).at[order].set(rising)
+
+
+def marginal_gains(errors: Float[np.ndarray, "orders"]) -> Float[np.ndarray, "p"]:
+    """Returns what each further slot takes off an error, made non-increasing.
+
+    They are the slopes of the greatest convex minorant of the curve: where a slot pays only together with the next
+    ones, they share the gain. A threshold on them is the best allocation among those on the minorant.
+
+    Args:
+        errors: squared error, or another that falls, with 0, ..., p slots.
+    """
+    corners = [0]
+    for k in range(1, len(errors)):
+        while len(corners) > 1 and _slope(errors, corners[-2], corners[-1]) >= _slope(errors, corners[-1], k):
+            corners.pop()
+        corners.append(k)
+    return np.concatenate([np.full(b - a, max(-_slope(errors, a, b), 0.0)) for a, b in itertools.pairwise(corners)])
+
+
+def _slope(errors: Float[np.ndarray, "orders"], a: int, b: int) -> float:
+    return float((errors[b] - errors[a]) / (b - a))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from s5c.errors import UserError
-from s5c.reduction.contract import Allocation, Fitted, Masking, Priority, Projection, Selection
+from s5c.reduction.contract import Allocation, Fitted, Masking, OfQuadraticOutputs, Priority, Projection, Selection
 from s5c.reduction.layer import Layer, check_finite, stack
 from s5c.ssm.system import DiagonalSSM
 from s5c.types import Array, Bool, Float, Int
@@ -30,16 +30,23 @@ class Ranking:
         scores: per layer, one score per stored slot, shape (p,) or (channels, p).
         priorities: per layer, comparable between layers; infinite for slots that must stay.
         order: all slots, as positions in the concatenation of the flattened layers, most important first.
+        errors: per layer, the relative error that a projection minimises with 0, ..., p slots left, if it tells.
     """
 
     scores: list[Float[np.ndarray, "..."]]
     priorities: list[Float[np.ndarray, "..."]]
     order: Int[np.ndarray, "states"]
+    errors: list[Float[np.ndarray, "orders"]] | None = None
 
     @property
     def slots(self) -> list[int]:
         """Stored slots of each layer before the reduction, all channels together."""
         return [scores.size for scores in self.scores]
+
+    @property
+    def protected(self) -> int:
+        """How many slots must stay: they come first in `order`."""
+        return sum(int(np.isinf(priorities).sum()) for priorities in self.priorities)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,8 +140,10 @@ def rank(
         if isinstance(method, Selection):
             scores = [np.asarray(s) for s in _scores(method, list(layers), jax.random.key(seed))]
         else:
-            scores = [np.asarray(s) for s in (fitted or method.fit(layers, seed)).scores]
-    return _ranked(scores, allocation)
+            fitted = fitted or method.fit(layers, seed)
+            scores = [np.asarray(s) for s in fitted.scores]
+    errors = fitted.errors if isinstance(fitted, OfQuadraticOutputs) else None
+    return dataclasses.replace(_ranked(scores, allocation), errors=errors)
 
 
 def weighed(ranking: Ranking, allocation: Allocation, weights: Sequence[float]) -> Ranking:
@@ -147,7 +156,12 @@ def weighed(ranking: Ranking, allocation: Allocation, weights: Sequence[float]) 
         allocation: the same as then.
         weights: one per layer.
     """
-    return _ranked([weight * scores for weight, scores in zip(weights, ranking.scores, strict=True)], allocation)
+    return rescored(ranking, allocation, [w * scores for w, scores in zip(weights, ranking.scores, strict=True)])
+
+
+def rescored(ranking: Ranking, allocation: Allocation, scores: list[Float[np.ndarray, "..."]]) -> Ranking:
+    """Returns the ranking by other scores of the same states."""
+    return dataclasses.replace(_ranked(scores, allocation), errors=ranking.errors)
 
 
 def _ranked(scores: list[Float[np.ndarray, "..."]], allocation: Allocation) -> Ranking:
@@ -208,15 +222,21 @@ def select(ranking: Ranking, ratio: float) -> Selected:
     """
     total = sum(ranking.slots)
     asked = budget(ratio, total, len(ranking.slots))
-    must_stay = sum(int(np.isinf(priorities).sum()) for priorities in ranking.priorities)
-    kept = max(asked, must_stay)
-    keep = np.zeros(total, dtype=bool)
+    kept = max(asked, ranking.protected)
+    selected = cut(ranking, kept)
+    if kept == asked:
+        return selected
+    note = f"ratio {ratio:g} asks for {asked} states, {kept} are protected and stay."
+    return dataclasses.replace(selected, notes=(*selected.notes, note))
+
+
+def cut(ranking: Ranking, kept: int) -> Selected:
+    """Returns the first `kept` slots of the removal order as those that stay."""
+    keep = np.zeros(len(ranking.order), dtype=bool)
     keep[ranking.order[:kept]] = True
-    notes = _protected(ranking)
-    if kept > asked:
-        notes.append(f"ratio {ratio:g} asks for {asked} states, {kept} are protected and stay.")
     parts = np.split(keep, np.cumsum(ranking.slots)[:-1])
-    return Selected([part.reshape(s.shape) for part, s in zip(parts, ranking.scores, strict=True)], tuple(notes))
+    masks = [part.reshape(s.shape) for part, s in zip(parts, ranking.scores, strict=True)]
+    return Selected(masks, tuple(_protected(ranking)))
 
 
 def shortfall(ratio: float, selected: Selected) -> list[str]:

@@ -1,9 +1,10 @@
-"""`Target`: what is asked of a reduction, a share of the states, an order, or a tolerance."""
+"""`Target`: what is asked of a reduction, a share of the states or of the parameters, an order, or a tolerance."""
 
 from __future__ import annotations
 
 import dataclasses
 
+from s5c.reduction.parameters import Parameters, check_share, select_parameters
 from s5c.reduction.stage import (
     Ranking,
     Selected,
@@ -14,7 +15,7 @@ from s5c.reduction.stage import (
     select_tolerance,
 )
 
-CHECKS = {"ratio": check_ratio, "tolerance": check_tolerance}
+CHECKS = {"ratio": check_ratio, "tolerance": check_tolerance, "params": check_share}
 """What refuses a value that is out of range, by kind; orders are compared with the network's when it is there."""
 
 
@@ -23,9 +24,10 @@ class Target:
     """One reduction asked for.
 
     Attributes:
-        kind: `ratio` (share of all stored slots to remove), `order` (slots to keep, one number for all layers or one
-            per layer; of every channel where layers have channels) or `tolerance` (share of a layer's summed scores
-            that may be lost).
+        kind: `ratio` (share of all stored slots to remove), `params` (share of all trainable parameters of the network
+            to remove, as they are stored: see `s5c.reduction.parameters`), `order` (slots to keep, one number for all
+            layers or one per layer; of every channel where layers have channels) or `tolerance` (share of a layer's
+            summed scores that may be lost).
         value: the number; for orders a tuple.
     """
 
@@ -44,12 +46,19 @@ class Target:
             return f"{self.kind}-{'-'.join(map(str, self.value))}"
         return f"{self.value:g}" if self.kind == "ratio" else f"{self.kind}-{self.value:g}"
 
-    def select(self, ranking: Ranking) -> Selected:
+    def select(self, ranking: Ranking, parameters: Parameters | None = None) -> Selected:
         """Returns the slots that stay.
+
+        Args:
+            ranking: of the network.
+            parameters: what it stores at every cut, for `params`.
 
         Raises:
             UserError: the value is out of its range.
         """
+        if self.kind == "params":
+            assert parameters is not None and not isinstance(self.value, tuple)
+            return select_parameters(ranking, self.value, parameters)
         if isinstance(self.value, tuple):
             layers = len(ranking.scores)
             return select_orders(ranking, self.value * layers if len(self.value) == 1 else self.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +18,16 @@ from s5c.reduction.energy import taps
 from s5c.reduction.layer import Layer, check_finite, check_steps
 from s5c.reduction.quadratic import COEFFICIENTS, for_balancing, lqo, relative_error, white
 from s5c.reduction.quadratic_descent import descend
-from s5c.reduction.quadratic_elimination import best_outputs, eliminate, marginal_gains
+from s5c.reduction.quadratic_elimination import best_outputs, eliminate
+from s5c.reduction.removal import marginal_gains
+from s5c.reduction.slots import padded
 from s5c.reduction.truncation import EMPTY, realise, truncate
 from s5c.ssm.modal import ModalSystem, from_ssm, to_ssm
 from s5c.ssm.system import DiagonalSSM
 from s5c.types import Complex, Float, Int
 
 LAYER_WEIGHTS = ("none", "bound", "reversed")
+SHARED = ("squared", "error", "relative")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +41,10 @@ class Method:
     the budget is shared out by, and a start; balanced truncation of the LQO form gives another. From the better one
     the error descends, |a| = exp(-exp(nu)) keeping every pole stable. Needs layers with one system of many inputs (S5).
 
-    The upper bound of the network's output error is a weighted sum of these layerwise errors, so that minimising it at
-    given orders is layerwise, and its weights matter to the allocation alone: the scores are multiplied by their
-    squares. `allocation: normalised` does not see a layer's scale, and with it the weights change nothing.
+    The upper bound of the network's output error is a weighted sum of these layerwise errors, sum w_l ||S_l - S_r,l||,
+    so that minimising it at given orders is layerwise, and its weights matter to the allocation alone. That is the
+    paper's second idea: errors of early layers weigh more. `allocation: global` follows it, or a variant of it
+    (`shared`); `normalised` does not see a layer's scale, and with it the weights change nothing.
 
     Attributes:
         coefficients: of the gate's quadratic form: `statistical` at the amplitude and mean that white noise gives,
@@ -50,6 +55,8 @@ class Method:
         layer_weights: `none`; `bound`, the ratios of the deep bound in the mean square (`s5c.reduction.bound`), which
             rise towards the input; `reversed`, the same the other way round.
         sensitivity: one positive number per layer in place of them, such as the measured effect of its error.
+        shared: what is made small in the sum over the layers by sharing out the budget: `error`, w ||S - S_r||, the
+            terms of the bound; `squared`, their squares; `relative`, w ||S - S_r|| / ||S||, ours.
         optimiser: `lbfgs` or `adam`.
         steps: most evaluations of the error per layer; 0 keeps the start.
 
@@ -59,10 +66,13 @@ class Method:
     the form of the gates, the elimination and the weights are ours, and no figure of theirs is reproduced here.
     """
 
+    SHARING: ClassVar[tuple[str, ...]] = ("shared",)
+
     coefficients: str = "statistical"
     quadratic: float = bounded(1.0, least=0)
     horizon: str = "sequence"
     layer_weights: str = "none"
+    shared: str = "squared"
     sensitivity: tuple[float, ...] | None = bounded(None, above=0)
     optimiser: str = "lbfgs"
     steps: int = bounded(300, least=0)
@@ -72,6 +82,7 @@ class Method:
             "coefficients": COEFFICIENTS,
             "horizon": ("infinite", "sequence"),
             "layer_weights": LAYER_WEIGHTS,
+            "shared": SHARED,
             "optimiser": OPTIMISERS,
         }
         for key, allowed in choices.items():
@@ -128,6 +139,15 @@ class Curves:
         with jax.enable_x64(True):
             return [search.reduced(int(order)) for search, order in zip(self._searches, orders, strict=True)]
 
+    def errors_of(self, reduced: Sequence[DiagonalSSM]) -> list[float]:
+        """Returns the relative h2 errors of the LQO forms with these systems, on the method's horizon and weight.
+
+        Args:
+            reduced: one per layer, double precision, of at most as many states.
+        """
+        with jax.enable_x64(True):
+            return [search.error(system) for search, system in zip(self._searches, reduced, strict=True)]
+
     def _weights(self, method: Method) -> Float[np.ndarray, "layers"]:
         count = len(self._searches)
         if method.sensitivity is not None:
@@ -178,8 +198,14 @@ class _Search:
         return np.sqrt(np.maximum(np.asarray(squared), 0) / (norm if norm > 0 else 1))
 
     def scores(self, weight: float) -> Float[np.ndarray, "p"]:
-        """Returns what each slot takes off the weighted squared error; infinite for unstable ones, which come first."""
-        gains = weight**2 * marginal_gains(np.asarray(self._eliminated.errors))
+        """Returns what each slot takes off the weighted error; infinite for unstable ones, which come first."""
+        squared, norm = np.asarray(self._eliminated.errors), float(self._eliminated.squared_norm)
+        if self._method.shared == "squared":
+            gains = weight**2 * marginal_gains(squared)
+        elif self._method.shared == "error":
+            gains = weight * np.sqrt(norm) * marginal_gains(self.errors)
+        else:
+            gains = weight * marginal_gains(self.errors)
         return np.where(np.arange(len(gains)) < self._unstable.sum(), np.inf, gains)
 
     def reduced(self, order: int) -> Reduced:
@@ -213,6 +239,10 @@ class _Search:
     def _error(self, system: ModalSystem) -> float:
         assert self.layer.gate is not None
         return float(relative_error(self.full, white(system, self.layer.gate), **self._options))
+
+    def error(self, reduced: DiagonalSSM) -> float:
+        """Returns the relative error of a system in the layer's place."""
+        return self._error(from_ssm(padded(reduced, self.layer.slots)))
 
     def _written(self, system: ModalSystem, order: int) -> DiagonalSSM:
         """Returns the layer of the slots in use, with the original's median step size."""

@@ -1,0 +1,48 @@
+"""How many parameters a reduction leaves stored: what `reduction.params` is measured by."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from s5c.axes import ReductionJob
+from s5c.model import surgery
+from s5c.model.config import ModelConfig
+from s5c.reduction.contract import Fresh, Projection
+from s5c.reduction.parameters import Parameters
+from s5c.reduction.target import Target
+from s5c.types import Params
+
+
+def stored_after(job: ReductionJob, params: Params, config: ModelConfig) -> Parameters:
+    """Returns how many parameters a network stores at every cut of a job.
+
+    Args:
+        job: the preset.
+        params: parameters of the network before, or their shapes.
+        config: its configuration.
+    """
+    found, present = surgery.parameters(params, config), surgery.constants(params, config)
+    if isinstance(job.method, Fresh):  # layers as drawn: channels share their poles again, and there are no constants
+        return dataclasses.replace(found, rest=found.rest - sum(present), own_poles=None)
+    refit: Any = job.refit
+    added = sum(config.d_model for n in present if n == 0) if getattr(refit, "constant", False) else 0
+    return dataclasses.replace(found, rest=found.rest + added, new_poles=isinstance(job.method, Projection))
+
+
+def too_many(before: Parameters, params: Params, config: ModelConfig, target: Target) -> list[str]:
+    """Returns what to say where a network stores more parameters than were asked for.
+
+    Args:
+        before: of the network before.
+        params: of the network after.
+        config: its configuration.
+        target: of kind `params`.
+    """
+    assert isinstance(target.value, float)
+    stored = surgery.parameters(params, config).total
+    if stored <= (1 - target.value) * before.total + 1e-9:
+        return []
+    return [
+        f"params {target.value:g} was asked for and {before.removed(stored):.3g} is reached: {stored:,} are stored."
+    ]

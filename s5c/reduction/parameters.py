@@ -1,0 +1,120 @@
+"""How many parameters a network stores at every cut of a removal order."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+
+from s5c.errors import UserError
+from s5c.reduction.stage import Ranking, Selected, cut
+from s5c.types import Int
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameters:
+    """The stored real parameters of a network, as a function of how many states its arrays have room for.
+
+        stored = rest + sum_l width_l per_state_l
+
+    A layer with one system is as wide as it has states. Channels (S4D, DSS) share rectangular arrays: those that keep
+    fewer states than the widest of their layer are filled up, and what fills them is stored and counts.
+
+    Attributes:
+        total: of the whole network before the reduction.
+        rest: of all that belongs to no state, after the reduction.
+        per_state: per layer, those of one state, of all channels together.
+        own_poles: the same once every channel has poles of its own, in a network whose channels share theirs; None if
+            that cannot come to pass. From then on it holds in all layers.
+        new_poles: channels get poles of their own with the first state removed, and not only where they keep different
+            states.
+    """
+
+    total: int
+    rest: int
+    per_state: tuple[int, ...]
+    own_poles: tuple[int, ...] | None = None
+    new_poles: bool = False
+
+    def removed(self, stored: int) -> float:
+        """Returns the share of all parameters that is gone where `stored` are left."""
+        return 1 - stored / self.total
+
+    def at_every_cut(self, ranking: Ranking) -> Int[np.ndarray, "cuts"]:
+        """Returns the parameters stored with the first 0, 1, ..., n slots of the removal order kept.
+
+        Args:
+            ranking: of the network before the reduction.
+        """
+        count = len(ranking.order)
+        layers = np.repeat(np.arange(len(ranking.slots)), ranking.slots)[ranking.order]
+        slots = np.concatenate([np.arange(n) for n in ranking.slots])[ranking.order]
+        shared, own, split = np.full(count + 1, self.rest), np.full(count + 1, self.rest), np.zeros(count + 1, int)
+        for layer, scores in enumerate(ranking.scores):
+            joins = np.flatnonzero(layers == layer)  # the cuts at which one more slot of this layer stays
+            channel, state = np.divmod(slots[joins], scores.shape[-1])
+            width = np.zeros(count + 1, int)
+            width[joins + 1] = np.diff(np.maximum.accumulate(_occurrence(channel)), prepend=0)
+            shared += np.cumsum(width) * self.per_state[layer]
+            if self.own_poles is not None:
+                own += np.cumsum(width) * self.own_poles[layer]
+                # A state that some channels keep and others do not: it starts with the first and ends with the last.
+                kept_by = _occurrence(state)
+                change = np.zeros(count + 1, int)
+                change[joins + 1] = (kept_by == 1).astype(int) - (kept_by == scores.size // scores.shape[-1])
+                split += np.cumsum(change)
+        if self.own_poles is None:
+            return shared
+        return np.where(np.arange(count + 1) < count if self.new_poles else split > 0, own, shared)
+
+
+def check_share(share: float) -> float:
+    """Returns `share`, or raises `UserError` unless 0 <= share < 1."""
+    if not 0 <= share < 1:
+        raise UserError(
+            f"reduction.params={share:g}: the share of all trainable parameters to remove lies in [0, 1); for instance "
+            "reduction.params=0.6 removes 60 % of them."
+        )
+    return share
+
+
+def select_parameters(ranking: Ranking, share: float, parameters: Parameters) -> Selected:
+    """Cuts the removal order where at least a share of all parameters is gone, and no later.
+
+    Args:
+        ranking: of `s5c.reduction.stage.rank`.
+        share: of the parameters of the whole network, in [0, 1).
+        parameters: of that network.
+
+    Raises:
+        UserError: the share is out of range, or the states that may go do not hold so many parameters.
+    """
+    stored = parameters.at_every_cut(ranking)
+    least = max(ranking.protected, 1)
+    allowed = math.floor((1 - check_share(share)) * parameters.total + 1e-9)
+    fitting = np.flatnonzero(stored[least:] <= allowed)
+    if len(fitting):
+        return cut(ranking, least + int(fitting[-1]))
+    smallest = int(stored[least:].min())
+    said = (
+        f"reduction.params={share:g} cannot be reached: the smallest network that this reduction makes has {smallest:,}"
+    )
+    if smallest > parameters.total:
+        raise UserError(f"{said} parameters, more than the {parameters.total:,} before it. Reduce by reduction.ratio.")
+    # Rounded down, so that what is proposed can be reached.
+    largest = math.floor(1e4 * parameters.removed(smallest)) / 1e4
+    raise UserError(
+        f"{said} of {parameters.total:,} parameters, since only states are removed, and one of every layer "
+        f"and all that are protected stay. The largest share is {largest:g}: reduction.params={largest:g}."
+    )
+
+
+def _occurrence(values: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+    """Returns of every entry how often its value has come so far: 1 the first time."""
+    by_value = np.argsort(values, kind="stable")
+    ranked = values[by_value]
+    first = np.searchsorted(ranked, ranked)
+    found = np.empty(len(values), int)
+    found[by_value] = np.arange(len(values)) - first + 1
+    return found
