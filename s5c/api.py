@@ -255,7 +255,7 @@ def reduce(
     trained = _with_data(model, data, lengths, validation, length)
     if job.keys.max_drop is not None and validation is None:
         raise UserError("max_drop= is measured on labelled sequences: give validation=(x, y), not the test data.")
-    check(job, model.network.config, model.network.state_dims, trained.splits)
+    check(job, model.network.config, model.network.state_dims, trained.splits, lambda: model.weights["params"])
     with tempfile.TemporaryDirectory() as place:
         targets = job.targets
         if job.keys.max_drop is not None:
