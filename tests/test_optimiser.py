@@ -13,6 +13,8 @@ import pytest
 from networks import PIXELS, network, weights_of
 
 from s5c.errors import UserError
+from s5c.model.config import families
+from s5c.model.roles import ROLES, Parameter, parameters_of
 from s5c.training.loop import Recipe
 from s5c.training.optimiser import GROUPINGS, groups, optimiser, schedule
 
@@ -61,12 +63,33 @@ def test_every_parameter_has_its_group(
 def test_other_families_are_grouped_alike(
     family: str, options: dict[str, Any], own: set[str], rng: np.random.Generator
 ) -> None:
-    params = weights_of(network(PIXELS, family, **options), rng)["params"]["encoder"]["layers_0"]["seq"]
+    model = network(PIXELS, family, **options)
+    params, declared = weights_of(model, rng)["params"]["encoder"]["layers_0"]["seq"], parameters_of(model.config)
     assert set(params) == {"Lambda_im", "log_step", "D"} | own
     for apart in (False, True):
-        assigned = groups(params, grouping="noCdecay", dt_global=False, dt_apart=apart)
+        assigned = groups(params, grouping="noCdecay", dt_global=False, dt_apart=apart, declared=declared)
         assert assigned.pop("log_step") == ("dt" if apart else "ssm")
         assert assigned == {name: expected_group(name, "noCdecay", False) for name in assigned}
+
+
+def test_a_parameter_that_no_family_declares_is_refused() -> None:
+    """And not trained at some rate: the LRU's poles are exp(-exp(nu_log)), and would have been decayed as a weight."""
+    params = {"encoder": {"layers_0": {"seq": {"nu_log": jnp.zeros(3), "B": jnp.zeros(3)}, "norm": {"scale": 0.0}}}}
+    with pytest.raises(UserError, match=r"parameter of a sequence layer 'nu_log'"):
+        groups(params, grouping="standard", dt_global=False)
+    declared = {"nu_log": Parameter("pole", 0), "B": Parameter("input", 0)}
+    assigned = groups(params, grouping="standard", dt_global=False, declared=declared)
+    assert assigned["encoder"]["layers_0"] == {"seq": {"nu_log": "ssm", "B": "ssm"}, "norm": {"scale": "regular"}}
+
+
+@pytest.mark.parametrize("family", families())
+def test_every_family_declares_the_parameters_that_its_layers_have(family: str, rng: np.random.Generator) -> None:
+    model = network(PIXELS, family)
+    declared = parameters_of(model.config)
+    for name, value in weights_of(model, rng)["params"]["encoder"]["layers_0"]["seq"].items():
+        assert declared[name].role in ROLES
+        axis = declared[name].axis
+        assert axis is None or value.shape[axis] == model.state_dims[0], name
 
 
 def test_a_step_size_may_have_a_rate_of_its_own() -> None:

@@ -23,15 +23,19 @@ import jax.numpy as jnp
 from s5c.errors import UserError
 from s5c.model.config import ModelConfig
 from s5c.model.parameters import from_pairs, to_pairs
+from s5c.model.roles import Parameter
 from s5c.ssm.convolution import diagonal_siso_ssm
 from s5c.ssm.system import DiagonalSSM
 from s5c.types import Array, Complex, Features, Float
 
-STATE_AXIS = {
-    **{"Lambda_im": -1, "Lambda_re": -1, "Lambda_log_neg_re": -1},
-    **{"B": 1, "C": 1, "C1": 1, "C2": 1},
+PARAMETERS = {
+    **dict.fromkeys(("Lambda_im", "Lambda_re", "Lambda_log_neg_re"), Parameter("pole", -1)),
+    "B": Parameter("input", 1),
+    **dict.fromkeys(("C", "C1", "C2"), Parameter("output", 1)),
+    "log_step": Parameter("step"),
+    "D": Parameter("feedthrough"),
+    "bias": Parameter("constant"),
 }
-"""The axis along which each parameter counts states; log_step, D and bias have none."""
 
 SMALLEST = 1e-30
 """Decay rate stored for a pole on the imaginary axis, of which there is no logarithm."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from s5c.model import norm
 from s5c.model.config import ModelConfig, load_family
+from s5c.model.roles import outputs_of, state_axes
 from s5c.reduction.gate import Gate
 from s5c.reduction.layer import Layer
 from s5c.reduction.parameters import Parameters
@@ -19,7 +20,6 @@ from s5c.reduction.unstable import count
 from s5c.ssm.system import DiagonalSSM
 from s5c.types import Array, Bool, Params
 
-OUTPUTS = ("C", "C1", "C2")
 """The output matrices of a layer, in every family: of both directions, or of the only one."""
 
 
@@ -30,7 +30,7 @@ def layer_names(config: ModelConfig) -> list[str]:
 
 def state_dims(params: Params, config: ModelConfig) -> tuple[int, ...]:
     """Reads the number of stored states of every layer (of each of its channels) off the parameters."""
-    (name, axis), *_ = load_family(config.family).STATE_AXIS.items()
+    (name, axis), *_ = state_axes(config).items()
     return tuple(params["encoder"][layer]["seq"][name].shape[axis] for layer in layer_names(config))
 
 
@@ -129,13 +129,13 @@ def take(
         The new parameters, and the configuration they need: where channels shared their poles and now keep different
         ones, each has its own.
     """
-    axes, shared = load_family(config.family).STATE_AXIS, config.unshared() != config
+    axes, shared = state_axes(config), config.unshared() != config
     if shared and any((mask != mask[:1]).any() for mask in keep):
         config, shared = config.unshared(), False
 
     def gather(i: int, layer: Params) -> dict[str, Array]:
         if keep[i].ndim == 2 and not shared:
-            return _gather_channels(layer, keep[i], axes)
+            return _gather_channels(layer, keep[i], axes, outputs_of(config))
         rows = np.flatnonzero(keep[i][0] if shared else keep[i])
         return {
             n: jnp.asarray(np.take(np.asarray(v), rows, axis=axes[n])) if n in axes else v for n, v in layer.items()
@@ -144,7 +144,9 @@ def take(
     return _replace(params, config, gather), config
 
 
-def _gather_channels(layer: Params, keep: Bool[np.ndarray, "channels p"], axes: Mapping[str, int]) -> dict[str, Array]:
+def _gather_channels(
+    layer: Params, keep: Bool[np.ndarray, "channels p"], axes: Mapping[str, int], outputs: Sequence[str]
+) -> dict[str, Array]:
     width = max(int(keep.sum(1).max()), 1)
     rows = np.argsort(~keep, axis=1, kind="stable")[:, :width]
     silent = ~np.take_along_axis(keep, rows, axis=1)
@@ -155,16 +157,18 @@ def _gather_channels(layer: Params, keep: Bool[np.ndarray, "channels p"], axes: 
             value = np.broadcast_to(value, keep.shape)
         index = rows.reshape(*rows.shape, *(1,) * (value.ndim - 2))
         taken = np.take_along_axis(value, index, axis=1)
-        gathered[name] = jnp.asarray(np.where(silent.reshape(index.shape), 0, taken) if name in OUTPUTS else taken)
+        gathered[name] = jnp.asarray(np.where(silent.reshape(index.shape), 0, taken) if name in outputs else taken)
     return gathered
 
 
 def mask(params: Params, keep: Sequence[Bool[np.ndarray, "..."]], config: ModelConfig) -> dict[str, Any]:
     """Silences states without removing them: their outputs C are set to zero, nothing gets smaller."""
 
+    outputs = outputs_of(config)
+
     def silence(i: int, layer: Params) -> dict[str, Array]:
         kept = jnp.asarray(keep[i], jnp.float32)[..., None]
-        return {name: value * kept if name in OUTPUTS else value for name, value in layer.items()}
+        return {name: value * kept if name in outputs else value for name, value in layer.items()}
 
     return _replace(params, config, silence)
 
@@ -179,14 +183,14 @@ def silent(params: Params, config: ModelConfig) -> Params:
     Returns:
         A tree like `params` of booleans, each broadcastable to its parameter.
     """
-    axes = load_family(config.family).STATE_AXIS
+    axes, outputs = state_axes(config), outputs_of(config)
 
     def mark(layer: Params) -> Params:
         marks: dict[str, Array] = {}
         for name, value in layer.items():
             slot = {0, axes[name]} if name in axes and config.per_channel else {axes.get(name)}
             others = tuple(axis for axis in range(value.ndim) if axis not in slot)
-            marks[name] = jnp.all(value == 0, axis=others, keepdims=True) if name in OUTPUTS else jnp.zeros((), bool)
+            marks[name] = jnp.all(value == 0, axis=others, keepdims=True) if name in outputs else jnp.zeros((), bool)
         return marks
 
     nothing = jax.tree.map(lambda _: jnp.zeros((), bool), params)
@@ -200,7 +204,7 @@ def parameters(params: Params, config: ModelConfig) -> Parameters:
         params: the network's parameters, or their shapes.
         config: the model's configuration.
     """
-    axes, shared = load_family(config.family).STATE_AXIS, config.unshared() != config
+    axes, shared = state_axes(config), config.unshared() != config
     total, held, own = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)), [], []
     rest = total
     for name in layer_names(config):

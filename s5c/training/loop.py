@@ -23,6 +23,7 @@ import numpy as np
 from s5c.errors import UserError, bounded, unknown
 from s5c.model import surgery
 from s5c.model.classifier import Classifier
+from s5c.model.roles import parameters_of
 from s5c.training.checkpoint import Checkpoint, CheckpointStore
 from s5c.training.interrupt import Interrupted, StopRequest
 from s5c.training.optimiser import GROUPINGS, held, optimiser, schedule
@@ -188,6 +189,7 @@ def fit(
         grouping=recipe.grouping,
         dt_global=recipe.dt_global,
         dt_lr=None if recipe.dt_lr is None else rate(recipe.dt_lr, minimum=recipe.lr_min),
+        declared=parameters_of(model.config),
     )
     if frozen is not None:
         make = partial(held, make, frozen)

@@ -1,6 +1,7 @@
 """Optimiser groups and learning-rate schedule of the published S5 and LAST code, quirks included.
 
-Every parameter belongs to one of three groups, chosen by its leaf name, whatever the model family:
+Every parameter belongs to one of three groups. Those of a sequence layer are chosen by the role that their family
+declares (`s5c.model.roles`); one that is not declared is refused. The names are S5's:
 
     ssm         Adam, learning rate ssm_lr, no weight decay
     ssm_decay   AdamW at ssm_lr (the published code calls it "none")
@@ -19,27 +20,36 @@ are decayed too (the published list names "norm", but leaves are called scale an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from s5c.errors import unknown
+from s5c.model.family.s5 import PARAMETERS as S5
+from s5c.model.roles import Parameter
 from s5c.types import Array, Params
 
-_SSM = ("Lambda_re", "Lambda_log_neg_re", "Lambda_im", "log_step")
-_C = ("C", "C1", "C2")
 GROUPINGS: dict[str, dict[str, str]] = {
-    "standard": {"B": "ssm"},
-    "BandCdecay": {"B": "ssm_decay"},
+    "standard": {"input": "ssm"},
+    "BandCdecay": {"input": "ssm_decay"},
     "BfastandCdecay": {},
-    "noBCdecay": dict.fromkeys(("B", *_C, "D"), "ssm"),
-    "noCdecay": dict.fromkeys(("B", *_C), "ssm"),
+    "noBCdecay": dict.fromkeys(("input", "output", "feedthrough"), "ssm"),
+    "noCdecay": dict.fromkeys(("input", "output"), "ssm"),
 }
+"""Groups by role; poles and steps are `ssm` in all of them, what is not listed is `regular`."""
 
 
-def groups(params: Params, *, grouping: str, dt_global: bool, dt_apart: bool = False) -> Params:
+def groups(
+    params: Params,
+    *,
+    grouping: str,
+    dt_global: bool,
+    dt_apart: bool = False,
+    declared: Mapping[str, Parameter] = S5,
+) -> Params:
     """Returns a tree like `params` with the group of every leaf.
 
     Args:
@@ -47,18 +57,28 @@ def groups(params: Params, *, grouping: str, dt_global: bool, dt_apart: bool = F
         grouping: a key of `GROUPINGS`.
         dt_global: log_step belongs to `regular`.
         dt_apart: log_step belongs to `dt`.
+        declared: parameters of the sequence layers (`s5c.model.roles`), S5's if not given.
 
     Raises:
-        UserError: unknown grouping.
+        UserError: unknown grouping, or a sequence layer has a parameter that its family does not declare.
     """
     if grouping not in GROUPINGS:
         raise unknown("value for train.grouping", grouping, GROUPINGS)
-    by_name = {**dict.fromkeys(_SSM, "ssm"), **GROUPINGS[grouping]}
+    by_role = {"pole": "ssm", "step": "ssm", **GROUPINGS[grouping]}
     if dt_global:
-        by_name["log_step"] = "regular"
+        by_role["step"] = "regular"
     elif dt_apart:
-        by_name["log_step"] = "dt"
-    return jax.tree_util.tree_map_with_path(lambda path, _: by_name.get(path[-1].key, "regular"), params)
+        by_role["step"] = "dt"
+
+    def group(path: Any, _: Any) -> str:
+        name = path[-1].key
+        if name in declared:
+            return by_role.get(declared[name].role, "regular")
+        if len(path) > 1 and path[-2].key == "seq":
+            raise unknown("parameter of a sequence layer", name, declared)
+        return "regular"
+
+    return jax.tree_util.tree_map_with_path(group, params)
 
 
 def schedule(
@@ -100,6 +120,7 @@ def optimiser(
     grouping: str,
     dt_global: bool,
     dt_lr: Callable[[int | Array], Array] | None = None,
+    declared: Mapping[str, Parameter] = S5,
 ) -> optax.GradientTransformation:
     """Returns Adam/AdamW per parameter group (see the module's table).
 
@@ -111,6 +132,7 @@ def optimiser(
         grouping: a key of `GROUPINGS`.
         dt_global: move log_step to `regular`.
         dt_lr: schedule of log_step, if it has one of its own.
+        declared: parameters of the sequence layers (`s5c.model.roles`), S5's if not given.
     """
     transforms = {
         "ssm": optax.adam(ssm_lr),
@@ -119,9 +141,9 @@ def optimiser(
     }
     if dt_lr is not None:
         transforms["dt"] = optax.adam(dt_lr)
-    return optax.multi_transform(
-        transforms, groups(params, grouping=grouping, dt_global=dt_global, dt_apart=dt_lr is not None)
-    )
+    apart = dt_lr is not None
+    assigned = groups(params, grouping=grouping, dt_global=dt_global, dt_apart=apart, declared=declared)
+    return optax.multi_transform(transforms, assigned)
 
 
 def held(

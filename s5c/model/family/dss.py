@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from s5c.errors import UserError
 from s5c.model.channels import (
-    STATE_AXIS,
+    PARAMETERS,
     check_steps,
     complex_normal,
     folded,
@@ -48,7 +48,7 @@ from s5c.ssm.modal import expm1
 from s5c.ssm.system import DiagonalSSM
 from s5c.types import Array, Complex, Features, Float
 
-__all__ = ["STATE_AXIS", "Config", "Layer", "accommodating", "from_system", "macs_per_step", "to_system"]
+__all__ = ["PARAMETERS", "Config", "Layer", "accommodating", "from_system", "macs_per_step", "to_system"]
 
 EPSILON = 1e-7
 """Keeps 1 / (Lambda (e^{L z} - 1)) finite, as in the published code."""

@@ -19,7 +19,7 @@ import numpy as np
 
 from s5c.errors import UserError
 from s5c.model.channels import (
-    STATE_AXIS,
+    PARAMETERS,
     check_steps,
     complex_normal,
     folded,
@@ -40,7 +40,7 @@ from s5c.ssm.hippo import hippo_normal
 from s5c.ssm.system import DiagonalSSM
 from s5c.types import Array, Features
 
-__all__ = ["STATE_AXIS", "Config", "Layer", "accommodating", "from_system", "macs_per_step", "to_system"]
+__all__ = ["PARAMETERS", "Config", "Layer", "accommodating", "from_system", "macs_per_step", "to_system"]
 
 INITS: dict[str, Callable[[int], np.ndarray]] = {
     "lin": lambda n: math.pi * np.arange(n // 2),

@@ -20,6 +20,7 @@ import numpy as np
 from s5c.errors import UserError
 from s5c.model.config import ModelConfig, one_of
 from s5c.model.parameters import from_pairs, to_pairs
+from s5c.model.roles import Parameter
 from s5c.ssm.discretise import METHODS
 from s5c.ssm.hippo import block_diagonal_hippo
 from s5c.ssm.operator import diagonal_ssm
@@ -120,8 +121,14 @@ def accommodating(config: Config, systems: Sequence[DiagonalSSM]) -> Config:
     return config
 
 
-STATE_AXIS = {"Lambda_re": 0, "Lambda_im": 0, "B": 0, "log_step": 0, "C": 1, "C1": 1, "C2": 1}
-"""The axis along which each parameter counts states; D and bias have none."""
+PARAMETERS = {
+    **dict.fromkeys(("Lambda_re", "Lambda_im"), Parameter("pole", 0)),
+    "B": Parameter("input", 0),
+    **dict.fromkeys(("C", "C1", "C2"), Parameter("output", 1)),
+    "log_step": Parameter("step", 0),
+    "D": Parameter("feedthrough"),
+    "bias": Parameter("constant"),
+}
 
 
 class Layer(nn.Module):
