@@ -134,6 +134,10 @@ def test_a_preset_repeats_the_defaults(path: Path) -> None:
         ("calibrated", "refit"): "calibrated",
         ("calibrated", "sequential"): "reselect",
         ("calibrated", "readout"): "refit",
+        ("lqo_bound", "layer_weights"): "bound",
+        ("lqo_bound", "shared"): "relative",
+        ("lqo_curve", "layer_sensitivity"): "curve",
+        ("lqo_curve", "coefficients"): "taylor",
     }
     values = composed(path)
     for schema in (ReductionKeys, contract.method_class(values["method"])):
