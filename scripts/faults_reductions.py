@@ -33,6 +33,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from s5c.errors import UserError
+from s5c.tracking.lines import unsealed_table
 from s5c.training.checkpoint import load
 
 TINY = ("model.n_layers=2", "model.d_model=8", "model.state_size=8", "model.blocks=2", "train=smoke", "wandb=disabled")
@@ -144,7 +145,7 @@ def check_rows(run: Path) -> None:
 def fingerprint(run: Path) -> dict[str, Any]:
     """Returns what must be equal: rows without times and places, checksums of all weights, arrays, names of files."""
     left_out = ("timestamp", "command", "checkpoint", "checkpoint_bytes", "parent", "git")
-    rows = [json.loads(line) for line in (run / "rows.jsonl").read_text().splitlines()]
+    rows = unsealed_table([json.loads(line) for line in (run / "rows.jsonl").read_text().splitlines()])
     arrays = {}
     for name in ("spectra.npz", "correct.npz"):
         with np.load(run / name) as stored:
