@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -17,3 +18,11 @@ if sys.platform != "win32":
 def rng() -> np.random.Generator:
     """Random numbers, the same in every run and for every test."""
     return np.random.default_rng(20240)
+
+
+@pytest.fixture(scope="module")
+def without_figures() -> Iterator[None]:
+    """Leaves figures out: three quarters of the time of small jobs, and tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("s5c.evaluation.plots.save_figures", lambda *_, **__: [])
+        yield

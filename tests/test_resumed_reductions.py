@@ -24,6 +24,8 @@ from s5c.training import atomic
 from s5c.training.checkpoint import load
 from s5c.training.exclusive import exclusive
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 THREE = ("reduction=last", "reduction.ratio=[0.25,0.5,0.75]")
 NAMES = ["last-0.25", "last-0.5", "last-0.75"]
 REUSED = "nothing is computed again"
@@ -31,14 +33,6 @@ REUSED = "nothing is computed again"
 
 class KilledError(BaseException):
     """Stands for whatever ends a process without a word: no handler of an exception sees it."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _without_figures() -> Iterator[None]:
-    """Figures take three quarters of the time of such small jobs, and are tested elsewhere."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("s5c.evaluation.plots.save_figures", lambda *_, **__: [])
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,8 @@ from s5c.pipeline.trained import prepare
 from s5c.train import resolve
 from s5c.training.checkpoint import load, save_single
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 LAST = ("reduction=last", "reduction.ratio=0.5")
 REUSED = "nothing is computed again"
 
@@ -33,14 +35,6 @@ class Home(NamedTuple):
     one: Path
     other: Path
     run: Path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _without_figures() -> Iterator[None]:
-    """Figures take three quarters of the time of such small jobs, and are tested elsewhere."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("s5c.evaluation.plots.save_figures", lambda *_, **__: [])
-        yield
 
 
 @pytest.fixture(scope="module")
