@@ -206,6 +206,9 @@ def told_to_stop(bench: Bench) -> str:
     process.send_signal(number)
     _, said = process.communicate()
     text = " ".join(said.split())
+    if process.returncode == -number and bench.progress(began) == 0:
+        check_rows(bench.run)
+        return f"{number.name} before anything had begun"  # Python itself had not
     require(process.returncode in (0, 130) and "Traceback" not in said, f"status {process.returncode}: {said[-300:]}")
     if process.returncode:
         require("same command goes on" in text, f"it does not say how to go on: {text[-200:]}")
