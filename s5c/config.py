@@ -57,9 +57,11 @@ def build(schema: type[T], values: Mapping[str, Any], where: str) -> T:
         where: the group's name, for messages.
 
     Raises:
-        UserError: a key that does not exist, is missing or has the wrong type, or a number out of bounds.
+        UserError: no group, a key that does not exist, is missing or has the wrong type, or a number out of bounds.
     """
     allowed = [field.name for field in dataclasses.fields(schema)]  # type: ignore[arg-type]
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where}={values!r} is no group of keys: its keys are {', '.join(allowed) or '(none)'}.")
     for key in values:
         if key not in allowed:
             raise unknown("key", f"{where}.{key}", [f"{where}.{name}" for name in allowed])
@@ -139,8 +141,11 @@ def reduction_job(group: Mapping[str, Any], preset: tuple[str, Mapping[str, Any]
 
 def _unchecked(group: Mapping[str, Any]) -> ReductionJob:
     group = dict(group)
-    calibration = build(CalibrationKeys, group.pop("calibration", None) or {}, "reduction.calibration")
-    finetune = build(FinetuneKeys, group.pop("finetune", None) or {}, "reduction.finetune")
+    calibration, finetune = (
+        {} if (keys := group.pop(name, None)) is None else keys for name in ("calibration", "finetune")
+    )
+    calibration = build(CalibrationKeys, calibration, "reduction.calibration")
+    finetune = build(FinetuneKeys, finetune, "reduction.finetune")
     shared, own = _split(ReductionKeys, group)
     keys = build(ReductionKeys, shared, "reduction")
     allocation = load_allocation(keys.allocation)
