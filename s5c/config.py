@@ -24,7 +24,7 @@ from s5c.data.base import ADDED_LATER, Task, task_class
 from s5c.data.origin import PLACE_KEYS
 from s5c.errors import UserError, check_numbers, nearest_first, unknown
 from s5c.keys import AUTO, RATIO, CalibrationKeys, FinetuneKeys, ReductionKeys, TaskKeys
-from s5c.locations import for_checkpoints
+from s5c.locations import chosen_results, for_checkpoints
 from s5c.model.config import ModelConfig, load_family
 from s5c.reduction.contract import load_allocation, load_refit, method_class
 from s5c.reduction.target import Target
@@ -216,8 +216,8 @@ def check_keys(values: Mapping[str, Any], allowed: Sequence[str]) -> None:
 
 
 def results_folder(config: Mapping[str, Any]) -> Path:
-    """Returns the absolute results folder; raises `UserError` if checkpoints cannot be stored below it."""
-    folder = Path(config["results_dir"]).expanduser().absolute()
+    """Returns the absolute results folder; raises `UserError` if it is none, or stores no checkpoints."""
+    folder = chosen_results(config["results_dir"])
     for_checkpoints(folder / str(config.get("name") or ""))
     return folder
 
