@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,10 +25,11 @@ from s5c import axes, presets
 from s5c import config as settings
 from s5c.comparison import Comparison
 from s5c.data.base import Dataset, Split, Splits
-from s5c.errors import UserError
+from s5c.errors import UserError, unknown
 from s5c.evaluation import cost
 from s5c.evaluation.arms import called
 from s5c.evaluation.metrics import Predictions, check_answers, predict
+from s5c.given import array, as_split, native, whole
 from s5c.model import surgery
 from s5c.model.classifier import Classifier, InputSpec
 from s5c.model.config import from_dict
@@ -42,6 +43,10 @@ from s5c.training.checkpoint import Checkpoint
 from s5c.training.checkpoint import load as load_checkpoint
 
 BATCH = 64
+CHECKPOINTS = ("best", "latest")
+
+OF_COMMANDS = ("save", "weights", "name")
+"""Keys of a preset that say where a command reads and writes, and what a table calls it."""
 
 
 class Evaluation(NamedTuple):
@@ -107,6 +112,10 @@ class Model:
         Raises:
             UserError: the inputs do not fit the network, or an answer is not a finite number.
         """
+        if y is None:
+            raise UserError(
+                "evaluate compares answers with classes: give y, one class for each sequence; predict needs none."
+            )
         said = self._answer(self._split(x, lengths, y), batch_size)
         check_answers(self.name, given=said)
         assert said.accuracy is not None and said.loss is not None, "all answers are finite"
@@ -160,6 +169,7 @@ class Model:
         return f"<s5c.Model {self.name}: {self.states} states, {self.parameters:,} parameters>"
 
     def _answer(self, split: Split, batch_size: int) -> Predictions:
+        whole(batch_size, "batch_size", f"batch_size={BATCH}")
         rescale = self.facts["step_rescale"]
         return predict(self.network, self.weights, batches(split, batch_size)(), step_rescale=rescale)
 
@@ -178,6 +188,8 @@ def load(source: str | Path, *, weights: str = "best") -> Model:
         UserError: there is no intact network.
     """
     text = str(source)
+    if weights not in CHECKPOINTS:
+        raise unknown("checkpoint", weights, CHECKPOINTS)
     if text.startswith(zoo.PREFIX):
         found, name = zoo.load(text.removeprefix(zoo.PREFIX)), text.removeprefix(zoo.PREFIX)
     else:
@@ -200,16 +212,20 @@ def save(model: Model, folder: str | Path) -> Path:
     Raises:
         UserError: something else is there.
     """
-    path = Path(folder).expanduser().absolute()
+    _check_models([model], "s5c.save")
+    path = _path(folder)
     if path.exists() and not (path.is_dir() and (portable.is_portable(path) or not any(path.iterdir()))):
         raise UserError(f"{path} holds something else than a network saved by s5c: give another folder.")
-    if path.is_dir() and not any(path.iterdir()):
-        path.rmdir()
     of_storage = ("schema", "checksum", "empty_arrays")
     facts = {key: value for key, value in model.facts.items() if key not in of_storage}
     if model.evaluated is not None:
         facts["evaluated"] = model.evaluated._asdict()
-    portable.write(path, model.weights, settings.jsonable({"step": 0, **facts, "name": model.name}))
+    try:
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+        portable.write(path, model.weights, settings.jsonable({"step": 0, **facts, "name": model.name}))
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror or error}): give another folder.") from error
     return path
 
 
@@ -242,7 +258,18 @@ def reduce(
     Raises:
         UserError: unknown preset or key, a value out of range, a setting that would change nothing, or missing data.
     """
+    _check_models([model], "s5c.reduce")
     usual = presets.read(preset)
+    if idle := [key for key in OF_COMMANDS if key in options]:
+        raise UserError(
+            f"{idle[0]}= changes nothing here: it is of commands, which read and write folders. Leave it out."
+        )
+    job = settings.reduction_job(_with(usual, options, None), (preset, usual))
+    if data is not None and not axes.looks_at_data(job):
+        raise UserError(
+            f"data= changes nothing: {called(preset, axes.changed(job))} looks at no sequences. Leave it out; how long "
+            "they are, for methods that ask for it, is length=."
+        )
     job = settings.reduction_job(_with(usual, options, data), (preset, usual))
     if job.keys.method == "none":
         raise UserError("reduction=none leaves the network as it is: choose another preset.")
@@ -252,6 +279,10 @@ def reduce(
         raise UserError("Give one target; for several call s5c.reduce several times.")
     if axes.looks_at_data(job) and data is None:
         raise UserError(f"{called(preset, axes.changed(job))} looks at sequences: give data=, unlabelled ones will do.")
+    if lengths is not None and data is None:
+        raise UserError("lengths= are those of data=: give both, or neither.")
+    if validation is not None and job.keys.max_drop is None:
+        raise UserError("validation= is looked at for max_drop= alone: give both, or neither.")
     trained = _with_data(model, data, lengths, validation, length)
     if job.keys.max_drop is not None and validation is None:
         raise UserError("max_drop= is measured on labelled sequences: give validation=(x, y), not the test data.")
@@ -279,50 +310,13 @@ def compare(models: Sequence[Model]) -> Comparison:
     Raises:
         UserError: there are none.
     """
-    if not models:
+    if isinstance(models, Model) or (models and not isinstance(models, Iterable)):
+        raise UserError("s5c.compare takes a list: s5c.compare([model, small]).")
+    found = list(models or ())
+    if not found:
         raise UserError("There is nothing to compare: give at least one model.")
-    return Comparison.of(list(models))
-
-
-def as_split(spec: InputSpec, x: Any, lengths: Any = None, y: Any = None) -> Split:
-    """Returns arrays as examples for a network.
-
-    Args:
-        spec: what it reads.
-        x: as for `Model.predict`.
-        lengths: valid steps.
-        y: classes; zeros if None.
-
-    Raises:
-        UserError: they do not fit.
-    """
-    inputs = np.asarray(x)
-    if spec.tokens:
-        wanted = "(n, 2, length) of ids" if spec.pairs else "(n, length) of ids"
-        fits = inputs.ndim == 2 + spec.pairs and np.issubdtype(inputs.dtype, np.integer) and inputs.size > 0
-        if fits and not 0 <= inputs.min() <= inputs.max() < spec.features:
-            raise UserError(f"Ids from {inputs.min()} to {inputs.max()}: this network knows 0 to {spec.features - 1}.")
-    else:
-        inputs = inputs[..., None] if inputs.ndim == 2 and spec.features == 1 else inputs
-        wanted = f"(n, length, {spec.features}) of real numbers"
-        fits = inputs.ndim == 3 and inputs.shape[2] == spec.features and inputs.dtype.kind in "fiub" and inputs.size > 0
-        if fits:
-            inputs = inputs.astype(np.float32)
-            if not np.isfinite(inputs).all():
-                raise UserError("The inputs hold numbers that are not finite.")
-    if not fits:
-        raise UserError(f"The inputs have shape {np.shape(x)}, {np.asarray(x).dtype}; this network reads {wanted}.")
-    n = len(inputs)
-    labels = np.zeros(n, np.int32) if y is None else np.asarray(y)
-    if labels.shape != (n,) or labels.dtype.kind not in "iub" or not 0 <= labels.min() <= labels.max() < spec.classes:
-        raise UserError(f"The classes must be {n} whole numbers from 0 to {spec.classes - 1}, one for each sequence.")
-    valid = None if lengths is None else np.asarray(lengths)
-    steps = inputs.shape[2] if spec.pairs else inputs.shape[1]
-    if valid is not None and (
-        valid.shape != ((n, 2) if spec.pairs else (n,)) or valid.min() < 1 or valid.max() > steps
-    ):
-        raise UserError(f"lengths must be whole numbers from 1 to {steps}, one for each sequence.")
-    return Split(inputs, labels.astype(np.int32), None if valid is None else valid.astype(np.int32))
+    _check_models(found, "s5c.compare")
+    return Comparison.of(found)
 
 
 def _model(name: str, found: Checkpoint) -> Model:
@@ -336,8 +330,8 @@ def _with(usual: Mapping[str, Any], options: Mapping[str, Any], data: Any) -> di
     """Returns the keys of a preset with others in their place; groups of keys are merged."""
     values = copy.deepcopy(dict(usual))
     if data is not None:
-        values["calibration"]["sequences"] = len(data)
-    for key, value in options.items():
+        values["calibration"]["sequences"] = len(np.atleast_1d(array(data, "The sequences")))
+    for key, value in native(options).items():
         merged = isinstance(value, Mapping) and isinstance(values.get(key), dict)
         values[key] = {**values[key], **value} if merged else value
     return values
@@ -348,12 +342,17 @@ def _with_data(
 ) -> TrainedModel:
     """Returns a network with arrays in the place of its task's data."""
     spec = model.network.spec
-    nothing = Split(np.zeros((0, *([2] * spec.pairs), length or 0)), np.zeros(0, np.int32))
+    steps = None if length is None else whole(length, "length", "length=784")
+    nothing = Split(np.zeros((0, *([2] * spec.pairs), steps or 0)), np.zeros(0, np.int32))
     train = nothing if data is None else as_split(spec, data, lengths)
-    selection = nothing if validation is None else as_split(spec, validation[0], None, validation[1])
+    selection = nothing
+    if validation is not None:
+        if not isinstance(validation, tuple | list) or len(validation) != 2 or validation[1] is None:
+            raise UserError("validation= takes two things, sequences and their classes: validation=(x, y).")
+        selection = as_split(spec, validation[0], None, validation[1])
     dataset = Dataset(
         str(model.facts["task"]["name"]), "arrays given in Python", train, selection, spec.features, spec.classes,
-        tokens=spec.tokens, pairs=spec.pairs, step_rescale=model.facts["step_rescale"], steps=length,
+        tokens=spec.tokens, pairs=spec.pairs, step_rescale=model.facts["step_rescale"], steps=steps,
     )  # fmt: skip
     splits = Splits(train, selection, selection, "validation")
     facts = {**model.facts}
@@ -363,3 +362,15 @@ def _with_data(
 def _validated(trained: TrainedModel, network: Classifier, weights: Mapping[str, Any]) -> float | None:
     split = batches(trained.splits.selection, BATCH)()
     return predict(network, weights, split, step_rescale=trained.step_rescale).accuracy
+
+
+def _check_models(models: Sequence[Any], function: str) -> None:
+    for model in models:
+        if not isinstance(model, Model):
+            raise UserError(f"{function} takes networks that s5c.load or s5c.reduce returned, not {model!r:.80}.")
+
+
+def _path(folder: Any) -> Path:
+    if not isinstance(folder, str | Path) or "\0" in str(folder):
+        raise UserError(f"{folder!r} is no folder: give its path.")
+    return Path(folder).expanduser().absolute()

@@ -27,7 +27,7 @@ from rich.markup import escape
 
 from s5c.config import suggest_key
 from s5c.errors import UserError, unknown
-from s5c.locations import conf_dir, results_dir
+from s5c.locations import chosen_results, conf_dir, results_dir
 from s5c.pipeline.folder import check_name
 from s5c.training.interrupt import GOES_ON, STATUS, Interrupted, signals_interrupt
 
@@ -37,6 +37,8 @@ NOT_IN_RUN_NAME = ("experiment", "results_dir", "name", "wandb", "checkpoint", "
 """Overrides that do not tell two runs of an experiment apart."""
 
 SWEEP_FILE = "multirun.yaml"
+EXPERIMENT = "experiment"
+"""The one group of which nothing may be chosen: the defaults stand without it."""
 HERE = "."
 """What conf/base.yaml tells Hydra to use as output folder: s5c makes run folders itself, of accepted commands only."""
 
@@ -45,6 +47,8 @@ DISK_ERRORS = {
     *(errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO),
 }
 """What a person can put right: a full disk, a quota, a folder that cannot be written or is none, a name too long."""
+NO_CHOICE = "Config group override must be"
+"""What Hydra says of `hydra=null`, in a ValueError of no class of its own."""
 NUMPY_FULL = re.compile(r"\d+ requested and \d+ written")
 """All that NumPy says when a file cannot be written to its end; such an error has no number."""
 
@@ -76,6 +80,8 @@ def run(job: Callable[[DictConfig], Any], config_name: str) -> None:
             raise
         _fail(explain(error, config_name))
     except (OSError, ValueError) as error:
+        if not show_traceback and str(error).startswith(NO_CHOICE):
+            _fail(f"A group is chosen by its name, such as task=digits, in {' '.join(sys.argv[1:])!r}: {error}.")
         # Hydra's logging says ValueError where its log file cannot be opened, and only its cause why.
         disk = error.__cause__ if str(error).startswith("Unable to configure") else error
         full = isinstance(disk, OSError) and disk.errno is None and NUMPY_FULL.search(str(disk))
@@ -142,6 +148,9 @@ def check_choices(arguments: Sequence[str], conf: Path) -> None:
         return  # wherever that leads, Hydra says what it does not find
     own = _own_folders(arguments)
     for argument in arguments:
+        keys = re.fullmatch(r"\+{0,2}([\w/]+)=\{.*", argument)
+        if keys is not None and (conf / keys[1]).is_dir():
+            raise UserError(f"{argument}: a group is chosen by its name; its keys are set as {keys[1]}.KEY=VALUE.")
         match = re.fullmatch(r"(\+{0,2})([\w/]+)=([\w, .\-]*)", argument)
         if match is None or not (conf / match[2]).is_dir():
             continue
@@ -149,9 +158,9 @@ def check_choices(arguments: Sequence[str], conf: Path) -> None:
         found = (path.stem for folder in (conf, *own) for path in (folder / group).glob("*.yaml"))
         names = sorted({name for name in found if not name.startswith("_")})
         for name in (part.strip() for part in chosen.split(",")):
-            if name not in ("null", *names):
+            if name not in names and (group, name) != (EXPERIMENT, "null"):
                 raise unknown(group, name, names)
-        if group == "experiment" and not plus:
+        if group == EXPERIMENT and not plus:
             raise UserError(f"Experiments are added to the defaults: write +experiment={chosen} (with the plus sign).")
 
 
@@ -191,9 +200,9 @@ _made_for_sweeps: list[Path] = []
 """Folders that were not there when Hydra asked where a sweep goes, the innermost first."""
 
 
-def _sweep_folder(results: str, name: Any) -> str:
+def _sweep_folder(results: Any, name: Any) -> str:
     """Returns the folder of a sweep, which Hydra makes at once, to put the sweep's configuration there."""
-    folder = Path(results).expanduser().absolute() / check_name(str(name))
+    folder = chosen_results(results) / check_name(name)
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     _made_for_sweeps.extend(path for path in missing if path not in _made_for_sweeps)
     return str(folder)

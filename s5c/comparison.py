@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from s5c.errors import UserError
 from s5c.evaluation import cost
 from s5c.evaluation.cells import table
 
@@ -86,12 +88,18 @@ class Comparison:
 
         Returns:
             The matplotlib figure.
+
+        Raises:
+            UserError: the file cannot be written.
         """
         from s5c.evaluation import comparison_figure
 
         figure = comparison_figure.draw(self.rows, self.decays, self.angles, layers=SHOWN_LAYERS)
         if path is not None:
-            figure.savefig(path, dpi=150)
+            try:
+                figure.savefig(os.fspath(path), dpi=150)
+            except (OSError, TypeError, ValueError) as error:  # no folder, no path, or a kind of file there is not
+                raise UserError(f"The figure cannot be written to {path!r}: {error}.") from error
         return figure
 
 

@@ -24,7 +24,7 @@ from s5c.data.base import ADDED_LATER, Task, task_class
 from s5c.data.origin import PLACE_KEYS
 from s5c.errors import UserError, check_numbers, nearest_first, unknown
 from s5c.keys import AUTO, RATIO, CalibrationKeys, FinetuneKeys, ReductionKeys, TaskKeys
-from s5c.locations import for_checkpoints
+from s5c.locations import chosen_results, for_checkpoints
 from s5c.model.config import ModelConfig, load_family
 from s5c.reduction.contract import load_allocation, load_refit, method_class
 from s5c.reduction.target import Target
@@ -57,9 +57,11 @@ def build(schema: type[T], values: Mapping[str, Any], where: str) -> T:
         where: the group's name, for messages.
 
     Raises:
-        UserError: a key that does not exist, is missing or has the wrong type, or a number out of bounds.
+        UserError: no group, a key that does not exist, is missing or has the wrong type, or a number out of bounds.
     """
     allowed = [field.name for field in dataclasses.fields(schema)]  # type: ignore[arg-type]
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where}={values!r} is no group of keys: its keys are {', '.join(allowed) or '(none)'}.")
     for key in values:
         if key not in allowed:
             raise unknown("key", f"{where}.{key}", [f"{where}.{name}" for name in allowed])
@@ -139,8 +141,11 @@ def reduction_job(group: Mapping[str, Any], preset: tuple[str, Mapping[str, Any]
 
 def _unchecked(group: Mapping[str, Any]) -> ReductionJob:
     group = dict(group)
-    calibration = build(CalibrationKeys, group.pop("calibration", None) or {}, "reduction.calibration")
-    finetune = build(FinetuneKeys, group.pop("finetune", None) or {}, "reduction.finetune")
+    calibration, finetune = (
+        {} if (keys := group.pop(name, None)) is None else keys for name in ("calibration", "finetune")
+    )
+    calibration = build(CalibrationKeys, calibration, "reduction.calibration")
+    finetune = build(FinetuneKeys, finetune, "reduction.finetune")
     shared, own = _split(ReductionKeys, group)
     keys = build(ReductionKeys, shared, "reduction")
     allocation = load_allocation(keys.allocation)
@@ -211,8 +216,8 @@ def check_keys(values: Mapping[str, Any], allowed: Sequence[str]) -> None:
 
 
 def results_folder(config: Mapping[str, Any]) -> Path:
-    """Returns the absolute results folder; raises `UserError` if checkpoints cannot be stored below it."""
-    folder = Path(config["results_dir"]).expanduser().absolute()
+    """Returns the absolute results folder; raises `UserError` if it is none, or stores no checkpoints."""
+    folder = chosen_results(config["results_dir"])
     for_checkpoints(folder / str(config.get("name") or ""))
     return folder
 

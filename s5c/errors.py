@@ -20,16 +20,16 @@ class UserError(ValueError):
     """
 
 
-def nearest_first(given: str, choices: Iterable[str]) -> list[str]:
+def nearest_first(given: object, choices: Iterable[str]) -> list[str]:
     """Returns `choices` sorted by similarity to `given`, most similar first, ties in alphabetical order."""
 
     def distance(choice: str) -> tuple[float, str]:
-        return -difflib.SequenceMatcher(None, given.lower(), choice.lower()).ratio(), choice
+        return -difflib.SequenceMatcher(None, str(given).lower(), choice.lower()).ratio(), choice
 
     return sorted(choices, key=distance)
 
 
-def unknown(kind: str, given: str, choices: Iterable[str]) -> UserError:
+def unknown(kind: str, given: object, choices: Iterable[str]) -> UserError:
     """Returns the error for a name that does not exist, listing the existing ones, nearest first."""
     ordered = nearest_first(given, choices)
     hint = f" Did you mean {ordered[0]!r}?" if ordered else ""

@@ -33,6 +33,20 @@ def results_dir() -> Path:
     return Path(os.environ.get("S5C_RESULTS") or "results").expanduser().absolute()
 
 
+def chosen_results(given: object) -> Path:
+    """Returns the absolute folder that `results_dir=` names.
+
+    Raises:
+        UserError: it names none, as with an unset variable of the shell.
+    """
+    if not isinstance(given, str | int | float) or not str(given).strip():
+        shown = "null" if given is None else repr(given)
+        raise UserError(
+            f"results_dir={shown} names no folder: write results_dir=FOLDER, or leave it out for ./results."
+        )
+    return Path(str(given)).expanduser().absolute()
+
+
 def data_dir() -> Path:
     """Returns the absolute folder for data sets: `$S5C_DATA` if set, else `~/.cache/s5c`."""
     return Path(os.environ.get("S5C_DATA") or "~/.cache/s5c").expanduser().absolute()

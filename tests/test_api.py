@@ -158,11 +158,69 @@ WRONG: dict[str, tuple[Any, str]] = {
 }
 
 
+X, Y = np.zeros((4, 64)), np.zeros(4, int)
+WRONG |= {
+    "weights": (lambda m: s5c.load(ZOO, weights="lasst"), "Unknown checkpoint 'lasst'"),
+    "no weights": (lambda m: s5c.load(ZOO, weights=None), "Unknown checkpoint None"),
+    "preset of another type": (lambda m: s5c.reduce(m, 3), "Unknown reduction preset 3"),
+    "no network": (lambda m: s5c.reduce(ZOO, ratio=0.5), "s5c.load"),
+    "a group that is none": (lambda m: s5c.reduce(m, finetune=3), "reduction.finetune=3 is no group"),
+    "a group that is a list": (lambda m: s5c.reduce(m, calibration=[1]), "its keys are sequences"),
+    "where a command writes": (lambda m: s5c.reduce(m, save=True), "save= changes nothing"),
+    "idle data": (lambda m: s5c.reduce(m, "last", data=X), "data= changes nothing"),
+    "idle lengths": (lambda m: s5c.reduce(m, "last", lengths=[64] * 4), "lengths= are those of data="),
+    "idle validation": (lambda m: s5c.reduce(m, "last", validation=(X, Y)), "for max_drop= alone"),
+    "no pair": (lambda m: s5c.reduce(m, "last", max_drop=1.0, validation=(X,)), "two things"),
+    "no pair at all": (lambda m: s5c.reduce(m, "last", max_drop=1.0, validation=3), "two things"),
+    "ragged": (lambda m: s5c.reduce(m, "calibrated", data=[[1, 2], [3]]), "filled up to the longest"),
+    "ragged inputs": (lambda m: m.predict([[1, 2], [3]]), "filled up to the longest"),
+    "a number for data": (lambda m: s5c.reduce(m, "calibrated", data=3), "reads"),
+    "broken lengths": (lambda m: m.predict(X, lengths=[1.5] * 4), "whole numbers from 1 to 64"),
+    "lengths of nan": (lambda m: m.predict(X, lengths=[np.nan] * 4), "whole numbers from 1 to 64"),
+    "lengths of text": (lambda m: m.predict(X, lengths=["a"] * 4), "whole numbers from 1 to 64"),
+    "negative length": (lambda m: s5c.reduce(m, "aire", length=-1), "length=-1"),
+    "broken length": (lambda m: s5c.reduce(m, "aire", length=1.5), "length=1.5"),
+    "unknown length": (lambda m: s5c.reduce(m, "lqo"), "give length="),
+    "treatment": (lambda m: s5c.reduce(m, "bt", unstable="protect"), "value for reduction.unstable 'protect'"),
+    "batch": (lambda m: m.predict(X, batch_size=0), "batch_size=0"),
+    "negative batch": (lambda m: m.predict(X, batch_size=-1), "batch_size=-1"),
+    "broken batch": (lambda m: m.predict(X, batch_size=1.5), "batch_size=1.5"),
+    "no classes": (lambda m: m.evaluate(X, None), "give y"),
+    "ragged classes": (lambda m: m.evaluate(X, [[1], [2, 3], 1, 1]), "The classes are no array"),
+    "one network": (lambda m: s5c.compare(m), "takes a list"),
+    "a number to compare": (lambda m: s5c.compare(3), "takes a list"),
+    "no networks": (lambda m: s5c.compare([m, 3]), "s5c.load"),
+    "kind of figure": (lambda m: s5c.compare([m]).plot("figure.xyz"), "cannot be written"),
+    "folder of a figure": (lambda m: s5c.compare([m]).plot("nowhere/figure.png"), "cannot be written"),
+    "no path of a figure": (lambda m: s5c.compare([m]).plot(3), "cannot be written"),
+    "save nothing": (lambda m: s5c.save(3, "folder"), "s5c.load"),
+    "save nowhere": (lambda m: s5c.save(m, None), "no folder"),
+    "save in a file": (lambda m: s5c.save(m, Path(__file__) / "folder"), "cannot be written"),
+    "broken order": (lambda m: s5c.reduce_system(m.systems()[0], order=2.5), "from 1 to 32"),
+    "order of text": (lambda m: s5c.reduce_system(m.systems()[0], order="a"), "from 1 to 32"),
+    "order of truth": (lambda m: s5c.reduce_system(m.systems()[0], order=True), "from 1 to 32"),
+    "no method": (lambda m: s5c.reduce_system(m.systems()[0], order=2, method=None), "Unknown reduction method None"),
+    "no system": (lambda m: s5c.reduce_system(m, order=2), "s5c.DiagonalSSM"),
+    "values of no system": (lambda m: s5c.hankel_singular_values(m), "s5c.DiagonalSSM"),
+}
+
+
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_input_is_a_message(case: str, model: Any) -> None:
     call, message = WRONG[case]
     with pytest.raises(s5c.UserError, match=message):
         call(model)
+
+
+def test_numbers_of_numpy_are_numbers(model: Any) -> None:
+    usual = s5c.reduce(model, "last", ratio=0.5)
+    for ratio in (np.float64(0.5), np.float32(0.5), np.array(0.5), np.array([0.5]), jax.numpy.asarray(0.5)):
+        assert equal(s5c.reduce(model, "last", ratio=ratio).weights, usual.weights)
+    assert s5c.reduce(model, "last", order=np.int64(4)).orders == [4] * 6
+
+
+def test_layers_are_drawn_without_data(model: Any) -> None:
+    assert s5c.reduce(model, "fresh", order=4).orders == [4] * 6
 
 
 def test_a_folder_of_something_else_is_left_alone(model: Any, tmp_path: Path) -> None:

@@ -114,6 +114,10 @@ def test_two_arms_of_one_name_are_told_apart_by_what_they_do_not_share() -> None
     assert [label(row) for row in named(more)] == [
         "last +bn (refit ridge=1, eps=0.0)", "last +bn (refit ridge=1, eps=1e-08)"
     ]  # fmt: skip
+    other = written()
+    del other["settings"]["score"], other["settings"]["eps"]
+    other["settings"] |= {"method": "bt", "variant": "truncation"}  # a preset of one's own may have any name
+    assert [label(row) for row in named([old, other])] == ["last (method=hinf)", "last (method=bt)"]
     (table,) = {accuracies(study) for study in studies([old, tuned])}
     assert "| last (eps=0.0) |" in table and "| last (eps=1e-08) |" in table
 

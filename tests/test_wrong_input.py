@@ -25,6 +25,16 @@ COMMANDS: list[tuple[str, list[str]]] = [
     ("train evaluation=defalt", ["Unknown evaluation 'defalt'", "first: default"]),
     ("train wandb=onlin", ["Unknown wandb 'onlin'", "first: online"]),
     ("train experiment=digits_last", ["+experiment=digits_last", "plus"]),
+    ("train model=null", ["Unknown model 'null'", "s5"]),
+    ("train train=null", ["Unknown train 'null'", "smoke"]),
+    ("train reduction={a:1}", ["chosen by its name", "reduction={a:1}"]),
+    ("train hydra=null", ["chosen by its name", "hydra=null"]),
+    # Folders.
+    ("train results_dir=null", ["results_dir=null", "names no folder"]),
+    ("train results_dir=", ["results_dir=''", "names no folder"]),
+    ("train -m results_dir=null seed=0,1", ["results_dir=null", "names no folder"]),
+    ("train name=null", ["name=''", "cannot name a folder"]),
+    ("train -m name=null seed=0,1", ["name=''", "cannot name a folder"]),
     # Keys.
     ("train model.state_sise=8", ["'model.state_sise'", "Keys of model", "first: state_size"]),
     ("train modle.state_size=8", ["'modle.state_size'", "first: model"]),

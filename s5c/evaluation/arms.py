@@ -144,6 +144,9 @@ def named(rows: Iterable[Row]) -> list[Row]:
         alike = {key: settings(newest[key]) for key in names if names[key] == name}
         every = dict.fromkeys(setting for found in alike.values() for setting in found)
         apart = [one for one in every if len({json.dumps(found.get(one)) for found in alike.values()}) > 1]
+        shared = [one for one in apart if all(one in found for found in alike.values())]
+        if len({json.dumps([found[one] for one in shared]) for found in alike.values()}) == len(alike):
+            apart = shared  # of two methods those that both have are enough, and None would stand for the others
         for key, found in alike.items():
             names[key] = _with(name, {setting: found.get(setting) for setting in apart})
     pairs = zip(keys, listed, strict=True)

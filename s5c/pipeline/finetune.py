@@ -10,9 +10,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from rich.console import Console
 
 from s5c import config as settings
+from s5c.data.base import Split
 from s5c.data.batching import steps_per_epoch, train_batches
 from s5c.keys import FinetuneKeys
 from s5c.model import surgery
@@ -122,7 +124,12 @@ def tuned(recipe: Recipe, keys: FinetuneKeys) -> Recipe:
 
 def drawn(trained: TrainedModel, model: Classifier, *, seed: int) -> dict[str, Any]:
     """Returns weights of a network as a training from scratch would start with."""
-    batch = to_device(next(batches(trained.splits.train, 2)()))
+    train = trained.splits.train
+    if not len(train):  # a network from Python without data; what is drawn depends on no input
+        spec = model.spec
+        blank = np.zeros((1, *([2] * spec.pairs), 1), np.int32) if spec.tokens else np.zeros((1, 1, spec.features))
+        train = Split(blank, np.zeros(1, np.int32))
+    batch = to_device(next(batches(train, 2)()))
     return jax.jit(model.init)(jax.random.key(seed), batch.inputs, batch.lengths)
 
 

@@ -39,12 +39,13 @@ RESULTS = ("rows.jsonl", "reduced", "finetuned", "parts/search.json")
 """What a folder is kept for when its command is refused after all."""
 
 
-def check_name(name: str) -> str:
+def check_name(given: object) -> str:
     """Returns the name of an experiment.
 
     Raises:
         UserError: it would lead out of the results folder, or to what is no run.
     """
+    name = "" if given is None else str(given)
     parts = name.split("/")
     plain = all(re.fullmatch(r"[^\x00-\x1f\x7f\\:*?\"<>|]+", part) and part.strip(". ~") for part in parts)
     if not plain or max(len(part.encode()) for part in parts) > 200 or parts[0].lower() in RESERVED:

@@ -38,7 +38,7 @@ CONFIG = "config.resolved.yaml"
 def start(config: DictConfig, values: Mapping[str, Any], wandb: WandbKeys) -> None:
     """Prints the composed configuration and refuses what cannot be recorded; writes nothing."""
     hydra = HydraConfig.get()
-    check_name(str(values["name"]))
+    check_name(values["name"])
     choose_mode(wandb.mode)
     console = Console(stderr=True, highlight=False, emoji=False)
     in_sweep = hydra.mode == RunMode.MULTIRUN
@@ -68,7 +68,7 @@ def folder_of(
         UserError: see `s5c.pipeline.folder.opened`; the folder goes if nothing has come of the job.
     """
     hydra = HydraConfig.get()
-    base, exact = settings.results_folder(values) / check_name(str(values["name"])), None
+    base, exact = settings.results_folder(values) / check_name(values["name"]), None
     if hydra.mode == RunMode.MULTIRUN:
         base = Path(hydra.sweep.dir).absolute()
     chosen = hydra.sweep.subdir if hydra.mode == RunMode.MULTIRUN else hydra.run.dir

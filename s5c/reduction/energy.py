@@ -30,6 +30,12 @@ STABLE = -1.0
 """The logarithm that stands for a pole which takes no part, any stable one."""
 
 
+UNKNOWN_LENGTH = (
+    "reduction.horizon=sequence counts the steps of the sequences, and how many there are is not known here: give "
+    "length= in Python, or horizon=infinite."
+)
+
+
 def taps(horizon: str, layer: Layer) -> int | None:
     """Returns how many lags an energy counts: None for all of them.
 
@@ -39,7 +45,7 @@ def taps(horizon: str, layer: Layer) -> int | None:
     if horizon == "infinite":
         return None
     if layer.horizon is None:
-        raise UserError("reduction.horizon=sequence: the length of the sequences is not known here. Use infinite.")
+        raise UserError(UNKNOWN_LENGTH)
     return layer.horizon
 
 

@@ -37,10 +37,11 @@ def hankel_singular_values(system: DiagonalSSM) -> Float[np.ndarray, "*channels 
         n = 2p values, float64, descending.
 
     Raises:
-        UserError: a parameter is not finite.
+        UserError: not a system, or a parameter is not finite.
 
     Source: Antoulas, Approximation of Large-Scale Dynamical Systems (2005), section 5.4.
     """
+    _check(system)
     with jax.enable_x64(True):
         system = _double(system)
         check_finite([Layer(system)])
@@ -62,9 +63,10 @@ def reduce_system(system: DiagonalSSM, *, order: int, method: str = "bt", **opti
     Raises:
         UserError: unknown method or option, an order out of range, or a method that needs more than the system.
     """
+    _check(system)
     if system.Lambda.ndim != 1:
         raise UserError("reduce_system takes one system; of a layer with channels give them one by one.")
-    if not 1 <= order <= system.state_dim:
+    if isinstance(order, bool) or not isinstance(order, int | np.integer) or not 1 <= order <= system.state_dim:
         raise UserError(f"order={order}: choose from 1 to {system.state_dim}, the states that are there.")
     try:
         found = load_method(method, options)
@@ -81,6 +83,11 @@ def reduce_system(system: DiagonalSSM, *, order: int, method: str = "bt", **opti
             raise UserError(f"method={method} does not make a system smaller.")
         ranking = stage.rank(found, load_allocation("normalised"), [layer], seed=0)
         return kept(layer.system, stage.select_orders(ranking, (order,)).keep[0])
+
+
+def _check(system: Any) -> None:
+    if not isinstance(system, DiagonalSSM):
+        raise UserError(f"This takes a s5c.DiagonalSSM, such as model.systems()[0], not {system!r:.80}.")
 
 
 def _double(system: DiagonalSSM) -> DiagonalSSM:

@@ -13,8 +13,9 @@ import numpy as np
 from s5c.errors import UserError, bounded, unknown
 from s5c.reduction.certificate import layer_bound
 from s5c.reduction.contract import Fitted, Reduced
+from s5c.reduction.energy import UNKNOWN_LENGTH
 from s5c.reduction.layer import Layer, check_finite, check_steps
-from s5c.reduction.truncation import Realisation, Truncated, realise, truncate
+from s5c.reduction.truncation import UNSTABLE, Realisation, Truncated, realise, truncate
 from s5c.ssm.modal import ModalSystem, from_ssm, to_ssm
 from s5c.ssm.system import DiagonalSSM
 from s5c.types import Array, Bool, Float, Int
@@ -54,14 +55,16 @@ class Method:
     limit: float = bounded(1e6, least=1)
 
     def __post_init__(self) -> None:
-        if self.horizon not in ("infinite", "sequence"):
-            raise unknown("value for reduction.horizon", self.horizon, ("infinite", "sequence"))
-        if self.balance not in ("discrete", "continuous"):
-            raise unknown("value for reduction.balance", self.balance, ("discrete", "continuous"))
-        if self.variant not in ("truncation", "perturbation"):
-            raise unknown("value for reduction.variant", self.variant, ("truncation", "perturbation"))
-        if self.gramian not in ("white", "empirical"):
-            raise unknown("value for reduction.gramian", self.gramian, ("white", "empirical"))
+        choices = {
+            "horizon": ("infinite", "sequence"),
+            "balance": ("discrete", "continuous"),
+            "variant": ("truncation", "perturbation"),
+            "gramian": ("white", "empirical"),
+            "unstable": UNSTABLE,
+        }
+        for key, allowed in choices.items():
+            if getattr(self, key) not in allowed:
+                raise unknown(f"value for reduction.{key}", getattr(self, key), allowed)
         if self.needs_moments and (self.balance, self.variant) != ("discrete", "truncation"):
             raise UserError(
                 f"reduction.gramian=empirical measures the states of the system that runs and truncates: it does not "
@@ -98,7 +101,7 @@ class Balancing:
         realisations = []
         for i, layer in enumerate(self._layers):
             if method.horizon == "sequence" and layer.horizon is None:
-                raise UserError("reduction.horizon=sequence: the length of the sequences is not known here.")
+                raise UserError(UNKNOWN_LENGTH)
             axes = ("channel",) if layer.channels else ()
             with jax.enable_x64(True):
                 modal = ModalSystem(*(np.asarray(x) for x in _modal(layer.system, self._time)))
