@@ -14,9 +14,9 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.errors import HydraException, OverrideParseException
@@ -71,10 +71,10 @@ def run(job: Callable[[DictConfig], Any], config_name: str) -> None:
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)()
     except Interrupted as stop:
         errors.print(f"[yellow]{escape(str(stop))}[/]\n{GOES_ON}", soft_wrap=True)
-        sys.exit(STATUS)
+        _leave(STATUS)
     except KeyboardInterrupt:
         errors.print("[yellow]Interrupted.[/] Finished parts are kept; the same command goes on from there.")
-        sys.exit(STATUS)
+        _leave(STATUS)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if show_traceback:
             raise
@@ -92,6 +92,22 @@ def run(job: Callable[[DictConfig], Any], config_name: str) -> None:
             "is intact: make room or repair the folder, or choose another one with results_dir=..., and run the same "
             "command again."
         )
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends an interrupted process.
+
+    One that is this command's own ends at once: taking the interpreter down while XLA still compiles in another thread
+    is a segmentation fault, and a status that no scheduler understands.
+    """
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    if spec is not None and spec.name.startswith("s5c."):
+        logging.shutdown()
+        with suppress(OSError, ValueError):  # closed
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def explain(error: Exception, config_name: str) -> str:

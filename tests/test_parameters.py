@@ -164,7 +164,7 @@ def test_every_method_reaches_it_as_stored(method: str, refit: str) -> None:
 def test_families_with_channels_reach_it_as_stored(kind: str, preset: str) -> None:
     model, weights = made(kind)
     own = dataclasses.replace(trained(), model=model, weights=weights)
-    shares = [0.1, 0.3] if kind != "dss" or preset == "fresh" else [0.02]
+    shares = [0.1, 0.2] if kind != "dss" or preset == "fresh" else [0.02]
     settings = {"params": shares} | ({} if preset == "bt" else {"allocation": "equal"})
     job = reduction_job(composed(preset, settings), (preset, composed(preset, {})))
     counted = stored_after(job, weights["params"], model.config)

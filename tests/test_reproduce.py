@@ -449,7 +449,7 @@ def test_interrupted_moved_and_killed_the_queue_ends_with_the_model_in_the_zoo(t
     ]
     card = json.loads((checkout.folder / "results/zoo/tiny_s5/card.json").read_text())
     assert card["recipe"]["epochs"] == EPOCHS and card["command"] == "python -m s5c.train +experiment=tiny_s5"
-    (row,) = jobs.rows(there / "tiny_s5/run/rows.jsonl")
+    (row,) = jobs.rows(jobs.only(there, "tiny_s5/*/rows.jsonl"))
     assert card["metrics"]["test_accuracy"] == row["test_accuracy"]
     code, out, _ = checkout.ask(*run, "there")
     assert code == 0 and "In the zoo" in out and "tiny_s5" in out

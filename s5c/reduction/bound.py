@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +100,7 @@ _deep_bound = jax.jit(deep_bound, static_argnames="steps")
 def output_bound(
     layers: Sequence[Layer],
     reduced: Sequence[DiagonalSSM],
-    decoder: Float[Array, "h classes"],
+    decoder: Float[Any, "h classes"],
     *,
     steps: int,
     pooling: str = "mean",

@@ -36,7 +36,7 @@ class Ranking:
     scores: list[Float[np.ndarray, "..."]]
     priorities: list[Float[np.ndarray, "..."]]
     order: Int[np.ndarray, "states"]
-    errors: list[Float[np.ndarray, "orders"]] | None = None
+    errors: list[Float[np.ndarray, "..."]] | None = None
 
     @property
     def slots(self) -> list[int]:
