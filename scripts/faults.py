@@ -10,7 +10,6 @@ A table is printed; the exit status is 1 if any round failed. Takes minutes, nee
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import shutil
 import signal
@@ -27,6 +26,7 @@ from fault_table import Counted, record
 from rich.console import Console
 from rich.table import Table
 
+from s5c.tracking.metrics import read_metrics
 from s5c.training.checkpoint import load
 
 EPOCHS, STEPS = 10, 5
@@ -74,8 +74,8 @@ def trained(folder: Path) -> Path:
 def fingerprint(folder: Path) -> dict[str, Any]:
     """Returns what must be equal: checksums of the arrays, the choice of the best epoch, the record without times."""
     best, latest = (load(trained(folder), which=which) for which in ("best", "latest"))
-    rows = [json.loads(line) for line in (trained(folder) / "metrics.jsonl").read_text().splitlines()]
-    record = [{k: v for k, v in row.items() if k not in ("time", "seconds")} for row in rows if row["event"] == "epoch"]
+    rows = [row for row in read_metrics(trained(folder) / "metrics.jsonl") if row["event"] == "epoch"]
+    record = [{k: v for k, v in row.items() if k not in ("time", "seconds", "attempt")} for row in rows]
     arrays = [{item: c.metadata["checksum"][item] for item in ("weights", "training")} for c in (best, latest)]
     return {"steps": (best.step, latest.step), "arrays": arrays, "record": record}
 
