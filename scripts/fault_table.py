@@ -59,6 +59,6 @@ def record(folder: Path, campaign: str, rows: Sequence[Counted]) -> None:
         if mine := [row for row in every if row["campaign"] == name]:
             sums = [sum(row[key] for row in mine) for key in ("tried", "survived")]
             cells = [[row["fault"], str(row["tried"]), str(row["survived"])] for row in mine]
-            counted = table(["Fault", "Counted", "Survived"], [*cells, ["all", *map(str, sums)]])
+            counted = table(["Fault", "Tried", "Survived"], [*cells, ["all", *map(str, sums)]])
             parts.append(f"## {title}\n\n{counted}\n\n{mine[0]['date']}\n")
     write_text(folder / "faults.md", "\n".join(parts))
