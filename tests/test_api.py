@@ -182,7 +182,7 @@ WRONG |= {
     "lengths of text": (lambda m: m.predict(X, lengths=["a"] * 4), "whole numbers from 1 to 64"),
     "negative length": (lambda m: s5c.reduce(m, "aire", length=-1), "length=-1"),
     "broken length": (lambda m: s5c.reduce(m, "aire", length=1.5), "length=1.5"),
-    "unknown length": (lambda m: s5c.reduce(m, "lqo"), "Use infinite, or from Python give length="),
+    "unknown length": (lambda m: s5c.reduce(m, "lqo"), "Use infinite, or length="),
     "treatment": (lambda m: s5c.reduce(m, "bt", unstable="protect"), "value for reduction.unstable 'protect'"),
     "batch": (lambda m: m.predict(X, batch_size=0), "batch_size=0"),
     "negative batch": (lambda m: m.predict(X, batch_size=-1), "batch_size=-1"),

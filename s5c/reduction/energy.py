@@ -30,7 +30,7 @@ STABLE = -1.0
 """The logarithm that stands for a pole which takes no part, any stable one."""
 
 
-UNKNOWN_LENGTH = "reduction.horizon=sequence: the length of the sequences is not known here. Use infinite, or from Python give length=."
+UNKNOWN_LENGTH = "reduction.horizon=sequence: the length of the sequences is not known here. Use infinite, or length=."
 
 
 def taps(horizon: str, layer: Layer) -> int | None:
