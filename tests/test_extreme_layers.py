@@ -188,7 +188,7 @@ def test_on_the_circle_is_unstable_for_every_method(name: str, discretisation: s
 @pytest.mark.parametrize("case", WRONG)
 def test_what_is_not_a_number_is_refused(name: str, case: str) -> None:
     if name == "fresh":
-        pytest.skip("draws its layers anew")
+        pytest.skip("draws new layers")
     layers = [Layer(layer_of(), STEPS, gate()), Layer(WRONG[case], STEPS, gate())]
     method = VARIANTS[name]
     with pytest.raises(UserError, match=r"Layer 1: (Lambda|B|C)\[\d.*not finite or too large"):

@@ -20,16 +20,25 @@ from s5c.training.atomic import write_text
 TIME = "timestamp"
 
 
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
+def latest_beside(path: Path) -> float:
+    """Returns the latest time of any row in the folders beside a run's, in seconds since 1970; 0 if there is none.
+
+    Args:
+        path: `rows.jsonl` in the run folder.
+    """
+    others = (row for file in path.parent.parent.glob(f"*/{path.name}") if file != path for row in _intact(file))
+    return max(map(moment, others), default=0.0)
+
+
+def write_rows(path: Path, rows: Sequence[Row], latest: float) -> None:
     """Replaces the rows of a run in one step. Rows that were there already keep a later time that they have.
 
     Args:
         path: `rows.jsonl` in the run folder.
         rows: all rows of the run, as JSON values.
+        latest: of `latest_beside`, which reads as many files as there are runs: a job asks once.
     """
-    before = _intact(path)
-    others = [row for file in path.parent.parent.glob(f"*/{path.name}") if file != path for row in _intact(file)]
-    stamped = _stamped(rows, before, others)
+    stamped = _stamped(rows, _intact(path), latest)
     text = "".join(json.dumps(row) + "\n" for row in sealed_table(stamped))
     if not path.exists() or path.read_bytes() != text.encode():
         write_text(path, text)
@@ -78,9 +87,8 @@ def moment(row: Mapping[str, Any]) -> float:
     return (said if said.tzinfo else said.replace(tzinfo=datetime.UTC)).timestamp()
 
 
-def _stamped(rows: Sequence[Row], before: Iterable[Row], others: Iterable[Row]) -> list[Row]:
+def _stamped(rows: Sequence[Row], before: Iterable[Row], latest: float) -> list[Row]:
     known = {_content(row): row for row in before}
-    latest = max(map(moment, others), default=0.0)
     own = max(map(moment, known.values()), default=0.0)
     found = []
     for row in rows:

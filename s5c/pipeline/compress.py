@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from s5c import config as settings
 from s5c.data.part import scored
 from s5c.evaluation.collect import ROWS_FILE
 from s5c.evaluation.metrics import Predictions, check_answers, predict, unanswered
-from s5c.evaluation.rowfile import write_rows
+from s5c.evaluation.rowfile import latest_beside, write_rows
 from s5c.keys import EvaluationKeys
 from s5c.model import surgery
 from s5c.model.classifier import Classifier
@@ -157,6 +158,11 @@ class Compression:
 
     # ---- parts
 
+    @functools.cached_property
+    def _latest(self) -> float:
+        """The latest time of a row beside this run."""
+        return latest_beside(self.folder / ROWS_FILE)
+
     @property
     def _rows_of(self) -> list[Key]:
         return [FULL, *self.targets]
@@ -199,7 +205,7 @@ class Compression:
         if self.reduction is None or len(rows) > 1 or path.exists():
             if self.reduction is not None:
                 save_arrays(self.folder / CORRECT, {_label(part): p.arrays["correct"] for part, p in found.items()})
-            write_rows(path, rows)
+            write_rows(path, rows, self._latest)
         return rows
 
     def _share(self) -> None:

@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from s5c.errors import UserError
-from s5c.reduction.stage import Ranking, Selected, cut
+from s5c.reduction.stage import Ranking, Selected, check_fraction, cut
 from s5c.types import Int
 
 
@@ -71,12 +71,11 @@ class Parameters:
 
 def check_share(share: float) -> float:
     """Returns `share`, or raises `UserError` unless 0 <= share < 1."""
-    if not 0 <= share < 1:
-        raise UserError(
-            f"reduction.params={share:g}: the share of all trainable parameters to remove lies in [0, 1); for instance "
-            "reduction.params=0.6 removes 60 % of them."
-        )
-    return share
+    return check_fraction(
+        share,
+        f"reduction.params={share:g}: the share of all trainable parameters to remove lies in [0, 1); for instance "
+        "reduction.params=0.6 removes 60 % of them.",
+    )
 
 
 def select_parameters(ranking: Ranking, share: float, parameters: Parameters) -> Selected:

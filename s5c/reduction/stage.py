@@ -77,24 +77,29 @@ class Selected:
         return 1 - sum(self.orders) / sum(mask.size for mask in self.keep)
 
 
+def check_fraction(value: float, message: str) -> float:
+    """Returns `value`, or raises `UserError` with the message unless 0 <= value < 1."""
+    if not 0 <= value < 1:
+        raise UserError(message)
+    return value
+
+
 def check_ratio(ratio: float) -> float:
     """Returns `ratio`, or raises `UserError` unless 0 <= ratio < 1."""
-    if not 0 <= ratio < 1:
-        raise UserError(
-            f"reduction.ratio={ratio:g}: the ratio is the fraction of stored states removed over the whole network and "
-            "must lie in [0, 1); for instance reduction.ratio=0.5 removes half of them."
-        )
-    return ratio
+    return check_fraction(
+        ratio,
+        f"reduction.ratio={ratio:g}: the ratio is the fraction of stored states removed over the whole network and "
+        "must lie in [0, 1); for instance reduction.ratio=0.5 removes half of them.",
+    )
 
 
 def check_tolerance(tolerance: float) -> float:
     """Returns `tolerance`, or raises `UserError` unless 0 <= tolerance < 1."""
-    if not 0 <= tolerance < 1:
-        raise UserError(
-            f"reduction.tolerance={tolerance:g}: the share of the scores that may be lost in a layer lies in [0, 1); "
-            "for instance reduction.tolerance=0.05."
-        )
-    return tolerance
+    return check_fraction(
+        tolerance,
+        f"reduction.tolerance={tolerance:g}: the share of the scores that may be lost in a layer lies in [0, 1); for "
+        "instance reduction.tolerance=0.05.",
+    )
 
 
 def budget(ratio: float, states: int, layers: int) -> int:
