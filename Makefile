@@ -20,7 +20,7 @@ TEST_ENV := JAX_PLATFORMS="$${JAX_PLATFORMS:-cpu}" WANDB_MODE=offline OPENBLAS_N
 RUNTIME_TYPES := --jaxtyping-packages='s5c,beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))'
 PYTEST := $(TEST_ENV) $(PY) -m pytest -n $(WORKERS) $(RUNTIME_TYPES)
 
-.PHONY: help setup demo test test-slow check bench reproduce faults clean
+.PHONY: help setup demo test test-slow check docs bench reproduce faults clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -50,6 +50,10 @@ check: $(READY) ## Check style (ruff) and types (mypy)
 	$(PY) -m ruff format --check --quiet .
 	$(PY) -m mypy
 
+docs: $(READY) ## Build the documentation into docs/site, warnings are errors
+	$(PY) -m mkdocs build --strict --quiet --config-file docs/mkdocs.yml
+	@echo "docs/site/index.html"
+
 bench: $(READY) ## Time s5c against S5 as published, half an hour: make bench ARGS="step --rounds 3"
 	$(PY) -m s5c.bench $(ARGS)
 
@@ -62,5 +66,5 @@ faults: $(READY) ## Inject faults and check that each is survived or noticed, sc
 	done; [ -n "$$found" ] || { echo "No scripts/faults*.py in this checkout." >&2; exit 1; }
 
 clean: ## Remove .venv, caches and build products; results are kept
-	rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist docs/site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

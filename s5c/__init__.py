@@ -1,7 +1,7 @@
 """s5c: train deep diagonal state-space models and compress them by removing states.
 
-From Python: `load`, `reduce`, `compare`, `save` (`s5c.api`), and `hankel_singular_values`, `reduce_system` for one
-system (`s5c.reduction.single`). They are imported when they are first used.
+From Python: `load`, `reduce`, `compare`, `save` (`s5c.api`), and of one system `hankel_singular_values`,
+`reduce_system`, `frequency_response`, `h2_norm`, `hinf_norm`. They are imported when they are first used.
 """
 
 import importlib as _importlib
@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     **dict.fromkeys(("Model", "load", "reduce", "compare", "save"), "s5c.api"),
     **dict.fromkeys(("hankel_singular_values", "reduce_system"), "s5c.reduction.single"),
+    **dict.fromkeys(("frequency_response", "h2_norm", "hinf_norm"), "s5c.reduction.analysis"),
     "DiagonalSSM": "s5c.ssm.system",
     "UserError": "s5c.errors",
 }

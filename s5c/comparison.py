@@ -79,6 +79,7 @@ class Comparison:
         return table(head, body)
 
     __repr__ = __str__
+    _repr_markdown_ = __str__  # what a notebook shows
 
     def plot(self, path: str | Path | None = None) -> Any:
         """Draws states and accuracies, and the poles of the layers as decay against frequency.

@@ -134,6 +134,7 @@ def test_networks_side_by_side(model: Any, data: tuple[np.ndarray, ...], tmp_pat
     assert str(found).count("\n") == 3 and "| digits_s5 last 0.5 | 96 |" in str(found)
     assert [len(layer) for layer in found.decays[1]] == small.orders
     figure = found.plot(tmp_path / "figure.png")
+    assert found._repr_markdown_() == str(found) and figure._repr_png_()[:4] == b"\x89PNG"
     assert isinstance(figure, Figure) and len(figure.axes) == 5 and (tmp_path / "figure.png").stat().st_size > 10_000
 
 

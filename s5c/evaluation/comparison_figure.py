@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,15 @@ from s5c.evaluation.looks import MUTED, OURS, STYLE
 
 COLOURS = (MUTED, OURS, "#0072B2", "#007A5A", "#8A3FFC", "#B8860B", "#CC79A7", "#111111")
 MARKERS = "o^svDPX*"
+
+
+class Drawing(Figure):
+    """A figure that a notebook shows whether or not pyplot has been imported."""
+
+    def _repr_png_(self) -> bytes:
+        picture = io.BytesIO()
+        self.savefig(picture, format="png", dpi=100)
+        return picture.getvalue()
 
 
 def draw(
@@ -33,7 +43,7 @@ def draw(
     count = len(rows[0]["orders"])
     shown = np.unique(np.linspace(0, count - 1, min(layers, count)).round().astype(int))
     with rc_context(STYLE):
-        figure = Figure(figsize=(2.6 * (len(shown) + 1), 3.2))
+        figure = Drawing(figsize=(2.6 * (len(shown) + 1), 3.2))
         axes = figure.subplots(1, len(shown) + 1)
         width = 0.8 / len(rows)
         for i, row in enumerate(rows):

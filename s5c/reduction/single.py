@@ -1,6 +1,6 @@
 """One system by itself: its Hankel singular values, and a smaller system in its place.
 
-What needs double precision enters it; the systems may be in single precision.
+Both enter double precision by themselves; the systems may be in single precision.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import numpy as np
 
 from s5c.errors import UserError, check_numbers
 from s5c.reduction import stage
+from s5c.reduction.analysis import checked
 from s5c.reduction.contract import Projection, Selection, load_allocation, load_method
-from s5c.reduction.layer import Layer, check_finite
+from s5c.reduction.layer import Layer
 from s5c.reduction.slots import kept
 from s5c.ssm import gramian
 from s5c.ssm.modal import from_ssm
@@ -41,10 +42,8 @@ def hankel_singular_values(system: DiagonalSSM) -> Float[np.ndarray, "*channels 
 
     Source: Antoulas, Approximation of Large-Scale Dynamical Systems (2005), section 5.4.
     """
-    _check(system)
     with jax.enable_x64(True):
-        system = _double(system)
-        check_finite([Layer(system)])
+        system = checked(system)
         return np.asarray(_values(system))
 
 
@@ -63,7 +62,8 @@ def reduce_system(system: DiagonalSSM, *, order: int, method: str = "bt", **opti
     Raises:
         UserError: unknown method or option, an order out of range, or a method that needs more than the system.
     """
-    _check(system)
+    with jax.enable_x64(True):
+        system = checked(system)
     if system.Lambda.ndim != 1:
         raise UserError("reduce_system takes one system; of a layer with channels give them one by one.")
     if isinstance(order, bool) or not isinstance(order, int | np.integer) or not 1 <= order <= system.state_dim:
@@ -76,26 +76,13 @@ def reduce_system(system: DiagonalSSM, *, order: int, method: str = "bt", **opti
     if getattr(found, "needs_moments", False):
         raise UserError(f"method={method} looks at data, of which a system has none: take s5c.reduce on the network.")
     with jax.enable_x64(True):
-        layer = Layer(_double(system))
+        layer = Layer(system)
         if isinstance(found, Projection):
             return found.fit([layer], 0).reduce([np.asarray(order)])[0].system
         if not isinstance(found, Selection):
             raise UserError(f"method={method} does not make a system smaller.")
         ranking = stage.rank(found, load_allocation("normalised"), [layer], seed=0)
         return kept(layer.system, stage.select_orders(ranking, (order,)).keep[0])
-
-
-def _check(system: Any) -> None:
-    if not isinstance(system, DiagonalSSM):
-        raise UserError(f"This takes a s5c.DiagonalSSM, such as model.systems()[0], not {system!r:.80}.")
-
-
-def _double(system: DiagonalSSM) -> DiagonalSSM:
-    def one(x: Any) -> Array:
-        x = np.asarray(x)
-        return jnp.asarray(x, complex if np.iscomplexobj(x) else float)
-
-    return jax.tree.map(one, system)
 
 
 @jax.jit

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from s5c.errors import UserError
 from s5c.ssm.discretise import METHODS, Discretised
 from s5c.types import Array, Complex, Float, Int
 
@@ -62,6 +63,40 @@ class DiagonalSSM:
             Delta=self.Delta[keep],
             C_backward=None if self.C_backward is None else self.C_backward[:, keep],
         )
+
+    def __sub__(self, other: DiagonalSSM) -> DiagonalSSM:
+        """Returns the system whose output is that of this one minus that of the other: its norm is their distance.
+
+            G - G':    states of both,    B = [B; B'],    C = [C, -C'],    D - D'
+
+        Output constants (`bias`) are left out.
+
+        Args:
+            other: the same inputs and outputs, discretisation and directions; any number of states.
+
+        Raises:
+            UserError: these differ.
+        """
+        if not isinstance(other, DiagonalSSM):
+            return NotImplemented
+        kinds = [(x.D.shape, x.discretisation, x.C_backward is None) for x in (self, other)]
+        if kinds[0] != kinds[1]:
+            raise UserError(f"Systems of one kind are compared, not {_kind(self)} with {_kind(other)}.")
+
+        def both(name: str, axis: int, sign: int = 1) -> Array:
+            return jnp.concatenate([getattr(self, name), sign * getattr(other, name)], axis)
+
+        with jax.enable_x64(True):  # keeps the precision that is there
+            backward = None if self.C_backward is None else both("C_backward", -1, -1)
+            return DiagonalSSM(
+                both("Lambda", -1), both("B", -2), both("C", -1, -1), self.D - other.D, both("Delta", -1),
+                backward, self.discretisation,
+            )  # fmt: skip
+
+
+def _kind(system: DiagonalSSM) -> str:
+    directions = "one direction" if system.C_backward is None else "both directions"
+    return f"outputs {'x'.join(map(str, system.D.shape))}, {system.discretisation}, {directions}"
 
 
 _ARRAYS = ("Lambda", "B", "C", "D", "Delta", "C_backward", "bias")
