@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from s5c import axes, presets
@@ -30,6 +31,7 @@ from s5c.evaluation import cost
 from s5c.evaluation.arms import called
 from s5c.evaluation.metrics import Predictions, check_answers, predict
 from s5c.given import array, as_split, native, whole
+from s5c.locations import given_path
 from s5c.model import surgery
 from s5c.model.classifier import Classifier, InputSpec
 from s5c.model.config import from_dict
@@ -187,13 +189,13 @@ def load(source: str | Path, *, weights: str = "best") -> Model:
     Raises:
         UserError: there is no intact network.
     """
-    text = str(source)
+    path, text = given_path(source, "source="), str(source)
     if weights not in CHECKPOINTS:
         raise unknown("checkpoint", weights, CHECKPOINTS)
     if text.startswith(zoo.PREFIX):
         found, name = zoo.load(text.removeprefix(zoo.PREFIX)), text.removeprefix(zoo.PREFIX)
     else:
-        folder = Path(text).expanduser()
+        folder = path
         found = portable.read(folder) if portable.is_portable(folder) else load_checkpoint(folder, which=weights)
         name = str(found.metadata.get("name") or folder.name)
     return _model(name, found)
@@ -213,7 +215,7 @@ def save(model: Model, folder: str | Path) -> Path:
         UserError: something else is there.
     """
     _check_models([model], "s5c.save")
-    path = _path(folder)
+    path = given_path(folder, "folder=").absolute()
     if path.exists() and not (path.is_dir() and (portable.is_portable(path) or not any(path.iterdir()))):
         raise UserError(f"{path} holds something else than a network saved by s5c: give another folder.")
     of_storage = ("schema", "checksum", "empty_arrays")
@@ -259,6 +261,7 @@ def reduce(
         UserError: unknown preset or key, a value out of range, a setting that would change nothing, or missing data.
     """
     _check_models([model], "s5c.reduce")
+    _check_numbers(model)
     usual = presets.read(preset)
     if idle := [key for key in OF_COMMANDS if key in options]:
         raise UserError(
@@ -364,13 +367,17 @@ def _validated(trained: TrainedModel, network: Classifier, weights: Mapping[str,
     return predict(network, weights, split, step_rescale=trained.step_rescale).accuracy
 
 
+def _check_numbers(model: Model) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(model.weights):
+        if not np.isfinite(leaf).all():
+            place = "/".join(str(key.key) for key in path)
+            raise UserError(
+                f"{model.name}: {place} holds numbers that are not finite, and no answer of such a network means "
+                "anything. Load an intact checkpoint."
+            )
+
+
 def _check_models(models: Sequence[Any], function: str) -> None:
     for model in models:
         if not isinstance(model, Model):
             raise UserError(f"{function} takes networks that s5c.load or s5c.reduce returned, not {model!r:.80}.")
-
-
-def _path(folder: Any) -> Path:
-    if not isinstance(folder, str | Path) or "\0" in str(folder):
-        raise UserError(f"{folder!r} is no folder: give its path.")
-    return Path(folder).expanduser().absolute()

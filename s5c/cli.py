@@ -65,6 +65,7 @@ def run(job: Callable[[DictConfig], Any], config_name: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     _ignore_closed_loops()
     logging.captureWarnings(True)
+    sys.argv[1:] = _switches_first(sys.argv[1:])
     try:
         with signals_interrupt(), _sweep_folders_removed():
             check_choices(sys.argv[1:], conf_dir())
@@ -92,6 +93,12 @@ def run(job: Callable[[DictConfig], Any], config_name: str) -> None:
             "is intact: make room or repair the folder, or choose another one with results_dir=..., and run the same "
             "command again."
         )
+
+
+def _switches_first(arguments: Sequence[str]) -> list[str]:
+    """Returns the arguments with `-m` before all others: between overrides Hydra's parser takes none behind it."""
+    several = [word for word in arguments if word in ("-m", "--multirun")]
+    return [*several, *(word for word in arguments if word not in several)]
 
 
 def _leave(status: int) -> NoReturn:

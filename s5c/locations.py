@@ -47,6 +47,21 @@ def chosen_results(given: object) -> Path:
     return Path(str(given)).expanduser().absolute()
 
 
+def given_path(given: object, name: str) -> Path:
+    """Returns the path that a person gave.
+
+    Args:
+        given: what was typed or handed over.
+        name: what it is called in messages, such as `checkpoint=`.
+
+    Raises:
+        UserError: it names none, as with an unset variable of the shell: "" would be the current folder.
+    """
+    if not isinstance(given, str | int | float | Path) or not str(given).strip() or "\0" in str(given):
+        raise UserError(f"{name}{'' if given is None else given!r} names no folder or file: give its path.")
+    return Path(str(given)).expanduser()
+
+
 def data_dir() -> Path:
     """Returns the absolute folder for data sets: `$S5C_DATA` if set, else `~/.cache/s5c`."""
     return Path(os.environ.get("S5C_DATA") or "~/.cache/s5c").expanduser().absolute()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import re
 import subprocess
@@ -197,6 +199,7 @@ WRONG |= {
     "folder of a figure": (lambda m: s5c.compare([m]).plot("nowhere/figure.png"), "cannot be written"),
     "no path of a figure": (lambda m: s5c.compare([m]).plot(3), "cannot be written"),
     "save nothing": (lambda m: s5c.save(3, "folder"), "s5c.load"),
+    "load nothing": (lambda m: s5c.load(""), "no folder"),
     "save nowhere": (lambda m: s5c.save(m, None), "no folder"),
     "save in a file": (lambda m: s5c.save(m, Path(__file__) / "folder"), "cannot be written"),
     "broken order": (lambda m: s5c.reduce_system(m.systems()[0], order=2.5), "from 1 to 32"),
@@ -304,3 +307,12 @@ def test_one_system_is_reduced(method: str, rng: np.random.Generator) -> None:
     assert small.state_dim == 3 and small.Lambda.dtype == np.complex128
     with jax.enable_x64(True):
         assert (np.abs(small.discretise()[0]) < 1).all()
+
+
+def test_a_network_with_numbers_that_are_none_is_refused_wherever_they_are(model: Any) -> None:
+    for part in ("decoder", "encoder"):
+        broken = copy.deepcopy(jax.tree.map(np.array, model.weights))
+        first = jax.tree.leaves(broken["params"][part])[0]
+        first.flat[0] = np.nan
+        with pytest.raises(s5c.UserError, match=rf"params/{part}/.* not finite"):
+            s5c.reduce(dataclasses.replace(model, weights=broken), "last", ratio=0.5)

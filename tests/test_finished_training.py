@@ -295,3 +295,10 @@ def test_an_unknown_way_is_refused(copied: Path) -> None:
         again(copied, "best")
     with pytest.raises(UserError, match="Unknown value for resume"):
         CheckpointStore(copied / "checkpoints", resume="best")
+
+
+def test_a_folder_in_the_place_of_the_record_is_named(copied: Path) -> None:
+    (copied / FINISHED).unlink()
+    (copied / FINISHED).mkdir()
+    with pytest.raises(UserError, match=r"is a folder, where the file should be .* Move it away"):
+        again(copied)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import jobs
 import pytest
 
+from s5c.cli import _switches_first
+from s5c.data.part import scored
 from s5c.errors import UserError
+from s5c.locations import given_path
 from s5c.training import integrity
 from s5c.training.checkpoint import load, save_single
 
@@ -223,3 +227,31 @@ class TestCheckpointThatDoesNotFit:
         step = load(trained, which="latest").step
         self.copy(trained, folder / "steps" / str(step), score=None, best_so_far=None)
         refused("evaluate checkpoint=steps", [f"[{step}]", "has a score", "'latest'"], folder)
+
+
+# ---- paths that name nothing, and numbers that leave less than was asked for
+
+
+@pytest.mark.parametrize("given", ["", "  ", "\0", None])
+def test_an_empty_path_is_not_the_current_folder(given: Any) -> None:
+    with pytest.raises(UserError, match="names no folder or file"):
+        given_path(given, "checkpoint=")
+
+
+def test_an_unset_variable_of_the_shell_is_no_checkpoint(tmp_path: Path) -> None:
+    done = jobs.run("reduce", "checkpoint=", folder=tmp_path)
+    assert done.code == 1 and "checkpoint='' names no folder or file" in done.err, done.err
+
+
+def test_fewer_examples_than_asked_for_are_not_scored_in_silence() -> None:
+    with pytest.raises(UserError, match="leaves 5 of the 360 test examples, fewer than"):
+        scored(360, 10, 355)
+    assert len(scored(360, 5, 355)) == 5 and len(scored(360, None, 355)) == 5
+    assert scored(360, 5000, 0) is None, "all there are, where nothing is left out"
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_the_switch_for_sweeps_may_stand_anywhere(place: int) -> None:
+    overrides = ["a=1", "b=2"]
+    assert _switches_first([*overrides[:place], "-m", *overrides[place:]]) == ["-m", "a=1", "b=2"]
+    assert _switches_first(["--config-dir", "x", "a=1"]) == ["--config-dir", "x", "a=1"]

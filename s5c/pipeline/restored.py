@@ -9,6 +9,7 @@ from typing import Any
 
 from s5c import config as settings
 from s5c.errors import UserError
+from s5c.locations import given_path
 from s5c.pipeline import portable, zoo
 from s5c.pipeline.trained import TrainedModel, from_checkpoint, load_task
 from s5c.training.checkpoint import load
@@ -25,9 +26,9 @@ def restore(values: Mapping[str, Any], *, which: str) -> TrainedModel:
     Raises:
         UserError: no intact checkpoint there, one of another task, or a choice of weights where there is none.
     """
+    folder = given_path(values["checkpoint"], "checkpoint=")
     given = str(values["checkpoint"])
     in_zoo = given.startswith(zoo.PREFIX)
-    folder = Path(given).expanduser()
     if in_zoo:
         checkpoint = zoo.load(given.removeprefix(zoo.PREFIX))
     else:

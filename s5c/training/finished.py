@@ -73,6 +73,11 @@ def read(folder: Path, name: str = FINISHED) -> dict[str, Any] | None:
             raise ValueError("it does not match its checksum")
     except FileNotFoundError:
         return None
+    except IsADirectoryError:
+        raise UserError(
+            f"{path} is a folder, where the file should be that says what step of this training is the model. Move it "
+            "away, or copy the file from a backup, and run the same command again."
+        ) from None
     except ValueError as error:
         raise LostModelError(
             folder, f"{path}, which says what step of this finished training is the model, is damaged: {error}."
