@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from s5c.guide import answer
+
+if __name__ == "__main__":
+    answer("evaluate")
+
 from omegaconf import DictConfig
 
 from s5c import config as settings
+from s5c import programs
 from s5c.cli import run
 from s5c.keys import EvaluationKeys, WandbKeys
 from s5c.pipeline.job import finish, folder_of, start
@@ -14,6 +20,7 @@ from s5c.pipeline.restored import restore
 
 def main(config: DictConfig) -> float:
     """Runs one job; returns the selection accuracy."""
+    programs.keep()
     values = settings.plain(config)
     settings.check_keys(values, ("checkpoint", "task", "weights", "evaluation", "wandb"))
     evaluation = settings.build(EvaluationKeys, values["evaluation"], "evaluation")

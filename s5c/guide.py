@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -92,6 +93,13 @@ def keys(command: str, chosen: dict[str, str]) -> dict[str, list[Key]]:
     return {group: list(found.values()) for group, found in groups.items()}
 
 
+def file_keys(group: str, name: str) -> set[str]:
+    """Returns the keys that a file of a group sets, with those of the files it builds on."""
+    found: dict[str, Key] = {}
+    _merge(found, f"{group}.", conf_dir() / group / f"{name}.yaml")
+    return set(found)
+
+
 def help_text(command: str, arguments: Sequence[str]) -> RenderableType:
     """Returns what a command says about itself; `reduction=bt --help` shows the keys of that preset."""
     chosen = dict(word.split("=", 1) for word in arguments if re.fullmatch(r"\w+=\w+", word))
@@ -120,6 +128,13 @@ def help_text(command: str, arguments: Sequence[str]) -> RenderableType:
     for switch, meaning in SWITCHES.items():
         switches.add_row(f"[cyan]{switch}[/]", meaning)
     return Group(*parts, switches)
+
+
+def answer(command: str) -> None:
+    """Ends the process with the help of a command if that is asked for; called before the imports that take seconds."""
+    if any(word in HELP for word in sys.argv[1:]):
+        printed(help_text(command, sys.argv[1:]))
+        sys.exit(0)
 
 
 def overview() -> RenderableType:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from s5c.guide import answer
+
+if __name__ == "__main__":
+    answer("reduce")
+
 import importlib
 import sys
 import types
@@ -10,6 +15,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from s5c import config as settings
+from s5c import programs
 from s5c.cli import run
 from s5c.keys import EvaluationKeys, WandbKeys
 from s5c.pipeline.job import finish, folder_of, start
@@ -21,6 +27,7 @@ from s5c.presets import chosen
 
 def main(config: DictConfig) -> float:
     """Runs one job; returns the selection accuracy of the last row."""
+    programs.keep()
     values = settings.plain(config)
     settings.check_keys(values, ("checkpoint", "task", "reduction", "evaluation", "wandb"))
     reduction = settings.reduction_job(values["reduction"], chosen(config))

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from s5c.guide import answer
+
+if __name__ == "__main__":
+    answer("train")
+
 from functools import partial
 from typing import Any
 
@@ -9,6 +14,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from s5c import config as settings
+from s5c import programs
 from s5c.cli import run
 from s5c.errors import unknown
 from s5c.keys import EvaluationKeys, WandbKeys
@@ -23,6 +29,7 @@ from s5c.training.finished import RESUME
 
 def main(config: DictConfig) -> float:
     """Runs one job; returns the test-independent figure of merit, the selection accuracy of the last row."""
+    programs.keep()
     values = settings.plain(config)
     job, reduction, evaluation, wandb = resolve(values, chosen(config))
     start(config, values, wandb)

@@ -126,3 +126,15 @@ _s5c; echo "${{COMPREPLY[@]}}"
 """
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
     assert done.stdout.splitlines() == ["bt_empirical", "reduction.norm="], done.stderr
+
+
+@pytest.mark.parametrize("command", guide.COMPOSED)
+def test_help_of_every_command(command: str) -> None:
+    """Without the imports of the command: the help comes from the files."""
+    code = (
+        f"import sys, runpy; sys.argv = ['x', 'task=imdb', '--help'];"
+        f"sys.modules['jax'] = sys.modules['hydra'] = None; runpy.run_module('s5c.{command}', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"python -m s5c.{command}: ")

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from s5c.guide import answer
+
+if __name__ == "__main__":
+    answer("data")
+
 import sys
 import time
 from typing import Any
@@ -56,7 +61,7 @@ def command(arguments: list[str]) -> Any:
     """Runs `prepare`, the only subcommand."""
     if arguments[:1] != ["prepare"]:
         errors.print(escape("Usage: python -m s5c.data prepare task=NAME [task.data_dir=FOLDER ...]"))
-        sys.exit(0 if arguments[:1] in (["-h"], ["--help"]) else 1)
+        sys.exit(1)
     sys.argv[1:] = arguments[1:]
     run(main, "data")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -18,8 +19,9 @@ from rich.tree import Tree
 
 from s5c import config as settings
 from s5c.cli import HERE, run_name
-from s5c.evaluation import plots, tables
-from s5c.evaluation.collect import read_spectra
+from s5c.evaluation import tables
+from s5c.evaluation.collect import collect, read_spectra
+from s5c.guide import COMPOSED, keys
 from s5c.keys import EvaluationKeys, WandbKeys
 from s5c.pipeline.compress import REPORT, Compression
 from s5c.pipeline.folder import belonging, check_name, label_of, opened, readable
@@ -33,6 +35,8 @@ from s5c.training.atomic import write_text
 log = logging.getLogger(__name__)
 
 CONFIG = "config.resolved.yaml"
+FINISHED: list[Path] = []
+"""Folders of the jobs that this process has finished."""
 
 
 def start(config: DictConfig, values: Mapping[str, Any], wandb: WandbKeys) -> None:
@@ -43,7 +47,7 @@ def start(config: DictConfig, values: Mapping[str, Any], wandb: WandbKeys) -> No
     console = Console(stderr=True, highlight=False, emoji=False)
     in_sweep = hydra.mode == RunMode.MULTIRUN
     if not in_sweep or hydra.job.num == 0:
-        console.print(_tree(str(values["name"]), values))
+        console.print(_tree(str(values["name"]), values, _usual(hydra)))
     if in_sweep:  # the jobs of a sweep differ in their overrides only
         console.rule(escape(f"job {hydra.job.num}: {' '.join(hydra.overrides.task)}"), align="left", style="dim")
 
@@ -136,15 +140,23 @@ def _merit(rows: Sequence[Row]) -> float:
 
 
 def report(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Prints the table of one job and writes its figures; returns their paths."""
+    """Prints the table of one job and, of several reduced models, draws figures; returns their paths.
+
+    One point makes no curve: `python -m s5c.report runs=FOLDER` draws figures of any runs.
+    """
     here = show(rows, folder)
-    figures = plots.save_figures(here, read_spectra(here), folder / "figures") if len(rows) > 1 else []
+    figures: list[Path] = []
+    if len(rows) > 2:
+        from s5c.evaluation import plots  # Matplotlib takes a second, which a table does not need
+
+        figures = plots.save_figures(here, read_spectra(here), folder / "figures")
     write_text(folder / REPORT, tables.markdown(here))
     return figures
 
 
 def show(rows: Sequence[Row], folder: Path) -> list[Row]:
     """Prints the table of one job; returns its rows as reports read them."""
+    FINISHED.append(folder)
     here = [{**row, "folder": str(folder)} for row in rows]
     console = results_console()
     console.print(tables.console(here))
@@ -183,13 +195,60 @@ def _logged(path: Path) -> Iterator[None]:
         handler.close()
 
 
-def _tree(name: str, values: Mapping[str, Any]) -> Tree:
+def _usual(hydra: Any) -> dict[str, Any]:
+    """Returns the values that the files of the chosen groups have by themselves."""
+    chosen = {group: name for group, name in hydra.runtime.choices.items() if isinstance(name, str)}
+    if hydra.job.config_name not in COMPOSED:
+        return {}
+    shown = keys(hydra.job.config_name, chosen).values()
+    return {
+        key.name: OmegaConf.to_container(OmegaConf.create(f"value: {key.value}"))["value"]  # type: ignore[call-overload, index]
+        for group in shown
+        for key in group
+        if key.value
+    }
+
+
+def _tree(name: str, values: Mapping[str, Any], usual: Mapping[str, Any]) -> Tree:
+    """Returns the configuration; what is not as the files of its groups have it stands out."""
+
+    def shown(key: str, value: Any, place: str) -> str:
+        changed = place in usual and usual[place] != value and "${" not in str(usual[place])
+        text = f"{key}={escape(str(value))}"
+        return f"[bold yellow]{text}[/]" if changed else f"[dim]{key}=[/]{escape(str(value))}"
+
+    def leaves(content: Mapping[str, Any], prefix: str, above: str = "") -> Iterator[str]:
+        for key, value in content.items():
+            if isinstance(value, dict) and value:
+                yield from leaves(value, f"{prefix}{key}.", f"{above}{key}.")
+            else:
+                yield shown(above + key, value, prefix + key)
+
     tree = Tree(f"[bold]{escape(name)}[/]", guide_style="dim")
     scalars = {key: value for key, value in values.items() if not isinstance(value, dict) and key != "name"}
-    for key, value in scalars.items():
-        tree.add(f"[cyan]{key}[/]: {escape(str(value))}")
+    tree.add(", ".join(leaves(scalars, "")))
     for group, content in values.items():
         if isinstance(content, dict):
-            text = ", ".join(f"[dim]{key}=[/]{escape(str(value))}" for key, value in content.items())
-            tree.add(f"[cyan]{group}[/]: {text}")
+            tree.add(f"[cyan]{group}[/]: {', '.join(leaves(content, f'{group}.'))}")
     return tree
+
+
+class Joint(Callback):
+    """One table of all jobs of a sweep, at its end; conf/base.yaml names it to Hydra.
+
+    It holds the jobs of this process: other launchers run them elsewhere, and `python -m s5c.report runs=FOLDER` makes
+    the table of those.
+    """
+
+    def __init__(self) -> None:
+        FINISHED.clear()
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Prints the table if there were several jobs."""
+        folders = list(dict.fromkeys(FINISHED))
+        if len(folders) < 2:
+            return
+        console = results_console()
+        console.rule(f"all {len(folders)} jobs", align="left", style="dim")
+        console.print(tables.console(collect(folders)))
+        console.print(f"Figures: python -m s5c.report runs={folders[0].parent}", soft_wrap=True, markup=False)

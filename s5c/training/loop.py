@@ -71,10 +71,10 @@ class Recipe:
     dt_lr: float | None = None
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or not 0 <= self.warmup_epochs < self.epochs:
+        if self.epochs < 1 or not 0 <= self.warmup_epochs <= self.epochs:
             raise UserError(
                 f"train.epochs={self.epochs}, train.warmup_epochs={self.warmup_epochs}: at least one epoch is needed "
-                "and fewer warm-up epochs than epochs."
+                "and no more warm-up epochs than epochs."
             )
         if self.grouping not in GROUPINGS:
             raise unknown("value for train.grouping", self.grouping, GROUPINGS)

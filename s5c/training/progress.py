@@ -1,4 +1,4 @@
-"""The progress bar of training: one line on a terminal, nothing in a pipe or a log file."""
+"""The progress of training: a bar on a terminal, one line per epoch in a pipe or a log file."""
 
 from __future__ import annotations
 
@@ -42,12 +42,16 @@ class _Bar:
         self._progress.update(self._task, note=message)
 
 
-class _Quiet:
+class _Lines:
+    def __init__(self, console: Console, steps: int, epochs: int, done: int) -> None:
+        self._console, self._epochs, self._finished = console, epochs, done * epochs // steps if steps else 0
+
     def step(self, done: int, *, epoch: int, examples: int) -> None:
         pass
 
     def epoch(self, message: str) -> None:
-        pass
+        self._finished += 1
+        self._console.print(f"epoch {self._finished}/{self._epochs} · {message}", markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -55,13 +59,13 @@ def training_progress(console: Console, *, steps: int, epochs: int, done: int = 
     """Shows epoch, step, samples/s, the last epoch's result and the remaining time.
 
     Args:
-        console: where to draw; a console that is no terminal gets nothing.
+        console: where to draw; one that is no terminal gets a line per epoch.
         steps: of the whole training.
         epochs: of the whole training.
         done: steps finished before, in a resumed training.
     """
     if not console.is_terminal:
-        yield _Quiet()
+        yield _Lines(console, steps, epochs, done)
         return
     columns = (
         TextColumn("{task.description}"),
