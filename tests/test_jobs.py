@@ -237,7 +237,10 @@ class TestWandbOffline:
     def recorded(self, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
         folder = tmp_path_factory.mktemp("offline")
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "NETRC"))}
-        process = jobs.spawn("train", "wandb=offline", folder=folder, env={**inherited, "HOME": str(folder / "home")})
+        several = "reduction.ratio=[0.5,0.6]"  # one point makes no figure
+        process = jobs.spawn(
+            "train", "wandb=offline", several, folder=folder, env={**inherited, "HOME": str(folder / "home")}
+        )
         _, err = process.communicate(timeout=240)
         assert process.returncode == 0, err
         return jobs.only(folder, "results/trained/*"), jobs.only(folder, "results/digits/*"), err
@@ -258,13 +261,14 @@ class TestWandbOffline:
         history: dict[str, Any] = {}
         for row in reduced:
             history |= wandb_file.items(row.item)
-        assert (history["rows/_type"], history["rows/nrows"]) == ("table-file", 2)
+        assert (history["rows/_type"], history["rows/nrows"]) == ("table-file", 3)
         assert history["accuracy_vs_ratio/_type"] == "image-file"
-        assert history["test_accuracy"] == jobs.rows(recorded[1] / "rows.jsonl")[1]["test_accuracy"]
+        assert history["test_accuracy"] == jobs.rows(recorded[1] / "rows.jsonl")[2]["test_accuracy"]
 
     def test_lineage_from_trained_to_reduced(self, recorded: tuple[Path, Path, str]) -> None:
         (made,) = wandb_file.models(wandb_file.wandb_records(recorded[0]))
-        used, derived = wandb_file.models(wandb_file.wandb_records(recorded[1]))
+        used, derived, other = wandb_file.models(wandb_file.wandb_records(recorded[1]))
         assert (used.type, used.name, used.digest) == (made.type, made.name, made.digest)
         assert used.use_after_commit and not derived.use_after_commit
-        assert derived.name.endswith("last-0.5") and derived.digest != made.digest
+        assert derived.name.endswith("last-0.5") and other.name.endswith("last-0.6")
+        assert len({made.digest, derived.digest, other.digest}) == 3

@@ -75,7 +75,7 @@ COMMANDS: list[tuple[str, list[str]]] = [
     ("train train.epochs=0", ["train.epochs=0", "at least one epoch"]),
     ("train train.epochs=abc", ["train.epochs='abc'", "int"]),
     ("train train.epochs=1.5", ["train.epochs=1.5", "int"]),
-    ("train train.warmup_epochs=2", ["train.epochs=2", "train.warmup_epochs=2", "fewer warm-up epochs"]),
+    ("train train.warmup_epochs=3", ["train.epochs=2", "train.warmup_epochs=3", "no more warm-up epochs than"]),
     ("train train.ssm_lr=0", ["train.ssm_lr=0.0", "positive"]),
     ("train train.grouping=standart", ["train.grouping 'standart'", "first: standard"]),
     ("train train.checkpoint_minutes=abc", ["train.checkpoint_minutes='abc'", "number"]),

@@ -226,7 +226,8 @@ def _tree(name: str, values: Mapping[str, Any], usual: Mapping[str, Any]) -> Tre
 
     tree = Tree(f"[bold]{escape(name)}[/]", guide_style="dim")
     scalars = {key: value for key, value in values.items() if not isinstance(value, dict) and key != "name"}
-    tree.add(", ".join(leaves(scalars, "")))
+    for key, value in scalars.items():
+        tree.add(shown(key, value, key).replace("=", ": ", 1))
     for group, content in values.items():
         if isinstance(content, dict):
             tree.add(f"[cyan]{group}[/]: {', '.join(leaves(content, f'{group}.'))}")
