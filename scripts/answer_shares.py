@@ -13,20 +13,19 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from s5c import config as settings
 from s5c.data.part import scored
-from s5c.evaluation.arms import FULL, label, target
-from s5c.evaluation.collect import collect, write_csv
-from s5c.evaluation.paired import CORRECT
 from s5c.locations import results_dir
 from s5c.pipeline.trained import load_task
 from s5c.pipeline.zoo import PREFIX, zoo_dir
-
-Row = dict[str, Any]
+from s5c.report.arms import label, target
+from s5c.report.collect import collect
+from s5c.report.csvfile import Record, write_csv
+from s5c.report.paired import CORRECT
+from s5c.report.row import FULL
 
 
 def shares(correct: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -45,7 +44,7 @@ def shares(correct: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     }
 
 
-def made(runs: Path) -> list[Row]:
+def made(runs: Path) -> list[Record]:
     """Returns a row for every network of some runs over one model of the zoo."""
     rows = collect([runs])
     name = Path(str(rows[0]["parent"])).name.removeprefix(PREFIX)

@@ -15,9 +15,10 @@ import yaml
 from s5c import config as settings
 from s5c.bench import report
 from s5c.errors import UserError
-from s5c.evaluation import published, readme
-from s5c.evaluation.arms import Row
-from s5c.evaluation.collect import read_csv, restore, store
+from s5c.report import published, readme
+from s5c.report.collect import restore, store
+from s5c.report.csvfile import read_csv
+from s5c.report.row import Row
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.append(str(REPOSITORY / "scripts"))

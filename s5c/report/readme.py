@@ -9,7 +9,7 @@
 
 with arms by their names without spaces and without parentheses at the end; `NAME|protect` is `NAME_+protect` where
 there is no NAME. A comment that starts with `text:` is a template, and what follows it until `<!-- /text -->` is the
-template with every field replaced (`s5c.evaluation.fields`).
+template with every field replaced (`s5c.report.fields`).
 
 What a sentence says without a figure is stated beside it: `<!-- holds: NUMBER OP NUMBER [OP NUMBER] -->`, with fields
 for numbers and <, <=, >, >= or == for OP. README.md is not written while one of these is false.
@@ -24,11 +24,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from s5c.errors import UserError, unknown
-from s5c.evaluation import cells, claims, fields, summary, unseen
-from s5c.evaluation.arms import FULL, Row, label
-from s5c.evaluation.average import means
-from s5c.evaluation.collect import TABLE_FILE, Study, restore, studies
-from s5c.evaluation.standing import lead_table
+from s5c.report import cells, claims, fields, summary, unseen
+from s5c.report.arms import label
+from s5c.report.average import means
+from s5c.report.collect import TABLE_FILE, Study, restore, studies
+from s5c.report.row import FULL, Averaged, Row
+from s5c.report.standing import lead_table
 
 FOLDER = Path("results/published")
 README = Path("README.md")
@@ -110,7 +111,7 @@ def _table(words: str, root: Path, models: Mapping[str, str]) -> str:
     return "\n\n".join(make(study) for study in chosen)
 
 
-def _averaged(root: Path, folder: str) -> list[Row]:
+def _averaged(root: Path, folder: str) -> list[Averaged]:
     return [row for study in _studies(root, folder) for row in means(study)]
 
 
@@ -167,7 +168,7 @@ def _of_arms(rows: Sequence[Row], arms: Sequence[str]) -> list[Row]:
 
 
 def _text(template: str, root: Path) -> str:
-    averaged: dict[str, list[Row]] = {}
+    averaged: dict[str, list[Averaged]] = {}
     counted: dict[str, int] = {}
 
     def field(match: re.Match[str]) -> str:

@@ -6,7 +6,7 @@
     {FOLDER; ARM over ARM; TARGET[, ...]; lead|errors[; FORMAT]}         points ahead; the same in standard errors
     {FOLDER; ARM; TARGET, TARGET[, ...]; standing; ARM, ARM[, ...]}      in words: where it is best, where behind
     {FILE.csv; COLUMN=VALUE[, COLUMN=VALUE ...]; COLUMN[; FORMAT]}       of several rows the range
-    {claims; COUNT}                                                      of `s5c.evaluation.claims.counts`
+    {claims; COUNT}                                                      of `s5c.report.claims.counts`
     {older; KIND}                                                        what rows of before an option stand for
 
 `COLUMN ~ COLUMN` is their rank correlation. A second ARM after ` / ` is marked with a dagger.
@@ -18,27 +18,25 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from s5c.errors import UserError, unknown
-from s5c.evaluation import cells
-from s5c.evaluation.arms import Row, asked, label
-from s5c.evaluation.collect import read_csv
-from s5c.evaluation.metrics import rank_correlation
-from s5c.evaluation.standing import lead, standing
+from s5c.report import cells
+from s5c.report.arms import asked, label
+from s5c.report.csvfile import read_csv
+from s5c.report.row import Averaged, Row, value
+from s5c.report.standing import lead, standing
 
 OTHER = "†"
 """Marks a figure of the second choice of an arm."""
 PROTECT = "+protect"
 
 
-def of_rows(rows: Sequence[Row], arm: str, targets: str, key: str = "test_accuracy", form: str = "") -> str:
+def of_rows(rows: Sequence[Averaged], arm: str, targets: str, key: str = "test_accuracy", form: str = "") -> str:
     """Returns figures of one arm, in cells of a table if there are several.
 
     Args:
         rows: averaged rows of the study.
         arm: its name; `ARM / ARM` takes the first that is stored, `ARM over ARM` compares two.
-        targets: as `s5c.evaluation.arms.asked` calls them, with commas.
+        targets: as `s5c.report.arms.asked` calls them, with commas.
         key: of a row, `lead`, `errors` or `standing`.
         form: of numbers; for `standing` the other arms.
 
@@ -66,23 +64,23 @@ def _chosen(rows: Sequence[Row], arm: str) -> tuple[str, str]:
     raise unknown("arm of README.md", choices[0], known)
 
 
-def _figure(rows: Sequence[Row], arm: str, target: str, key: str, form: str) -> str:
-    found = {asked(row): row for row in rows if label(row) == arm}
-    if target not in found:
-        raise unknown(f"target of {arm} in README.md", target, found)
-    row = found[target]
+def _figure(rows: Sequence[Averaged], arm: str, target: str, key: str, form: str) -> str:
+    at = {asked(row): row for row in rows if label(row) == arm}
+    if target not in at:
+        raise unknown(f"target of {arm} in README.md", target, at)
+    row = at[target]
     name, _, layer = key.partition(".")
-    value = row.get(name)
-    if value is not None and layer:
-        value = value[int(layer)]
-    if value is None:
+    figure = value(row, name)
+    if figure is not None and layer:
+        figure = figure[int(layer)]
+    if figure is None:
         raise UserError(f"README.md asks for {key} of {arm} at {target}: there is no such figure.")
     if form:
-        return formatted(value if isinstance(value, list) else [value], form)
+        return formatted(figure if isinstance(figure, list) else [figure], form)
     return cells.loss(row) if key == "points_lost" else cells.percent(row, key)
 
 
-def _lead(rows: Sequence[Row], arms: tuple[str, str], target: str, key: str, form: str) -> str:
+def _lead(rows: Sequence[Averaged], arms: tuple[str, str], target: str, key: str, form: str) -> str:
     found = []
     for name in arms:
         chosen = _chosen(rows, name)[0]
@@ -124,8 +122,10 @@ def of_file(path: Path, conditions: str, column: str, form: str = "g") -> str:
     if not rows or any(name not in rows[0] for name in columns):
         raise UserError(f"README.md asks {path.name} for {column} where {conditions}: there is no such figure.")
     if len(columns) == 2:
-        x, y = (np.array([row[name] for row in rows]) for name in columns)
-        return formatted([rank_correlation(x, y)], form)
+        from scipy.stats import spearmanr  # a second, of which few reports have need
+
+        x, y = ([row[name] for row in rows] for name in columns)
+        return formatted([spearmanr(x, y).statistic], form)
     return formatted([row[column] for row in rows], form)
 
 

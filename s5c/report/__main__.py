@@ -9,17 +9,17 @@ from typing import Any
 from omegaconf import DictConfig
 
 from s5c import config as settings
+from s5c.atomic import write_text
 from s5c.cli import run
 from s5c.errors import UserError
-from s5c.evaluation import published, readme, spectra
-from s5c.evaluation.arms import Row
-from s5c.evaluation.collect import ROWS_FILE, collect, read_spectra, store, studies
-from s5c.evaluation.page import page
-from s5c.evaluation.plots import save_figures
-from s5c.evaluation.tables import console, markdown
 from s5c.pipeline import zoo
 from s5c.pipeline.job import results_console
-from s5c.training.atomic import write_text
+from s5c.report import published, readme, spectra
+from s5c.report.collect import ROWS_FILE, collect, read_spectra, store, studies
+from s5c.report.page import page
+from s5c.report.plots import save_figures
+from s5c.report.row import Row
+from s5c.report.tables import console, markdown
 
 KEYS = ("runs", "output", "html", "published", "check")
 
@@ -87,7 +87,7 @@ def _write_page(rows: list[Row], path: Path) -> None:
 
 
 def _checkout() -> Path:
-    return Path(__file__).resolve().parents[1]
+    return Path(__file__).resolve().parents[2]
 
 
 def _is_published(output: Path) -> bool:

@@ -2,7 +2,7 @@
 
 `results/published/FOLDER/table.csv` holds every row of the runs, `spectra.npz` the arrays that figures need, and
 `papers.csv` what papers report. All the rest there is written by `publish`: report.md and figures in every folder,
-results/README.md, and what stands between the markers of README.md (`s5c.evaluation.readme`).
+results/README.md, and what stands between the markers of README.md (`s5c.report.readme`).
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from s5c.atomic import write_text
 from s5c.errors import UserError
-from s5c.evaluation import claims, summary, tables, unseen
-from s5c.evaluation.arms import FULL, Row
-from s5c.evaluation.collect import TABLE_FILE, Study, noting_damage, restore, studies
-from s5c.evaluation.plots import save_figures
-from s5c.evaluation.readme import FOLDER, PAPERS, README, filled, folders, models_table
-from s5c.training.atomic import write_text
+from s5c.report import claims, summary, tables, unseen
+from s5c.report.collect import TABLE_FILE, Study, noting_damage, restore, studies
+from s5c.report.plots import save_figures
+from s5c.report.readme import FOLDER, PAPERS, README, filled, folders, models_table
+from s5c.report.row import FULL, Row
 
 PAGE = Path("results/README.md")
 COMMAND = "python -m s5c.report published=true"
