@@ -1,7 +1,8 @@
 """s5c: train deep diagonal state-space models and compress them by removing states.
 
-From Python: `load`, `reduce`, `compare`, `save` (`s5c.api`), and `hankel_singular_values`, `reduce_system` for one
-system (`s5c.reduction.single`). They are imported when they are first used.
+From Python: `load`, `reduce`, `compare`, `save` (`s5c.api`), and for one system `hankel_singular_values`, `h2_norm`,
+`dc_gain`, `impulse_response`, `reduce_system` (`s5c.reduction.single`); `method_names` and its like say what there is,
+`from_published` takes weights of the published S5 code. All are imported when they are first used.
 """
 
 import importlib as _importlib
@@ -15,7 +16,10 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     **dict.fromkeys(("Model", "load", "reduce", "compare", "save"), "s5c.api"),
-    **dict.fromkeys(("hankel_singular_values", "reduce_system"), "s5c.reduction.single"),
+    **dict.fromkeys(("hankel_singular_values", "h2_norm", "dc_gain", "impulse_response"), "s5c.reduction.single"),
+    "reduce_system": "s5c.reduction.single",
+    **dict.fromkeys(("method_names", "allocation_names", "refit_names"), "s5c.reduction.contract"),
+    "from_published": "s5c.model.convert",
     "DiagonalSSM": "s5c.ssm.system",
     "UserError": "s5c.errors",
 }
