@@ -14,7 +14,7 @@ from s5c.cli import run
 from s5c.errors import UserError
 from s5c.pipeline import zoo
 from s5c.pipeline.job import results_console
-from s5c.report import published, readme, spectra
+from s5c.report import published, spectra, templates
 from s5c.report.collect import ROWS_FILE, collect, read_spectra, store, studies
 from s5c.report.page import page
 from s5c.report.plots import save_figures
@@ -68,10 +68,10 @@ def _publish(values: Mapping[str, Any]) -> None:
     written = published.publish(root, zoo.summaries())
     for path in published.strays(root, written):
         path.unlink()
-    made = f"{len(written)} files from {root / readme.FOLDER}; the page is {root / published.PAGE}."
+    made = f"{len(written)} files from {root / templates.FOLDER}; the page is {root / published.PAGE}."
     results_console().print(made, markup=False)
     if values["html"]:
-        _write_page(readme.stored_rows(root), Path(values["output"] or "results") / "report.html")
+        _write_page(templates.stored_rows(root), Path(values["output"] or "results") / "report.html")
 
 
 def _check() -> None:
@@ -91,7 +91,7 @@ def _checkout() -> Path:
 
 
 def _is_published(output: Path) -> bool:
-    return output.resolve().is_relative_to(_checkout() / readme.FOLDER)
+    return output.resolve().is_relative_to(_checkout() / templates.FOLDER)
 
 
 if __name__ == "__main__":

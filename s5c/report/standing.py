@@ -123,7 +123,7 @@ def standing(rows: Sequence[Averaged], arm: str, others: Sequence[str], targets:
     found = {target: best_other(rows, arm, others, target) for target in targets}
     tested = {target: pair for target, pair in found.items() if pair is not None}
     if not tested:
-        raise UserError(f"README.md asks where {arm} stands at {', '.join(targets)}: it was not compared there.")
+        raise UserError(f"A template asks where {arm} stands at {', '.join(targets)}: it was not compared there.")
     behind = [target for target, (_, ahead) in tested.items() if ahead.sign < 0]
     if not behind:
         lowest, highest = next(iter(tested)), list(tested)[-1]
