@@ -209,14 +209,13 @@ def _label_ends(ax: Axes, ends: Sequence[End], size: float = 8) -> None:
 
 def _apart(heights: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Returns the places within limits nearest to sorted `heights` (least squares) that are at least `gap` apart."""
-    blocks: list[list[float]] = []  # isotonic regression of the heights minus their share of gaps
-    for index, height in enumerate(heights):
-        blocks.append([height - index * gap])
-        while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
-            blocks[-2:] = [blocks[-2] + blocks[-1]]
-    flat = [float(np.mean(block)) for block in blocks for _ in block]
-    ceiling = max(low, high - (len(heights) - 1) * gap)
-    return [min(max(height, low), ceiling) + index * gap for index, height in enumerate(flat)]
+    from scipy.optimize import isotonic_regression  # slow to import, and few reports need it
+
+    shares = gap * np.arange(len(heights))
+    if not heights:
+        return []
+    flat = isotonic_regression(np.subtract(heights, shares)).x
+    return [float(place) for place in np.clip(flat, low, max(low, high - shares[-1])) + shares]
 
 
 def _mean_of(rows: Sequence[Row], key: str) -> float | None:

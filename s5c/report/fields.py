@@ -118,7 +118,7 @@ def of_file(path: Path, conditions: str, column: str, form: str = "g") -> str:
     if not rows or any(name not in rows[0] for name in columns):
         raise UserError(f"A template asks {path.name} for {column} where {conditions}: there is no such figure.")
     if len(columns) == 2:
-        from scipy.stats import spearmanr  # a second, of which few reports have need
+        from scipy.stats import spearmanr  # slow to import, and few reports need it
 
         x, y = ([row[name] for row in rows] for name in columns)
         return formatted([spearmanr(x, y).statistic], form)

@@ -73,6 +73,6 @@ def _points(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
 def _correlation(x: np.ndarray, y: np.ndarray) -> str:
     if len(x) < FEWEST or np.ptp(x) == 0 or np.ptp(y) == 0:
         return ""
-    from scipy.stats import spearmanr  # a second, of which few reports have need
+    from scipy.stats import spearmanr  # slow to import, and few reports need it
 
     return f", rank correlation {spearmanr(x, y).statistic:.2f}"
