@@ -24,7 +24,6 @@ from s5c.pipeline.zoo import PREFIX, zoo_dir
 from s5c.report.arms import label, target
 from s5c.report.collect import collect
 from s5c.report.csvfile import Record, write_csv
-from s5c.report.paired import CORRECT
 from s5c.report.row import FULL
 
 
@@ -54,7 +53,7 @@ def made(runs: Path) -> list[Record]:
     for row in rows:
         places = scored(len(splits.test), row["test_examples"], row.get("test_skip") or 0)
         labels = splits.test.labels if places is None else splits.test.labels[places]
-        with np.load(Path(row["folder"]) / row[CORRECT]) as answers:
+        with np.load(Path(row["folder"]) / row["correct_file"]) as answers:
             correct = answers[FULL if row["reduction"] == FULL else target(row)[1]].astype(bool)
         told = {"model": name, "arm": label(row), "ratio": row["ratio"], "examples": len(labels), "classes": 2}
         found.append({**told, "test_loss": row["test_loss"], **shares(correct, labels), "command": row["command"]})

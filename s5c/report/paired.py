@@ -19,9 +19,6 @@ from s5c.report.arms import asked, before, differences, target
 from s5c.report.arrayfile import read_arrays
 from s5c.report.row import FULL, Row
 
-CORRECT = "correct_file"
-"""Key of a row that names the npz beside its rows.jsonl: for every network whether it answered each test example
-rightly, under `full` and the targets' labels."""
 BARE = "last"
 
 

@@ -78,7 +78,7 @@ class Row(TypedDict, total=False):
     agreement: Annotated[float | None, "share of test examples answered as by the network that is reduced"]
     test_examples: Annotated[int, "test examples scored"]
     test_skip: Annotated[int | None, "test examples left out before them"]
-    correct_file: Annotated[str, "file beside the row: for each network which test examples it got right"]
+    correct_file: Annotated[str, "npz beside the row: which test examples each network got right, by its target"]
     points_lost_se: Annotated[float, "paired standard error of the accuracy lost, over test examples, points"]
     above_last: Annotated[float, "accuracy above plain LAST at the same target on the same network, points"]
     above_last_se: Annotated[float, "its paired standard error over test examples, points"]
