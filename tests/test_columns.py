@@ -1,4 +1,4 @@
-"""The columns of rows are known in one place: to mypy, to what writes rows, and of all rows that are stored."""
+"""The columns of rows are known in one place: to mypy, and of all stored rows; `test_rows` has what jobs write."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jobs
 import pytest
 
 from s5c.report.collect import restore
 from s5c.report.csvfile import read_csv
 from s5c.report.row import Averaged, Row, columns
-from s5c.report.rowfile import read_rows
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -53,12 +51,3 @@ def test_stored_rows_have_known_columns_only(path: Path) -> None:
     rows, _ = restore(path.parent)
     assert {key for row in rows for key in row} <= set(columns())
     assert len(read_csv(path)) == len(rows)
-
-
-def test_what_a_job_writes_are_known_columns(tmp_path: Path, without_figures: None) -> None:
-    options = ("reduction=last", "reduction.ratio=0.5", "evaluation.latency=true", "evaluation.rounds=1")
-    assert jobs.run("train", *options, folder=tmp_path).code == 0
-    (file,) = tmp_path.rglob("rows.jsonl")
-    written = {key for row in read_rows(file) for key in row}
-    late = {"points_lost_se", "above_last", "above_last_se", "error_h2_quadratic", "output_bound"}
-    assert set(columns()) - late == written, "each column is written, and no other"

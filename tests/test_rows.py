@@ -191,6 +191,12 @@ def test_a_row_carries_preset_settings_differences_and_schema(sweep: Path) -> No
     assert identity(row) != identity(of(sweep, "last")[1])
 
 
+def test_jobs_write_each_column_and_no_other(sweep: Path) -> None:
+    written = {key for row in collect([sweep]) for key in row}
+    sometimes = {"above_last", "above_last_se", "error_h2_quadratic", "output_bound"}
+    assert written - {"above_last", "above_last_se"} == set(row_file.columns()) - sometimes
+
+
 VOLATILE = re.compile("timestamp|seconds|latency|speedup|load_others")
 
 
