@@ -258,6 +258,12 @@ def test_without_stored_runs_nothing_is_published(tmp_path: Path) -> None:
     assert done.code == 1 and "runs is not set" in done.err
 
 
+def test_the_command_of_the_package_keeps_its_name(tmp_path: Path) -> None:
+    """Hydra would take it from the file, `__main__`."""
+    out, err = jobs.spawn("report", "--help", folder=tmp_path).communicate(timeout=120)
+    assert out.startswith("report is powered by Hydra."), out + err
+
+
 # ---- Weights & Biases
 
 
