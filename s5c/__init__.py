@@ -1,7 +1,8 @@
 """s5c: train deep diagonal state-space models and compress them by removing states.
 
 From Python: `load`, `reduce`, `compare`, `save` (`s5c.api`), and of one system `hankel_singular_values`,
-`reduce_system`, `frequency_response`, `h2_norm`, `hinf_norm`. They are imported when they are first used.
+`reduce_system`, `frequency_response`, `impulse_response`, `dc_gain`, `h2_norm`, `hinf_norm`; `method_names` and its
+like say what there is, `from_published` takes weights of the published S5 code. They are imported when first used.
 """
 
 import importlib as _importlib
@@ -16,7 +17,10 @@ __version__ = "0.1.0"
 _PUBLIC = {
     **dict.fromkeys(("Model", "load", "reduce", "compare", "save"), "s5c.api"),
     **dict.fromkeys(("hankel_singular_values", "reduce_system"), "s5c.reduction.single"),
-    **dict.fromkeys(("frequency_response", "h2_norm", "hinf_norm"), "s5c.reduction.analysis"),
+    **dict.fromkeys(("frequency_response", "impulse_response", "dc_gain"), "s5c.reduction.analysis"),
+    **dict.fromkeys(("h2_norm", "hinf_norm"), "s5c.reduction.analysis"),
+    **dict.fromkeys(("method_names", "allocation_names", "refit_names"), "s5c.reduction.contract"),
+    "from_published": "s5c.model.convert",
     "DiagonalSSM": "s5c.ssm.system",
     "UserError": "s5c.errors",
 }

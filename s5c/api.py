@@ -28,7 +28,6 @@ from s5c.comparison import Comparison
 from s5c.data.base import Dataset, Split, Splits
 from s5c.errors import UserError, unknown
 from s5c.evaluation import cost
-from s5c.evaluation.arms import called
 from s5c.evaluation.metrics import Predictions, check_answers, predict
 from s5c.given import array, as_split, native, whole
 from s5c.locations import given_path
@@ -40,6 +39,7 @@ from s5c.pipeline.reduction import Reduced, reductions
 from s5c.pipeline.row import reduced_facts
 from s5c.pipeline.targets import Memory, check, largest_ratio
 from s5c.pipeline.trained import TrainedModel, batches
+from s5c.report.arms import called
 from s5c.ssm.system import DiagonalSSM
 from s5c.training.checkpoint import Checkpoint
 from s5c.training.checkpoint import load as load_checkpoint

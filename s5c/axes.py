@@ -13,11 +13,11 @@ from typing import Any
 import jax.numpy as jnp
 
 from s5c.errors import UserError
-from s5c.evaluation.arms import NEUTRAL
 from s5c.keys import CalibrationKeys, FinetuneKeys, ReductionKeys
 from s5c.model.config import ModelConfig
 from s5c.reduction.contract import Allocation, Fresh, Masking, Method, Refit, Selection, load_allocation
 from s5c.reduction.target import Target
+from s5c.report.arms import NEUTRAL
 
 AXES = ("refit", "sequential", "norm", "readout", "layer_sensitivity", "rounds", "max_drop")
 DATA = ("sequences", "split", "seed", "task")

@@ -13,7 +13,7 @@ import numpy as np
 
 from s5c.errors import UserError
 from s5c.evaluation import cost
-from s5c.evaluation.cells import table
+from s5c.report.cells import table
 
 if TYPE_CHECKING:
     from s5c.api import Model
@@ -93,7 +93,7 @@ class Comparison:
         Raises:
             UserError: the file cannot be written.
         """
-        from s5c.evaluation import comparison_figure
+        from s5c.report import comparison_figure
 
         figure = comparison_figure.draw(self.rows, self.decays, self.angles, layers=SHOWN_LAYERS)
         if path is not None:

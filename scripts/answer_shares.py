@@ -13,20 +13,18 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from s5c import config as settings
 from s5c.data.part import scored
-from s5c.evaluation.arms import FULL, label, target
-from s5c.evaluation.collect import collect, write_csv
-from s5c.evaluation.paired import CORRECT
 from s5c.locations import results_dir
 from s5c.pipeline.trained import load_task
 from s5c.pipeline.zoo import PREFIX, zoo_dir
-
-Row = dict[str, Any]
+from s5c.report.arms import label, target
+from s5c.report.collect import collect
+from s5c.report.csvfile import Record, write_csv
+from s5c.report.row import FULL
 
 
 def shares(correct: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -45,7 +43,7 @@ def shares(correct: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     }
 
 
-def made(runs: Path) -> list[Row]:
+def made(runs: Path) -> list[Record]:
     """Returns a row for every network of some runs over one model of the zoo."""
     rows = collect([runs])
     name = Path(str(rows[0]["parent"])).name.removeprefix(PREFIX)
@@ -55,7 +53,7 @@ def made(runs: Path) -> list[Row]:
     for row in rows:
         places = scored(len(splits.test), row["test_examples"], row.get("test_skip") or 0)
         labels = splits.test.labels if places is None else splits.test.labels[places]
-        with np.load(Path(row["folder"]) / row[CORRECT]) as answers:
+        with np.load(Path(row["folder"]) / row["correct_file"]) as answers:
             correct = answers[FULL if row["reduction"] == FULL else target(row)[1]].astype(bool)
         told = {"model": name, "arm": label(row), "ratio": row["ratio"], "examples": len(labels), "classes": 2}
         found.append({**told, "test_loss": row["test_loss"], **shares(correct, labels), "command": row["command"]})

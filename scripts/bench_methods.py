@@ -29,8 +29,6 @@ from step_cost import PUBLISHED
 from s5c import config as settings
 from s5c.cli import register_resolvers
 from s5c.data.batching import Batch
-from s5c.evaluation.cells import table
-from s5c.evaluation.collect import write_csv
 from s5c.evaluation.cost import device_name
 from s5c.locations import conf_dir
 from s5c.model import surgery
@@ -39,6 +37,8 @@ from s5c.pipeline.calibration import full_moments, refit_selected
 from s5c.reduction import stage
 from s5c.reduction.contract import Fitted, Projection, Selection, load_allocation
 from s5c.reduction.layer import Layer
+from s5c.report.cells import table
+from s5c.report.csvfile import write_csv
 from s5c.train import resolve
 
 METHODS = ("last", "aire", "aire_greedy", "bt", "bt_tolerance", "h2", "lqo", "calibrated")

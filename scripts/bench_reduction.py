@@ -30,9 +30,9 @@ from pymor.core.logger import set_log_levels
 from pymor.models.iosys import LTIModel
 from pymor.reductors.bt import BTReductor
 
-from s5c.evaluation.collect import write_csv
 from s5c.evaluation.cost import device_name
 from s5c.reduction.truncation import realise, truncate
+from s5c.report.csvfile import write_csv
 from s5c.ssm.hippo import block_diagonal_hippo
 from s5c.ssm.modal import ModalSystem, expm1, real_form
 from s5c.ssm.response import frequency_response

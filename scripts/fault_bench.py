@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from faults import NotSurvivedError, require
 
+from s5c.checksums import unsealed_table
 from s5c.errors import UserError
-from s5c.tracking.lines import unsealed_table
 from s5c.training.checkpoint import load
 
 RATIOS = (0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9)

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from s5c.evaluation.cells import table
-from s5c.evaluation.collect import read_csv, write_csv
-from s5c.training.atomic import write_text
+from s5c.atomic import write_text
+from s5c.report.cells import table
+from s5c.report.csvfile import read_csv, write_csv
 
 CAMPAIGNS = {
     "trainings": "Trainings, disturbed, then given the same command again",

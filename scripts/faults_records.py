@@ -38,11 +38,11 @@ from rich.table import Table
 from s5c import config
 from s5c.cli import register_resolvers
 from s5c.errors import UserError
-from s5c.evaluation.collect import collect, read_spectra, restore, store
 from s5c.locations import conf_dir
 from s5c.pipeline import zoo
 from s5c.pipeline.restored import restore as restored
 from s5c.pipeline.trained import TrainedModel, obtain
+from s5c.report.collect import collect, read_spectra, restore, store
 from s5c.tracking.metrics import read_metrics
 from s5c.train import resolve
 from s5c.training.checkpoint import load

@@ -15,11 +15,11 @@ from step_cost import PUBLISHED
 
 from s5c.cli import register_resolvers
 from s5c.errors import UserError
-from s5c.evaluation.claims import SHORTER
 from s5c.locations import conf_dir, results_dir
 from s5c.model.config import from_dict
 from s5c.model.surgery import unstable_modes
 from s5c.pipeline import zoo
+from s5c.report.claims import SHORTER
 
 Command = tuple[str, ...]
 """A module of s5c and its arguments."""

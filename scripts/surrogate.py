@@ -23,13 +23,10 @@ import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
 from matplotlib.ticker import NullFormatter
+from scipy.stats import spearmanr
 
 from s5c.data.batching import eval_batches
 from s5c.errors import UserError
-from s5c.evaluation.cells import table
-from s5c.evaluation.collect import write_csv
-from s5c.evaluation.looks import STYLE, entitle, panels
-from s5c.evaluation.metrics import rank_correlation
 from s5c.model import surgery
 from s5c.model.classifier import Classifier
 from s5c.model.layerwise import encoded
@@ -41,6 +38,9 @@ from s5c.reduction.layer import Layer
 from s5c.reduction.quadratic import LQO, lqo, relative_error, white
 from s5c.reduction.quadratic_elimination import eliminate
 from s5c.reduction.slots import kept, padded
+from s5c.report.cells import table
+from s5c.report.csvfile import Record, write_csv
+from s5c.report.looks import STYLE, entitle, panels
 from s5c.ssm.modal import from_ssm
 from s5c.ssm.system import DiagonalSSM
 
@@ -48,8 +48,6 @@ SHARES = (0.75, 0.6, 0.5, 0.35, 0.25)
 """Share of the states that a reduction keeps."""
 DRAWS = 4
 """Random sets of each size."""
-
-Row = dict[str, Any]
 
 
 def reductions(layer: Layer, seed: int) -> Iterator[tuple[str, DiagonalSSM]]:
@@ -69,13 +67,13 @@ def reductions(layer: Layer, seed: int) -> Iterator[tuple[str, DiagonalSSM]]:
             yield f"{name} {share:g} +refit", refit(layer, system)
 
 
-def predictions(layer: Layer) -> Callable[[DiagonalSSM], Row]:
+def predictions(layer: Layer) -> Callable[[DiagonalSSM], Record]:
     """Returns the function from a reduced layer to its predicted relative errors."""
     forms = {name: lqo(layer, coefficients=name, horizon=layer.horizon) for name in ("statistical", "taylor")}
     plain = forms["taylor"]
     linear = LQO(plain.linear, plain.form._replace(L=jnp.eye(len(plain.form.L))))
 
-    def predict(system: DiagonalSSM) -> Row:
+    def predict(system: DiagonalSSM) -> Record:
         assert layer.gate is not None
         behind = white(from_ssm(padded(system, layer.slots)), layer.gate)
         found = {name: float(relative_error(form, behind, horizon=layer.horizon)) for name, form in forms.items()}
@@ -85,8 +83,8 @@ def predictions(layer: Layer) -> Callable[[DiagonalSSM], Row]:
 
 
 def measure(
-    model: Classifier, weights: Any, inputs: jax.Array, *, length: int, facts: Row
-) -> Iterator[tuple[Row, Row]]:
+    model: Classifier, weights: Any, inputs: jax.Array, *, length: int, facts: Record
+) -> Iterator[tuple[Record, Record]]:
     """Yields, layer by layer, the rows of its reductions and one that sums them up."""
     layers, x = surgery.layers(weights, model.config, horizon=length), encoded(model, weights, inputs)
     for i, layer in enumerate(layers):
@@ -109,13 +107,13 @@ def measure(
         x = blocks(model, weights)[i](x).out
 
 
-def correlations(rows: list[Row]) -> Row:
+def correlations(rows: list[Record]) -> Record:
     measured = np.array([row["measured"] for row in rows])
     names = ("statistical", "taylor", "linear")
-    return {name: rank_correlation(np.array([row[name] for row in rows]), measured) for name in names}
+    return {name: float(spearmanr([row[name] for row in rows], measured).statistic) for name in names}
 
 
-def differing(layer: Layer) -> Row:
+def differing(layer: Layer) -> Record:
     """Returns which share of the states that the elimination keeps is not among those AIRE keeps, at three ratios."""
     with jax.enable_x64(True):
         unstable = jnp.asarray(from_ssm(layer.system).log_a.real >= 0)
@@ -131,7 +129,7 @@ def differing(layer: Layer) -> Row:
     return found
 
 
-def page(layers: list[Row]) -> str:
+def page(layers: list[Record]) -> str:
     """Returns the page that goes with the figures."""
     shown = [
         [row["model"], row["weights"], str(row["layer"])]
@@ -153,7 +151,7 @@ def page(layers: list[Row]) -> str:
     )
 
 
-def picture(rows: list[Row], path: Path) -> None:
+def picture(rows: list[Record], path: Path) -> None:
     """Draws predicted against measured errors of the trained layers."""
     trained = [row for row in rows if row["weights"] == "trained"]
     keys = list(dict.fromkeys((row["model"], row["layer"]) for row in trained))
@@ -180,8 +178,8 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=64)
     parser.add_argument("--output", type=Path, default=Path("results/published/surrogate"))
     options = parser.parse_args()
-    rows: list[Row] = []
-    layers: list[Row] = []
+    rows: list[Record] = []
+    layers: list[Record] = []
     for checkpoint in options.checkpoints:
         trained = restore({"checkpoint": checkpoint}, which="best")
         inputs = jnp.asarray(next(iter(eval_batches(trained.splits.train.padded_alike(), options.sequences))).inputs)

@@ -24,5 +24,5 @@ def rng() -> np.random.Generator:
 def without_figures() -> Iterator[None]:
     """Leaves figures out: three quarters of the time of small jobs, and tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("s5c.evaluation.plots.save_figures", lambda *_, **__: [])
+        patch.setattr("s5c.report.plots.save_figures", lambda *_, **__: [])
         yield

@@ -17,6 +17,24 @@ from s5c.data.task.speech35 import WORDS
 REVIEWS = 6
 
 
+def listops_text(tokens: np.ndarray) -> str:
+    """Returns one complete expression as the Arena's files spell it: `( ( ( [MAX 2 ) 9 ) ] )`.
+
+    A list is built from its operator by one pair per argument and one for the closing bracket.
+    """
+    parts: list[list[str]] = [[]]
+    for token in np.asarray(tokens, np.uint8).tobytes():
+        if generator.MIN <= token < generator.CLOSE:
+            parts.append([generator.SYMBOLS[token]])
+        elif token == generator.CLOSE:
+            operator, *arguments = parts.pop()
+            pairs = " ) ".join([f"{operator} {arguments[0]}", *arguments[1:], "] )"])
+            parts[-1].append("( " * (len(arguments) + 1) + pairs)
+        else:
+            parts[-1].append(generator.SYMBOLS[token])
+    return parts[0][0]
+
+
 def review(split: str, label: str, number: int) -> str:
     """Returns a text that no other review equals."""
     return f"{split} {label} é {number} " + "good film<br /> " * (number + 1)
@@ -95,7 +113,7 @@ def listops(folder: Path) -> Path:
     place = folder / "listops-1000"
     place.mkdir(parents=True)
     flat, offsets, labels = generator.generate(100, seed=7, max_depth=4, max_args=5, min_length=5, max_length=60)
-    rows = [f"{generator.to_text(flat[offsets[i] : offsets[i + 1]])}\t{labels[i]}" for i in range(100)]
+    rows = [f"{listops_text(flat[offsets[i] : offsets[i + 1]])}\t{labels[i]}" for i in range(100)]
     for name, part in (("train", rows[:60]), ("val", rows[60:80]), ("test", rows[80:])):
         (place / f"basic_{name}.tsv").write_text("\n".join(["Source\tTarget", *part, ""]), "utf-8")
     return place

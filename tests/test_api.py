@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import impulse
 import jax
 import jaxtyping
 import jobs
@@ -316,3 +317,45 @@ def test_a_network_with_numbers_that_are_none_is_refused_wherever_they_are(model
         first.flat[0] = np.nan
         with pytest.raises(s5c.UserError, match=rf"params/{part}/.* not finite"):
             s5c.reduce(dataclasses.replace(model, weights=broken), "last", ratio=0.5)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_norm_gain_and_taps_of_one_system_are_those_of_its_impulse_response(
+    bidirectional: bool, rng: np.random.Generator
+) -> None:
+    system = random_system(rng, 5, 2, bidirectional=bidirectional, radius=0.9)
+    taps = impulse.impulse_response(system, 400)
+    assert s5c.h2_norm(system) == pytest.approx(np.sqrt(impulse.energy(taps)), rel=1e-9)
+    assert s5c.h2_norm(system, horizon=3) == pytest.approx(np.sqrt(impulse.energy(taps[397:402])), rel=1e-7)
+    np.testing.assert_allclose(s5c.dc_gain(system), taps.sum(0), rtol=1e-9, atol=1e-9)
+    forward = impulse.impulse_response(dataclasses.replace(system, C_backward=None), 7)[6:]
+    np.testing.assert_allclose(s5c.impulse_response(system, 7), forward, rtol=1e-9, atol=1e-9)
+    single = jax.tree.map(lambda x: np.asarray(x, np.complex64 if np.iscomplexobj(x) else np.float32), system)
+    assert s5c.h2_norm(single) == pytest.approx(float(s5c.h2_norm(system)), rel=1e-4)
+
+
+def test_channels_and_unstable_modes_have_norms_of_their_own(rng: np.random.Generator) -> None:
+    one, other = (random_system(rng, 3, 1) for _ in range(2))
+    other = dataclasses.replace(
+        other, Lambda=np.asarray(other.Lambda) + 2 * np.abs(np.asarray(other.Lambda).real).max()
+    )
+    channels = jax.tree.map(lambda *x: np.stack(x), one, other)
+    np.testing.assert_allclose(s5c.h2_norm(channels), [s5c.h2_norm(one), np.inf], rtol=1e-12)
+    assert np.isfinite(s5c.h2_norm(channels, horizon=4)).all() and s5c.impulse_response(channels, 4).shape == (
+        2,
+        4,
+        1,
+        1,
+    )
+    with pytest.raises(s5c.UserError, match="never settles"):
+        s5c.dc_gain(channels)
+    for horizon in (0, True, 1.5):
+        with pytest.raises(s5c.UserError, match="at least 1"):
+            s5c.h2_norm(one, horizon=horizon)
+        with pytest.raises(s5c.UserError, match="at least 1"):
+            s5c.impulse_response(one, horizon)
+
+
+def test_what_there_is_has_names() -> None:
+    assert {"hinf", "bt"} <= set(s5c.method_names()) and {"normalised"} <= set(s5c.allocation_names())
+    assert "h2" in s5c.refit_names() and {"h2_norm", "from_published"} <= set(dir(s5c))

@@ -10,9 +10,10 @@ import jobs
 import pytest
 
 from s5c import config as settings
-from s5c.evaluation.arms import Row, asked, best_first, by_arm, identity, label, target
-from s5c.evaluation.average import aggregate
-from s5c.evaluation.collect import collect
+from s5c.report.arms import asked, best_first, by_arm, identity, label, target
+from s5c.report.average import aggregate
+from s5c.report.collect import collect
+from s5c.report.row import Row
 
 NEW = {
     "refit": "none", "sequential": "off", "norm": "keep", "rounds": 1, "max_drop": None, "target": "ratio 0.5",

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from s5c.training import atomic
-from s5c.training.atomic import put, save_arrays, write_text, written
+from s5c import atomic
+from s5c.atomic import put, save_arrays, write_text, written
 from s5c.training.exclusive import alone_in, exclusive
 
 

@@ -23,7 +23,6 @@ from s5c.axes import ReductionJob
 from s5c.config import reduction_job
 from s5c.data.base import Dataset, Split, Splits
 from s5c.errors import UserError
-from s5c.evaluation.arms import called
 from s5c.keys import CalibrationKeys, FinetuneKeys, ReductionKeys
 from s5c.locations import conf_dir
 from s5c.pipeline import reduction as pipeline
@@ -34,6 +33,7 @@ from s5c.pipeline.trained import TrainedModel
 from s5c.reduction import contract, stage
 from s5c.reduction.contract import Fresh, Projection, load_method
 from s5c.reduction.target import Target
+from s5c.report.arms import called
 
 LENGTH, TRAIN, OTHERS = 9, 24, 8
 

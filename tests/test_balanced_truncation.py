@@ -28,7 +28,7 @@ from scipy.linalg import cholesky, solve_discrete_lyapunov
 
 from s5c.errors import UserError
 from s5c.reduction.balanced import error_bounds
-from s5c.reduction.truncation import Realisation, realise, truncate, truncate_to_energy
+from s5c.reduction.truncation import Realisation, realise, truncate
 from s5c.ssm.gramian import gramian
 from s5c.ssm.modal import ModalSystem, difference
 from s5c.ssm.norms import hinf_norm
@@ -251,19 +251,6 @@ def test_batch_axes_come_back_and_slots_beyond_the_rank_stay_empty(rng: np.rando
     np.testing.assert_allclose(alone.bound, reduced.bound[0, 1], rtol=1e-8)
 
 
-@pytest.mark.parametrize("energy", [0.3, 0.05, 1e-3, 0])
-def test_an_energy_is_met_with_as_few_slots_as_possible(energy: float, rng: np.random.Generator) -> None:
-    many = with_real_poles(modal_system(rng, 6, slowest=1e-2), 2)
-    realisation = realise(many)
-    reduced = truncate_to_energy(realisation, energy)
-    sigma = realisation.hsv
-    lost = np.array([s[r:].sum() / s.sum() for s, r in zip(sigma, reduced.order, strict=True)])
-    assert (lost <= energy).all()
-    fewer = truncate(realisation, np.maximum(reduced.slots - 1, 1))
-    lost = np.array([s[r:].sum() / s.sum() for s, r in zip(sigma, fewer.order, strict=True)])
-    assert (lost[reduced.slots > 1] > energy).all()
-
-
 # ---- what can go wrong
 
 
@@ -328,12 +315,6 @@ def test_wrong_requests_are_refused(rng: np.random.Generator) -> None:
             truncate(realisation, slots)
     with pytest.raises(UserError, match="not finite"):
         realise(system._replace(B=np.full_like(system.B, np.nan)))
-    for energy in (-0.1, 1.0, float("nan")):
-        with pytest.raises(UserError, match=r"0\.05"):
-            truncate_to_energy(realisation, energy)
-    jordan = realisation_with(realisation, np.array([[-0.5, 1.0], [0.0, -0.5]]))
-    with pytest.raises(UserError, match="cannot be reached"):
-        truncate_to_energy(jordan, 0.0)
     for option in ({"variant": "residual"}, {"unstable": "drop"}, {"time": "sampled"}):
         with pytest.raises(UserError, match="Available"):
             realise(system, **option)

@@ -24,8 +24,8 @@ from s5c.bench import network as recipe
 from s5c.bench.rows import label, rows
 from s5c.bench.timing import REFERENCE, Case, Key, Program, Timing
 from s5c.errors import UserError
-from s5c.evaluation.collect import read_csv
 from s5c.model.classifier import InputSpec
+from s5c.report.csvfile import read_csv
 from s5c.ssm.call import Shape
 from s5c.ssm.modal import ModalSystem
 from s5c.ssm.operator import available_backends, why_unavailable

@@ -11,9 +11,9 @@ from channel_layers import kernel_of
 from networks import LENGTH, PIXELS, batch_for, network, weights_of
 from reductions import PROTECTS_ALL, SELECTIONS, same
 
-from s5c.evaluation.cost import resized, size
+from s5c.evaluation.cost import size
 from s5c.model import surgery
-from s5c.model.classifier import Classifier
+from s5c.model.classifier import Classifier, resized
 from s5c.model.layerwise import log_probs
 from s5c.model.roles import outputs_of
 from s5c.reduction import stage

@@ -14,8 +14,9 @@ from networks import PIXELS, batch_for, network, weights_of
 from test_s4d import legs
 
 from s5c.errors import UserError
-from s5c.evaluation.cost import resized, size
+from s5c.evaluation.cost import size
 from s5c.model import surgery
+from s5c.model.classifier import resized
 from s5c.model.family.dss import Config, Layer, accommodating, from_system, to_system
 from s5c.reduction.layer import Layer as ReductionLayer
 from s5c.reduction.method import bt

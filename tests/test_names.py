@@ -18,12 +18,13 @@ from rich.console import Console
 from test_report import row, write_job
 
 from s5c.errors import UserError
-from s5c.evaluation import cells, plots
-from s5c.evaluation.collect import collect, read_csv, write_csv
-from s5c.evaluation.page import page
-from s5c.evaluation.plots import save_figures
-from s5c.evaluation.tables import commands, console, markdown
 from s5c.locations import for_checkpoints
+from s5c.report import cells, plots
+from s5c.report.collect import collect
+from s5c.report.csvfile import read_csv, write_csv
+from s5c.report.page import page
+from s5c.report.plots import save_figures
+from s5c.report.tables import commands, console, markdown
 from s5c.training.checkpoint import CheckpointStore, load, save_single
 
 # ---- on the console

@@ -14,12 +14,12 @@ import pytest
 from networks import LENGTH, PIXELS, network, weights_of
 from scipy.linalg import solve_discrete_lyapunov
 
-from s5c.evaluation.collect import collect, studies
-from s5c.evaluation.summary import layer_errors
 from s5c.model import surgery
 from s5c.reduction.bound import LAYER_NORM_EPSILON, output_bound
 from s5c.reduction.layer import Layer
 from s5c.reduction.method.lqo import Curves, Method
+from s5c.report.collect import collect, studies
+from s5c.report.summary import layer_errors
 from s5c.ssm.system import DiagonalSSM
 
 OF_THE_CLASS: dict[str, Any] = {"activation": "lqo", "norm": "layer"}

@@ -18,12 +18,9 @@ from test_axes import composed, preset_of, trained
 from s5c import axes
 from s5c.config import reduction_job
 from s5c.errors import UserError
-from s5c.evaluation.arms import called, target
-from s5c.evaluation.collect import collect, studies
-from s5c.evaluation.cost import resized, size
-from s5c.evaluation.summary import other_targets
+from s5c.evaluation.cost import size
 from s5c.model import surgery
-from s5c.model.classifier import Classifier, shapes
+from s5c.model.classifier import Classifier, resized, shapes
 from s5c.pipeline.parameters import stored_after
 from s5c.pipeline.reduction import reductions
 from s5c.pipeline.targets import check
@@ -32,6 +29,9 @@ from s5c.reduction.contract import Masking, load_method
 from s5c.reduction.parameters import select_parameters
 from s5c.reduction.stage import Ranking, cut
 from s5c.reduction.target import Target
+from s5c.report.arms import called, target
+from s5c.report.collect import collect, studies
+from s5c.report.summary import other_targets
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "s5": {},

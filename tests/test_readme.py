@@ -1,4 +1,4 @@
-"""The commands of README.md, run as they stand there, on a tiny network."""
+"""The commands of README.md and of the pages in docs/, run as they stand there, on a tiny network."""
 
 from __future__ import annotations
 
@@ -13,15 +13,42 @@ import jobs
 import layouts
 import pytest
 
-README = Path(__file__).resolve().parents[1] / "README.md"
-MAKEFILE = README.parent / "Makefile"
+REPOSITORY = Path(__file__).resolve().parents[1]
+MAKEFILE = REPOSITORY / "Makefile"
 
 
-def commands() -> list[list[str]]:
-    """Returns every command of the sh blocks, split into words, in order."""
-    blocks = re.findall(r"```sh\n(.*?)```", README.read_text(), re.DOTALL)
+def pages(root: Path) -> list[Path]:
+    """Returns README.md and the pages in docs/, at any depth."""
+    return [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
+
+
+def commands(root: Path = REPOSITORY) -> list[list[str]]:
+    """Returns every command of the sh blocks once, split into words, in order of the pages."""
+    blocks = [block for page in pages(root) for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)]
     lines = [line for block in blocks for line in block.splitlines() if line.strip()]
-    return [shlex.split(line, comments=True) for line in lines]
+    found = [shlex.split(line, comments=True) for line in lines]
+    return [list(words) for words in dict.fromkeys(map(tuple, found)) if words]
+
+
+def test_commands_of_all_pages_are_found(tmp_path: Path) -> None:
+    (tmp_path / "docs" / "deep").mkdir(parents=True)
+    (tmp_path / "README.md").write_text("```sh\nmake x  # y\n# only a comment\n```\n```python\nimport s5c\n```\n")
+    (tmp_path / "docs" / "deep" / "page.md").write_text("a\n```sh\nmake x\npython -m s5c.train 'a=[1,2]'\n```\n")
+    assert commands(tmp_path) == [["make", "x"], ["python", "-m", "s5c.train", "a=[1,2]"]]
+
+
+def test_links_lead_to_files() -> None:
+    for page in (*pages(REPOSITORY), REPOSITORY / "results/README.md", REPOSITORY / "CONTRIBUTING.md"):
+        text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
+        for link in re.findall(r"\]\(([^)\s]+)\)", text):
+            place, _, anchor = link.partition("#")
+            if "://" in link:
+                continue
+            target = (page.parent / place).resolve() if place else page
+            assert target.exists(), f"{page.name}: {link}"
+            if anchor and target.suffix == ".md":
+                heads = re.findall(r"^#+ (.*)$", target.read_text("utf-8"), re.MULTILINE)
+                assert anchor in {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}, link
 
 
 def test_make_targets_exist() -> None:
@@ -56,7 +83,7 @@ def cases() -> list[object]:
 
 @pytest.mark.parametrize("words", cases())
 def test_command_runs(words: list[str], folder: Path) -> None:
-    """In the order of the README and in one folder: later commands find what earlier ones left there."""
+    """In the order of the pages and in one folder: later commands find what earlier ones left there."""
     if "imdb" in " ".join(words):
         on_a_few_reviews(words, folder)
         return
@@ -65,6 +92,8 @@ def test_command_runs(words: list[str], folder: Path) -> None:
             assert jobs.run("train", "+experiment=digits_last", folder=folder).code == 0
         trained = jobs.only(folder, "results/trained/*")
         words = [word.replace("PATH", str(trained)) for word in words]
+    if "runs=results/digits_last" in words and not (folder / "results/digits_last").exists():
+        assert jobs.run("train", "+experiment=digits_last", folder=folder).code == 0
     done = jobs.run(words[2].removeprefix("s5c."), *words[3:], folder=folder)
     assert done.code == 0, done.err
 

@@ -14,12 +14,13 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from s5c.errors import UserError
-from s5c.evaluation.arms import Row
-from s5c.evaluation.average import aggregate
-from s5c.evaluation.collect import collect, read_csv, read_spectra, studies, write_csv
-from s5c.evaluation.plots import save_figures
-from s5c.evaluation.spectra import plot_scores
-from s5c.evaluation.tables import console, markdown
+from s5c.report.average import aggregate
+from s5c.report.collect import collect, read_spectra, studies
+from s5c.report.csvfile import read_csv, write_csv
+from s5c.report.plots import save_figures
+from s5c.report.row import Row
+from s5c.report.spectra import plot_scores
+from s5c.report.tables import console, markdown
 
 LAYERS, STATES = 4, 32
 PRESETS = ("last", "uniform_hinf", "lamp", "random", "unstructured_random")

@@ -17,10 +17,10 @@ import jobs
 import numpy as np
 import pytest
 
-from s5c.evaluation import rowfile
+from s5c import atomic
 from s5c.pipeline import compress, parts, question, targets
 from s5c.pipeline.reduction import Reduction
-from s5c.training import atomic
+from s5c.report import rowfile
 from s5c.training.checkpoint import load
 from s5c.training.exclusive import exclusive
 

@@ -26,15 +26,18 @@ from safetensors.numpy import save_file
 
 from s5c import train
 from s5c.errors import UserError
-from s5c.evaluation import arms, cost, load, published
-from s5c.evaluation.arms import NEUTRAL, Row, by_arm, identity, label, named
-from s5c.evaluation.average import aggregate
-from s5c.evaluation.collect import collect, describing_itself, restore, store, studies
-from s5c.evaluation.schemaless import PRESETS
-from s5c.evaluation.summary import accuracies
-from s5c.evaluation.tables import console, markdown
+from s5c.evaluation import cost, load
 from s5c.locations import conf_dir
 from s5c.pipeline import provenance, zoo
+from s5c.report import arms, cells, published
+from s5c.report import row as row_file
+from s5c.report.arms import NEUTRAL, by_arm, identity, label, named
+from s5c.report.average import aggregate
+from s5c.report.collect import collect, describing_itself, restore, store, studies
+from s5c.report.row import Row
+from s5c.report.schemaless import PRESETS
+from s5c.report.summary import accuracies
+from s5c.report.tables import console, markdown
 from s5c.training.checkpoint import load as load_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -71,13 +74,13 @@ def test_every_stored_row_says_what_it_is() -> None:
     for folder in (REPOSITORY / "results" / "published").glob("*/table.csv"):
         for row in restore(folder.parent)[0]:
             assert row["schema"] >= 1 and row["arm"] == label(row)
-            if row["reduction"] != arms.FULL:
+            if row["reduction"] != row_file.FULL:
                 assert {"method", "refit", "norm"} <= set(row["settings"])
                 assert row["differences"].items() <= row["settings"].items()
 
 
 def test_no_report_reads_a_yaml() -> None:
-    for path in (REPOSITORY / "s5c" / "evaluation").glob("*.py"):
+    for path in (REPOSITORY / "s5c" / "report").glob("*.py"):
         assert not re.search(r"import yaml|conf_dir", path.read_text()), path
 
 
@@ -181,11 +184,17 @@ def of(sweep: Path, preset: str) -> list[Row]:
 
 def test_a_row_carries_preset_settings_differences_and_schema(sweep: Path) -> None:
     full, row, _ = of(sweep, "mine")
-    assert (row["preset"], row["arm"], row["schema"]) == ("mine", "mine +bn", arms.SCHEMA)
+    assert (row["preset"], row["arm"], row["schema"]) == ("mine", "mine +bn", row_file.SCHEMA)
     assert row["differences"] == {"norm": "recalibrate"}, "eps=0.25 is the preset's own"
     assert row["settings"]["eps"] == 0.25 and row["settings"]["calibration.sequences"] == 256
     assert (full["arm"], full["preset"], full["settings"]) == ("unpruned", None, {})
     assert identity(row) != identity(of(sweep, "last")[1])
+
+
+def test_jobs_write_each_column_and_no_other(sweep: Path) -> None:
+    written = {key for row in collect([sweep]) for key in row}
+    sometimes = {"above_last", "above_last_se", "error_h2_quadratic", "output_bound"}
+    assert written - {"above_last", "above_last_se"} == set(row_file.columns()) - sometimes
 
 
 VOLATILE = re.compile("timestamp|seconds|latency|speedup|load_others")
@@ -387,7 +396,7 @@ def test_a_loaded_machine_is_noticed_and_said() -> None:
         for process in busy:
             process.kill()
             process.wait()
-    assert found.others is not None and found.others > load.LOADED
+    assert found.others is not None and found.others > cells.LOADED
     timed = {"latency_ms": 1.0, "latency_quartiles_ms": [0.9, 1.2], "latency_batch_size": 60, "latency_rounds": 9}
     loaded, quiet = (written(**timed, speedup=1.0, load_others=share) for share in (0.43, 0.02))
     assert "Measured on a loaded machine" in markdown([loaded]) and "43 %" in markdown([loaded])

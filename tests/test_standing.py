@@ -10,11 +10,12 @@ import pytest
 
 from s5c.data.part import scored
 from s5c.errors import UserError
-from s5c.evaluation import fields, unseen
-from s5c.evaluation.arms import Row, label
-from s5c.evaluation.average import aggregate
-from s5c.evaluation.paired import difference
-from s5c.evaluation.standing import change_error, lead, lead_table, standing
+from s5c.report import fields, unseen
+from s5c.report.arms import label
+from s5c.report.average import aggregate
+from s5c.report.paired import difference
+from s5c.report.row import Row
+from s5c.report.standing import change_error, lead, lead_table, standing
 
 RATIOS = (0.5, 0.8, 0.9)
 

@@ -9,18 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
 
-from s5c.evaluation.arms import Row
-from s5c.evaluation.average import aggregate
-from s5c.evaluation.claims import ELSEWHERE, claims_table, counts, reproduced
-from s5c.evaluation.collect import collect, read_csv, read_spectra, studies, write_csv
-from s5c.evaluation.metrics import rank_correlation
-from s5c.evaluation.originals import originals_figure
-from s5c.evaluation.page import page
-from s5c.evaluation.paired import difference
-from s5c.evaluation.plots import save_figures
-from s5c.evaluation.summary import above_last, accuracies, largest, largest_ratios, layer_errors, other_targets
+from s5c.report.average import aggregate
+from s5c.report.claims import ELSEWHERE, claims_table, counts, reproduced
+from s5c.report.collect import collect, read_spectra, studies
+from s5c.report.csvfile import read_csv, write_csv
+from s5c.report.originals import originals_figure
+from s5c.report.page import page
+from s5c.report.paired import difference
+from s5c.report.plots import save_figures
+from s5c.report.row import Row
+from s5c.report.summary import above_last, accuracies, largest, largest_ratios, layer_errors, other_targets
 
 RATIOS = (0.3, 0.6, 0.9)
 FULL_ACCURACY = 0.8
@@ -304,10 +303,3 @@ def test_reduced_models_are_drawn_against_their_originals(tmp_path: Path) -> Non
     assert legend == ["bt, rank correlation 1.00", "random, rank correlation -1.00"]
     alike = [one for one in rows if one["trained_id"] in ("3", "4")]
     assert originals_figure(studies(alike)[0]) is None
-
-
-def test_rank_correlation_is_scipys(rng: np.random.Generator) -> None:
-    for _ in range(20):
-        x, y = rng.integers(0, 8, (2, 12)).astype(float)  # with ties
-        assert rank_correlation(x, y) == pytest.approx(spearmanr(x, y).statistic, abs=1e-12)
-    assert np.isnan(rank_correlation(np.ones(3), np.arange(3.0)))

@@ -15,9 +15,9 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from networks import LENGTH, PAIRS, PIXELS, TOKENS, batch_for, network, weights_of
 from systems import simulate
 
-from s5c.evaluation.cost import resized, size
+from s5c.evaluation.cost import size
 from s5c.model import surgery
-from s5c.model.classifier import Classifier, InputSpec
+from s5c.model.classifier import Classifier, InputSpec, resized
 from s5c.model.family.s5 import C_INITS, Config, Layer, macs_per_step
 from s5c.training.optimiser import held
 from s5c.training.steps import Inputs, init_state, make_train_step

@@ -19,7 +19,7 @@ from systems import random_system, simulate
 
 from s5c.errors import UserError
 from s5c.ssm import gramian as g
-from s5c.ssm.modal import ModalSystem, advanced, conjugate_closed, difference, from_ssm, real_form, to_ssm
+from s5c.ssm.modal import ModalSystem, advanced, difference, from_ssm, real_form, to_ssm
 from s5c.ssm.norms import h2_norm, hinf_norm
 from s5c.ssm.response import dc_gain, frequency_response, impulse_response
 from s5c.ssm.system import DiagonalSSM
@@ -27,6 +27,13 @@ from s5c.ssm.system import DiagonalSSM
 EXAMPLES = settings(max_examples=10, deadline=None, derandomize=True)
 TAPS = 60
 ANGLES = np.linspace(0, np.pi, 16)
+
+
+def conjugate_closed(system: ModalSystem) -> ModalSystem:
+    """Returns the system with every slot's partner written out: y = C x then, without 2 Re."""
+    log_a, B, C, D = system
+    states = (jnp.concatenate([x, x.conj()]) for x in (log_a, B))
+    return ModalSystem(*states, jnp.concatenate([C, C.conj()], axis=1), D)
 
 
 @cache

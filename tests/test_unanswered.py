@@ -16,13 +16,14 @@ from reductions import MASKINGS, PROJECTIONS, SELECTIONS, VARIANTS, layer, make_
 
 from s5c.data.task.digits import Task
 from s5c.errors import UserError
-from s5c.evaluation import metrics, summary
-from s5c.evaluation.collect import studies
+from s5c.evaluation import metrics
 from s5c.evaluation.metrics import Predictions, check_answers, unanswered
-from s5c.evaluation.tables import console, markdown
 from s5c.reduction import stage
 from s5c.reduction.contract import Fresh, load_allocation
 from s5c.reduction.layer import check_finite
+from s5c.report import summary
+from s5c.report.collect import studies
+from s5c.report.tables import console, markdown
 from s5c.training import loop
 from s5c.training.checkpoint import load, save_single
 from s5c.training.steps import Totals

@@ -18,8 +18,8 @@ from s5c.bench.report import write
 from s5c.bench.rows import rows
 from s5c.bench.timing import Case, take_turns
 from s5c.errors import UserError
-from s5c.evaluation.collect import Row
 from s5c.pipeline.provenance import command, shown
+from s5c.report.csvfile import Record
 from s5c.ssm.call import Shape
 from s5c.ssm.precision import PRECISIONS
 
@@ -49,7 +49,7 @@ def measure(name: str, options: argparse.Namespace) -> None:
     """Runs one benchmark."""
     benchmark = importlib.import_module(f"s5c.bench.{name}")
     groups = [[adapted(case, options) for case in group] for group in benchmark.groups(options.sizes)]
-    found: list[Row] = []
+    found: list[Record] = []
     written: list[Path] = []
     began = time.monotonic()
 

@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from s5c.atomic import written
 from s5c.bench.rows import headline, label
 from s5c.bench.timing import REFERENCE
-from s5c.evaluation.collect import Row
-from s5c.evaluation.looks import INK, MUTED, NOTE, OTHERS, STYLE, Look
-from s5c.training.atomic import written
+from s5c.report.csvfile import Record
+from s5c.report.looks import INK, MUTED, NOTE, OTHERS, STYLE, Look
 
 LOOKS = {
     REFERENCE: Look("#777777", "s", "--", 1.6),
@@ -39,7 +39,7 @@ def look_of(variant: str) -> Look:
     return LOOKS.get(variant) or Look(OTHERS[zlib.crc32(variant.encode()) % len(OTHERS)], "P")
 
 
-def save_figures(found: Sequence[Row], output: Path) -> list[Path]:
+def save_figures(found: Sequence[Record], output: Path) -> list[Path]:
     """Writes the figures that the rows of one benchmark have data for, as PNG; returns the files."""
     name, files = found[0]["benchmark"], []
     with mpl.rc_context(STYLE):
@@ -60,7 +60,7 @@ def save_figures(found: Sequence[Row], output: Path) -> list[Path]:
 # --------------------------------------------------------------------------------------------------------------- ratios
 
 
-def _ratios(found: Sequence[Row]) -> Figure:
+def _ratios(found: Sequence[Record]) -> Figure:
     """One line per size: how many times quicker, and smaller, every variant is than the published form."""
     rows = [row for row in found if row["sweep"] == "sizes"]
     programs = list(dict.fromkeys(row["program"] for row in rows))
@@ -82,8 +82,8 @@ def _ratios(found: Sequence[Row]) -> Figure:
     return figure
 
 
-def _dots(ax: Axes, rows: Sequence[Row], measure: str, sizes: Sequence[str]) -> None:
-    def scatter(points: Sequence[Row], *style: Any, **options: Any) -> None:
+def _dots(ax: Axes, rows: Sequence[Record], measure: str, sizes: Sequence[str]) -> None:
+    def scatter(points: Sequence[Record], *style: Any, **options: Any) -> None:
         ax.scatter([row[measure] for row in points], [sizes.index(label(row)) for row in points], *style, **options)
 
     for variant in dict.fromkeys(row["variant"] for row in rows if row["variant"] != REFERENCE):
@@ -114,7 +114,7 @@ def _legend(figure: Figure) -> None:
 # --------------------------------------------------------------------------------------------------------------- growth
 
 
-def _growth(found: Sequence[Row]) -> Figure | None:
+def _growth(found: Sequence[Record]) -> Figure | None:
     """Time and memory of the last program (with gradient) against length and against states."""
     last = [row for row in found if row["program"] == found[-1]["program"]]
     sweeps = [
@@ -139,12 +139,12 @@ def _growth(found: Sequence[Row]) -> Figure | None:
     return figure
 
 
-def _time_axis(found: Sequence[Row]) -> str:
+def _time_axis(found: Sequence[Record]) -> str:
     kind = "CPU" if found[0]["platform"] == "cpu" else "Wall"
     return f"{kind} time, {found[-1]['program']} (ms)"
 
 
-def _lines(ax: Axes, rows: Sequence[Row], key: str, measure: str, factor: float) -> None:
+def _lines(ax: Axes, rows: Sequence[Record], key: str, measure: str, factor: float) -> None:
     for variant in dict.fromkeys(row["variant"] for row in rows):
         look = look_of(variant)
         points = sorted((row[key], factor * row[measure]) for row in rows if row["variant"] == variant)
@@ -159,7 +159,7 @@ def _lines(ax: Axes, rows: Sequence[Row], key: str, measure: str, factor: float)
 # -------------------------------------------------------------------------------------------------------------- pruning
 
 
-def _pruning(found: Sequence[Row]) -> Figure | None:
+def _pruning(found: Sequence[Record]) -> Figure | None:
     """Time against the states removed, a panel for every size measured at more than two fractions."""
     last = [row for row in found if row["program"] == found[-1]["program"]]
     fractions = {

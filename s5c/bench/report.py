@@ -7,17 +7,24 @@ from pathlib import Path
 
 import jax
 
+from s5c.atomic import write_text
 from s5c.bench.figures import save_figures
 from s5c.bench.rows import headline, label
 from s5c.bench.timing import REFERENCE
-from s5c.evaluation.collect import Row, write_csv
-from s5c.training.atomic import write_text
+from s5c.report.csvfile import Record, write_csv
 
-Cell = Callable[[Row], str]
+Cell = Callable[[Record], str]
 
 
 def write(
-    found: Sequence[Row], output: Path, *, title: str, compared: str | None, command: str, rounds: int, precision: str
+    found: Sequence[Record],
+    output: Path,
+    *,
+    title: str,
+    compared: str | None,
+    command: str,
+    rounds: int,
+    precision: str,
 ) -> list[Path]:
     """Writes NAME.csv, NAME.md and the figures of one benchmark; returns what was written.
 
@@ -40,7 +47,7 @@ def write(
     return [table, page, *figures]
 
 
-def _description(found: Sequence[Row], compared: str | None, command: str, rounds: int, precision: str) -> str:
+def _description(found: Sequence[Record], compared: str | None, command: str, rounds: int, precision: str) -> str:
     where = f"{found[0]['device']}, jax {jax.__version__}"
     lines = [
         f"`{command}` on {where}; matrix products in {precision}, on both sides.",
@@ -62,7 +69,7 @@ def _description(found: Sequence[Row], compared: str | None, command: str, round
 # ------------------------------------------------------------------------------------------------------------- sections
 
 
-def sections(found: Sequence[Row]) -> list[str]:
+def sections(found: Sequence[Record]) -> list[str]:
     """Returns what a page says of the rows of one benchmark, part by part, wherever it is made."""
     columns: dict[str, Cell] = {
         "CPU time": lambda row: f"{_milliseconds(row['cpu_ms'])} ({row['cpu_ratio']:.2f})",
@@ -83,7 +90,7 @@ def sections(found: Sequence[Row]) -> list[str]:
     return parts
 
 
-def _pivot(found: Sequence[Row], cell: Cell) -> str:
+def _pivot(found: Sequence[Record], cell: Cell) -> str:
     """One line per size, one column per variant."""
     variants = list(dict.fromkeys(row["variant"] for row in found))
     lines: dict[str, dict[str, str]] = {}
@@ -94,7 +101,7 @@ def _pivot(found: Sequence[Row], cell: Cell) -> str:
     return _table(["batch, length, features, states", *variants], body)
 
 
-def _pruning(found: Sequence[Row]) -> list[str]:
+def _pruning(found: Sequence[Record]) -> list[str]:
     """Within one variant, and of the quickest of ours at each size: what is left when the choice is free."""
     measure = headline(found)
     variants = list(dict.fromkeys(row["variant"] for row in found))

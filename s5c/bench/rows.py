@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 import jax
 
 from s5c.bench.timing import REFERENCE, Key, Program, Timing
-from s5c.evaluation.collect import Row
 from s5c.evaluation.cost import device_name
+from s5c.report.csvfile import Record
 
 
-def rows(benchmark: str, group: int, programs: Mapping[Key, Program], timings: Mapping[Key, Timing]) -> list[Row]:
+def rows(benchmark: str, group: int, programs: Mapping[Key, Program], timings: Mapping[Key, Timing]) -> list[Record]:
     """Returns one row per program; its ratios say how many times the reference needs as much.
 
     Args:
@@ -20,7 +20,7 @@ def rows(benchmark: str, group: int, programs: Mapping[Key, Program], timings: M
         programs: what was compiled.
         timings: how long it took.
     """
-    found: list[Row] = []
+    found: list[Record] = []
     for key, timing in timings.items():
         program, case = programs[key], key.case
         base = key._replace(variant=REFERENCE)
@@ -53,7 +53,7 @@ def rows(benchmark: str, group: int, programs: Mapping[Key, Program], timings: M
     return found
 
 
-def label(row: Row) -> str:
+def label(row: Record) -> str:
     """Returns the size of a row in words: batch, length, features, states."""
     text = ", ".join(str(row[key]) for key in ("batch", "length", "features", "state_dim"))
     text += " both ways" if row["bidirectional"] else ""
@@ -62,6 +62,6 @@ def label(row: Row) -> str:
     return text + (f" (−{row['removed']:.0%})" if row["removed"] else "")
 
 
-def headline(found: Sequence[Row]) -> str:
+def headline(found: Sequence[Record]) -> str:
     """Returns the column that speed is judged by: CPU time where programs run on the CPU, the steadier of the two."""
     return "cpu_ms" if found[0]["platform"] == "cpu" else "wall_ms"

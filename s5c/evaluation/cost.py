@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -188,13 +187,3 @@ def backend_of(model: Classifier, batch: Inputs) -> str:
         return siso_backend(config.backend, length)
     shape = Shape(rows, length, config.d_model, model.state_dims[0], getattr(config, "bidirectional", False))
     return resolve_backend(config.backend, jax.default_backend(), shape)
-
-
-def with_backend(model: Classifier, backend: str) -> Classifier:
-    """Returns the same network with another operator implementation."""
-    return model.clone(config=dataclasses.replace(model.config, backend=backend))
-
-
-def resized(model: Classifier, state_dims: Sequence[int]) -> Classifier:
-    """Returns the same network with other numbers of states."""
-    return model.clone(state_dims=tuple(state_dims))

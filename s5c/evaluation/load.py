@@ -9,9 +9,6 @@ from contextlib import contextmanager
 
 import psutil
 
-LOADED = 0.1
-"""Share of the processors' time taken by others from which on a timing is not to be trusted."""
-
 
 @dataclasses.dataclass
 class Load:

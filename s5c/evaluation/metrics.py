@@ -108,23 +108,3 @@ def predict(model: Classifier, weights: Params, batches: Iterable[Any], *, step_
             places += [] if batch.places is None else [batch.places[valid]]
     order = np.argsort(np.concatenate(places), kind="stable") if places else slice(None)
     return Predictions(np.concatenate(rows).astype(np.float64)[order], np.concatenate(labels)[order])
-
-
-def rank_correlation(x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]) -> float:
-    """Returns Spearman's coefficient: the correlation of the ranks, equal values sharing the mean of theirs.
-
-    Args:
-        x: numbers.
-        y: as many.
-
-    Returns:
-        In [-1, 1]; NaN where all values of one are the same.
-    """
-
-    def ranks(values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
-        _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-        return (np.cumsum(counts) - (counts - 1) / 2)[place]
-
-    a, b = (r - r.mean() for r in (ranks(x), ranks(y)))
-    size = float(np.sqrt(np.sum(a**2) * np.sum(b**2)))
-    return float(np.sum(a * b)) / size if size else float("nan")

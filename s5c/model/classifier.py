@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -144,3 +146,13 @@ def shapes(model: Classifier) -> Params:
     lengths = jnp.ones(rows, jnp.int32) if spec.tokens else None
     found: Params = jax.eval_shape(model.init, jax.random.key(0), inputs, lengths)["params"]
     return found
+
+
+def with_backend(model: Classifier, backend: str) -> Classifier:
+    """Returns the same network with another operator implementation."""
+    return model.clone(config=dataclasses.replace(model.config, backend=backend))
+
+
+def resized(model: Classifier, state_dims: Sequence[int]) -> Classifier:
+    """Returns the same network with other numbers of states."""
+    return model.clone(state_dims=tuple(state_dims))

@@ -16,10 +16,9 @@ import numpy as np
 from rich.progress import track
 
 from s5c import config as settings
+from s5c.atomic import save_arrays
 from s5c.data.part import scored
-from s5c.evaluation.collect import ROWS_FILE
 from s5c.evaluation.metrics import Predictions, check_answers, predict, unanswered
-from s5c.evaluation.rowfile import latest_beside, write_rows
 from s5c.keys import EvaluationKeys
 from s5c.model import surgery
 from s5c.model.classifier import Classifier
@@ -28,7 +27,7 @@ from s5c.pipeline.parts import FULL, LATENCY, PARTS, RANKING, REDUCED, Part, Par
 from s5c.pipeline.provenance import environment, read_json, shown, write_json
 from s5c.pipeline.question import of_part
 from s5c.pipeline.reduction import Reduced, reductions
-from s5c.pipeline.row import CORRECT, Row, accuracies, as_it_is, as_reduced, common, name_of, reduced_facts
+from s5c.pipeline.row import CORRECT, accuracies, as_it_is, as_reduced, common, name_of, reduced_facts
 from s5c.pipeline.spectra import full_arrays, reduced_arrays
 from s5c.pipeline.targets import Memory, largest_ratio
 from s5c.pipeline.trained import TrainedModel, batches, from_checkpoint, predictions
@@ -37,8 +36,10 @@ from s5c.reduction.contract import Masking
 from s5c.reduction.layer import check_finite
 from s5c.reduction.stage import Selected
 from s5c.reduction.target import Target
+from s5c.report.collect import ROWS_FILE
+from s5c.report.row import Row, as_row
+from s5c.report.rowfile import latest_beside, write_rows
 from s5c.tracking.run import Run
-from s5c.training.atomic import save_arrays
 from s5c.training.checkpoint import load
 from s5c.training.interrupt import Interrupted, last_words
 
@@ -133,7 +134,7 @@ class Compression:
             check_finite(surgery.layers(trained.weights, trained.model.config))
             selection, test = self._said(trained.model, trained.weights)
             check_answers(f"The model {name_of(trained)}", selection=selection, test=test)
-            row = {**self.base, **as_it_is(trained), **accuracies(selection, test, reference=test)}
+            row: Row = {**self.base, **as_it_is(trained), **accuracies(selection, test, reference=test)}
             arrays = {"log_probs": test.log_probs.astype(np.float32), "labels": test.labels}
             self._keep(FULL, row, {**arrays, "correct": test.classes == test.labels})
         if self.reduction is not None:
@@ -219,13 +220,13 @@ class Compression:
         """Returns the row of a part, with its times, and with paths that have changed since as they are now."""
         now: Row = {}
         if kept.identity == self.parts.identity(_asked(part)) and not _leads(kept.row["parent"]):
-            now = {key: self.base[key] for key in ("parent", "checkpoint_bytes_full")}
+            now = {"parent": self.base["parent"], "checkpoint_bytes_full": self.base["checkpoint_bytes_full"]}
             if part == FULL:
                 now |= {"checkpoint": now["parent"], "checkpoint_bytes": now["checkpoint_bytes_full"]}
         if kept.place.parent.name == REDUCED:
             now |= {"checkpoint": shown(kept.place), "checkpoint_bytes": kept.row["safetensors_bytes"]}
         times = self._times().get("parts", {}).get(self._name(part), {})
-        return {**kept.row, **now, **(times["values"] if times.get("identity") == kept.identity else {})}
+        return as_row({**kept.row, **now, **(times["values"] if times.get("identity") == kept.identity else {})})
 
     def _times(self) -> dict[str, Any]:
         """Returns the times of all networks by part, which parts those were, and what they were measured with."""
@@ -279,7 +280,7 @@ class Compression:
         title, hidden = f"{reduction.keys.name}: evaluating", not sys.stderr.isatty()
         for network in track(made, total=count, description=title, transient=True, disable=hidden):
             found = self._said(network.model, network.weights)
-            row = {**self.base, **as_reduced(self.trained, reduction, network)}
+            row: Row = {**self.base, **as_reduced(self.trained, reduction, network)}
             row |= accuracies(*found, reference=reference)
             for note in unanswered(selection=found[0], test=found[1]):
                 log.warning("%s at %s: %s", reduction.keys.name, network.target.label, note)

@@ -18,19 +18,19 @@ from rich.markup import escape
 from rich.tree import Tree
 
 from s5c import config as settings
+from s5c.atomic import write_text
 from s5c.cli import HERE, run_name
-from s5c.evaluation import tables
-from s5c.evaluation.collect import collect, read_spectra
 from s5c.guide import COMPOSED, keys
 from s5c.keys import EvaluationKeys, WandbKeys
 from s5c.pipeline.compress import REPORT, Compression
 from s5c.pipeline.folder import belonging, check_name, label_of, opened, readable
 from s5c.pipeline.provenance import environment, write_json
-from s5c.pipeline.row import Row
 from s5c.pipeline.trained import TrainedModel
+from s5c.report import tables
+from s5c.report.collect import collect, read_spectra
+from s5c.report.row import Row
 from s5c.tracking.mirror import choose_mode
 from s5c.tracking.run import Run
-from s5c.training.atomic import write_text
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ def report(rows: Sequence[Row], folder: Path) -> list[Path]:
     here = show(rows, folder)
     figures: list[Path] = []
     if len(rows) > 2:
-        from s5c.evaluation import plots  # Matplotlib takes a second, which a table does not need
+        from s5c.report import plots  # Matplotlib takes a second, which a table does not need
 
         figures = plots.save_figures(here, read_spectra(here), folder / "figures")
     write_text(folder / REPORT, tables.markdown(here))
@@ -157,7 +157,7 @@ def report(rows: Sequence[Row], folder: Path) -> list[Path]:
 def show(rows: Sequence[Row], folder: Path) -> list[Row]:
     """Prints the table of one job; returns its rows as reports read them."""
     FINISHED.append(folder)
-    here = [{**row, "folder": str(folder)} for row in rows]
+    here: list[Row] = [{**row, "folder": str(folder)} for row in rows]
     console = results_console()
     console.print(tables.console(here))
     console.print(f"\nReproduce: {rows[0]['command']}", soft_wrap=True, markup=False)

@@ -7,25 +7,23 @@ from collections.abc import Sequence
 from typing import Any
 
 from s5c.evaluation import cost
-from s5c.evaluation.load import LOADED, watched
+from s5c.evaluation.load import watched
 from s5c.keys import EvaluationKeys
-from s5c.model.classifier import Classifier
+from s5c.model.classifier import Classifier, with_backend
 from s5c.pipeline.reduction import Reduced
 from s5c.pipeline.trained import TrainedModel, batches
+from s5c.report.cells import LOADED
+from s5c.report.row import Row
 from s5c.training.loop import to_device
 
 log = logging.getLogger(__name__)
 
-Row = dict[str, Any]
-
-NOT_MEASURED = dict.fromkeys(
-    (
-        *("latency_ms", "latency_full_ms", "latency_quartiles_ms", "latency_batch_size", "latency_rounds"),
-        *("latency_device", "speedup", "speedup_quartiles", "speedup_best", "backend", "temp_bytes", "temp_bytes_full"),
-        "load_others",
-    )
-)
-"""What `measure` adds to rows, all of it or nothing (`s5c.evaluation.collect.LATENCY`)."""
+NOT_MEASURED: Row = {
+    **{"latency_ms": None, "latency_full_ms": None, "latency_quartiles_ms": None, "latency_batch_size": None},
+    **{"latency_rounds": None, "latency_device": None, "speedup": None, "speedup_quartiles": None},
+    **{"speedup_best": None, "backend": None, "temp_bytes": None, "temp_bytes_full": None, "load_others": None},
+}
+"""What `measure` adds to rows, all of it or nothing (`s5c.report.collect.LATENCY`)."""
 
 
 def measure(rows: list[Row], trained: TrainedModel, reduced: Sequence[Reduced], evaluation: EvaluationKeys) -> None:
@@ -43,7 +41,7 @@ def measure(rows: list[Row], trained: TrainedModel, reduced: Sequence[Reduced], 
     for i, network in enumerate(reduced, start=1):
         if network.selected is None:
             continue  # masked only: the same shapes, the same time
-        networks[str(i)] = (cost.with_backend(network.model, backend), network.weights)
+        networks[str(i)] = (with_backend(network.model, backend), network.weights)
         if cost.backend_of(network.model, batch) != backend:
             networks[f"{i} best"] = (network.model, network.weights)
     log.info("Measuring latency of %d networks, interleaved, on %s ...", len(networks), rows[0]["device"])

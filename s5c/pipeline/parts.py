@@ -6,7 +6,7 @@
     parts/latency/               the times of all networks, measured against each other
     parts/<preset>-<target>/     instead of reduced/..., with reduction.save=false; its model goes when the run ends
 
-A part is written to `.unfinished` and moved to its place in one step (`s5c.training.atomic`). What is replaced (a part
+A part is written to `.unfinished` and moved to its place in one step (`s5c.atomic`). What is replaced (a part
 that older code made, or that is damaged) goes only after that.
 """
 
@@ -26,14 +26,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from s5c.atomic import UNFINISHED, put
 from s5c.pipeline.provenance import write_json
 from s5c.pipeline.question import digest
-from s5c.training.atomic import UNFINISHED, put
 from s5c.training.checkpoint import load, save_single
 
 log = logging.getLogger(__name__)
-
-Row = dict[str, Any]
 
 REDUCED, PARTS = "reduced", "parts"
 FULL, RANKING, LATENCY = "full", "ranking", "latency"
@@ -57,7 +55,7 @@ class Part:
 
     place: Path
     identity: str
-    row: Row
+    row: dict[str, Any]
     arrays: dict[str, NDArray[Any]]
     model: Path | None = None
 

@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from safetensors.numpy import save as as_bytes
 
+from s5c.atomic import UNFINISHED, put
 from s5c.pipeline.provenance import write_json
 from s5c.pipeline.trained import WEIGHTS_FILE
-from s5c.training.atomic import UNFINISHED, put
 from s5c.training.checkpoint import Checkpoint
 from s5c.training.integrity import DamagedCheckpointError, check_items, check_metadata, migrate, on_host, seal
 

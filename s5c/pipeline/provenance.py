@@ -16,8 +16,8 @@ from typing import Any
 import jax
 
 import s5c
+from s5c.atomic import write_text
 from s5c.evaluation.cost import device_name
-from s5c.training.atomic import write_text
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "hydra-core", "wandb")
 

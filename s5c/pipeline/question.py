@@ -34,8 +34,8 @@ TIMING_KEYS = ("latency", "rounds")
 """Keys of an evaluation that decide the measured times of a row alone: those are measured again, nothing else is."""
 
 DECISIVE = (
-    *("ssm", "reduction", "model", "training", "data", "evaluation/arms.py", "evaluation/cost.py"),
-    *("evaluation/metrics.py", "axes.py"),
+    *("ssm", "reduction", "model", "training", "data", "evaluation/cost.py"),
+    *("evaluation/metrics.py", "report/arms.py", "report/row.py", "axes.py"),
     *("pipeline/calibration.py", "pipeline/compress.py", "pipeline/finetune.py", "pipeline/parameters.py"),
     *("pipeline/reduction.py", "pipeline/row.py", "pipeline/sensitivity.py", "pipeline/targets.py"),
 )

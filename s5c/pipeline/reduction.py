@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from s5c import config as settings
-from s5c.evaluation import cost
 from s5c.model import surgery
-from s5c.model.classifier import Classifier
+from s5c.model.classifier import Classifier, resized
 from s5c.model.config import ModelConfig
 from s5c.model.normalisation import recalibrated
 from s5c.model.readout import logits, refitted
@@ -376,4 +375,4 @@ def _composed(before: np.ndarray, now: np.ndarray) -> np.ndarray:
 
 
 def _sized(model: Classifier, params: dict[str, Any], config: ModelConfig) -> Classifier:
-    return cost.resized(model.clone(config=config), surgery.state_dims(params, config))
+    return resized(model.clone(config=config), surgery.state_dims(params, config))

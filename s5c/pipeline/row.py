@@ -1,7 +1,7 @@
 """What a row of results holds: the network, what was done to it, what came out, and how to get it again.
 
 A row says by itself what it is: `arm`, `preset`, `settings` and `differences` as `s5c.axes` has them on the day it is
-written, and the `schema` of all this (`s5c.evaluation.arms`).
+written, and the `schema` of all this (`s5c.report.arms`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import numpy as np
 
 from s5c import axes
 from s5c.evaluation import cost
-from s5c.evaluation.arms import FULL, SCHEMA, called
 from s5c.evaluation.metrics import Predictions
 from s5c.keys import EvaluationKeys
 from s5c.model import surgery
@@ -27,11 +26,12 @@ from s5c.pipeline.reduction import Reduced
 from s5c.pipeline.trained import TrainedModel, checksum
 from s5c.pipeline.zoo import PREFIX
 from s5c.reduction.bound import output_bound
+from s5c.reduction.target import Target
+from s5c.report.arms import called
+from s5c.report.row import FULL, SCHEMA, Row
 from s5c.training.checkpoint import best_step
 
 log = logging.getLogger(__name__)
-
-Row = dict[str, Any]
 
 CORRECT = "correct.npz"
 """Which test examples each network of a job got right: an array per target, and `full`."""
@@ -104,7 +104,7 @@ def as_it_is(trained: TrainedModel) -> Row:
         "array_bytes": stored.arrays,
         "safetensors_bytes": stored.safetensors,
         "checkpoint_bytes": None if _in_zoo(trained) else stored.safetensors,
-        **cost.size(trained.model, trained.weights["params"], trained.dataset.length)._asdict(),
+        **_counted(cost.size(trained.model, trained.weights["params"], trained.dataset.length)),
     }
 
 
@@ -127,9 +127,9 @@ def as_reduced(trained: TrainedModel, reduction: axes.ReductionJob, network: Red
         "reduction_seed": reduction.keys.seed,
         "correct_file": CORRECT,
         "target": f"{network.target.kind} {network.target.value}",
-        "ratio": network.target.value if network.target.kind == "ratio" else network.ratio_achieved,
+        "ratio": network.ratio_achieved if (ratio := _asked(network.target, "ratio")) is None else ratio,
         "ratio_achieved": network.ratio_achieved,
-        "params_asked": network.target.value if network.target.kind == "params" else None,
+        "params_asked": _asked(network.target, "params"),
         "params_achieved": 1 - size.params / size_full.params,
         "masked_only": network.selected is None,
         "refit": reduction.keys.refit,
@@ -154,7 +154,7 @@ def as_reduced(trained: TrainedModel, reduction: axes.ReductionJob, network: Red
         "array_bytes": stored.arrays,
         "safetensors_bytes": stored.safetensors,
         "checkpoint_bytes": None,
-        **size._asdict(),
+        **_counted(size),
         "states": sum(network.orders),
         "orders": network.orders,
         "widths": list(network.model.state_dims),
@@ -224,6 +224,20 @@ def reductions_so_far(trained: TrainedModel, reduction: axes.ReductionJob, targe
     """
     before = given_network(trained).get("of")
     return [*([before] if before else []), f"{called(reduction.keys.name, axes.changed(reduction))} at {target}"]
+
+
+def _asked(target: Target, kind: str) -> float | None:
+    return target.value if target.kind == kind and not isinstance(target.value, tuple) else None
+
+
+def _counted(size: cost.Size) -> Row:
+    return {
+        "states": size.states,
+        "orders": size.orders,
+        "params": size.params,
+        "state_params": size.state_params,
+        "macs": size.macs,
+    }
 
 
 def _guarantee(trained: TrainedModel, network: Reduced) -> Row:

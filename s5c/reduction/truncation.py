@@ -211,46 +211,6 @@ def truncate(
     return Truncated(ModalSystem(*(x.reshape(*realisation.batch, *x.shape[1:]) for x in reduced)), *shaped)
 
 
-def truncate_to_energy(realisation: Realisation, energy: float, *, limit: float = 1e6) -> Truncated:
-    """Returns the smallest reduced systems that lose at most a share of the sum of their Hankel singular values.
-
-        sum_{k > r} sigma_k <= energy sum_k sigma_k
-
-    Args:
-        realisation: of `realise`.
-        energy: share that may be lost, in [0, 1); half the error bound relative to the sum.
-        limit: as in `truncate`.
-
-    Returns:
-        `Truncated`, as many slots as the largest system needs.
-
-    Raises:
-        UserError: the share is out of range, or no order that reaches it can be diagonalised.
-    """
-    if not 0 <= energy < 1:
-        raise UserError(
-            f"energy={energy:g}: the share of the Hankel singular values that may be lost lies in [0, 1); for instance "
-            "0.05 keeps 95% of their sum."
-        )
-    hsv, p = realisation.hsv, realisation.system.log_a.shape[1]
-    tails = error_bounds(hsv) / 2
-    needed = np.sum(tails > energy * tails[..., :1], axis=-1)
-    unstable = realisation.unstable.sum(1).reshape(realisation.batch)
-    slots = np.clip((needed + 1) // 2 + unstable, 1, p)
-    while True:
-        reduced = truncate(realisation, slots, limit=limit)
-        short = reduced.order < needed
-        if not short.any():
-            return reduced
-        if (short & (slots == p)).any():
-            raise UserError(
-                f"energy={energy:g} cannot be reached: {int((short & (slots == p)).sum())} systems have no order above "
-                f"{reduced.order[short].min()} whose poles are stable and whose eigenvectors are independent. Allow a "
-                "larger share, or a larger `limit` of the condition number."
-            )
-        slots = np.minimum(slots + short, p)
-
-
 def _stable_budget(realisation: Realisation, asked: Int[np.ndarray, "systems"]) -> Int[np.ndarray, "systems"]:
     """Returns the slots left for the stable parts."""
     p, unstable = realisation.system.log_a.shape[1], realisation.unstable.sum(1)

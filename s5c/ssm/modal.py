@@ -168,28 +168,6 @@ def undo_discretise(
     raise unknown("discretisation", discretisation, ["zoh", "bilinear"])
 
 
-def conjugate_closed(system: ModalSystem) -> ModalSystem:
-    """Returns the system with every slot's partner written out: y = C x then, without 2 Re.
-
-        log_a, conj(log_a);    B, conj(B);    [C, conj(C)]
-
-    A real pole appears twice with half its output each: the same transfer function, one state more than needed.
-
-    Args:
-        system: p slots.
-
-    Returns:
-        2p states in the fields of a `ModalSystem`. Do not pass it on to functions that add the partners themselves.
-    """
-    log_a, B, C, D = system
-    return ModalSystem(
-        jnp.concatenate([log_a, log_a.conj()]),
-        jnp.concatenate([B, B.conj()]),
-        jnp.concatenate([C, C.conj()], axis=1),
-        D,
-    )
-
-
 def real_form(system: ModalSystem, *, time: str = "discrete") -> RealForm:
     """Returns the real matrices of the system that runs, on the states sqrt(2) [Re x, Im x].
 

@@ -1,7 +1,7 @@
 """`metrics.jsonl`: one JSON object per line, the record of truth of a run.
 
 Every row has `event`, `step` (null where none applies), `time` (seconds since 1970), `attempt` and, as last key,
-`checksum` (`s5c.tracking.lines`); the rest depends on the event. Each start of a job is one more attempt, from 1 on. Of
+`checksum` (`s5c.checksums`); the rest depends on the event. Each start of a job is one more attempt, from 1 on. Of
 rows about the same thing only those of the last attempt count. Rows of older code have neither key.
 Floats that are not finite stand as `NaN` and `Infinity`, as Python and NumPy readers expect: a diverged loss must show.
 """
@@ -19,8 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from s5c.checksums import CHECKSUM, sealed, unsealed
 from s5c.errors import UserError
-from s5c.tracking.lines import CHECKSUM, sealed, unsealed
 
 HEAD = ("event", "step", "time", "attempt", CHECKSUM)
 """Names that no value may have."""

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from s5c.atomic import write_text
 from s5c.errors import UserError
-from s5c.training.atomic import write_text
 from s5c.training.integrity import metadata_digest
 
 FINISHED = "trained.json"

@@ -123,24 +123,6 @@ def evaluate(tokens: np.ndarray) -> int:
     return arguments[0][0]
 
 
-def to_text(tokens: np.ndarray) -> str:
-    """Returns one complete expression as the Arena's files spell it: `( ( ( [MAX 2 ) 9 ) ] )`.
-
-    A list is built from its operator by one pair per argument and one for the closing bracket.
-    """
-    parts: list[list[str]] = [[]]
-    for token in np.asarray(tokens, np.uint8).tobytes():
-        if MIN <= token < CLOSE:
-            parts.append([SYMBOLS[token]])
-        elif token == CLOSE:
-            operator, *arguments = parts.pop()
-            pairs = " ) ".join([f"{operator} {arguments[0]}", *arguments[1:], "] )"])
-            parts[-1].append("( " * (len(arguments) + 1) + pairs)
-        else:
-            parts[-1].append(SYMBOLS[token])
-    return parts[0][0]
-
-
 def parse(text: str) -> np.ndarray:
     """Reads one expression, with parentheses or without, with `]` or `X` as the closing bracket.
 

@@ -1,15 +1,12 @@
-"""Fields of README.md's templates: figures and verdicts of stored rows, as text.
+"""Figures of templates (`s5c.report.templates`): what stored rows and tables say, as text.
 
-    {FOLDER[/EXPERIMENT]; ARM; TARGET[, TARGET ...][; KEY[; FORMAT]]}    of averaged rows; accuracy if no key
-    {FOLDER; ARM; TARGET; orders[.LAYER]; FORMAT}                        of all layers the range, or of one
-    {FOLDER; ARM / ARM; ...}                                             of the first that is stored; `/ –` for neither
-    {FOLDER; ARM over ARM; TARGET[, ...]; lead|errors[; FORMAT]}         points ahead; the same in standard errors
-    {FOLDER; ARM; TARGET, TARGET[, ...]; standing; ARM, ARM[, ...]}      in words: where it is best, where behind
-    {FILE.csv; COLUMN=VALUE[, COLUMN=VALUE ...]; COLUMN[; FORMAT]}       of several rows the range
-    {claims; COUNT}                                                      of `s5c.evaluation.claims.counts`
-    {older; KIND}                                                        what rows of before an option stand for
+    ARM                                       is the name of an arm
+    ARM / ARM                                 the first that is stored; `/ –` for neither
+    ARM over ARM, with lead or errors         points ahead; the same in standard errors
+    orders, orders.LAYER with a format        of all layers the range, or of one
+    COLUMN ~ COLUMN of a table                their rank correlation; of several rows the range of one column
 
-`COLUMN ~ COLUMN` is their rank correlation. A second ARM after ` / ` is marked with a dagger.
+A second ARM after ` / ` is marked with a dagger.
 """
 
 from __future__ import annotations
@@ -18,43 +15,40 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from s5c.errors import UserError, unknown
-from s5c.evaluation import cells
-from s5c.evaluation.arms import Row, asked, label
-from s5c.evaluation.collect import read_csv
-from s5c.evaluation.metrics import rank_correlation
-from s5c.evaluation.standing import lead, standing
+from s5c.report import cells
+from s5c.report.arms import asked, label
+from s5c.report.csvfile import read_csv
+from s5c.report.row import Averaged, Row, value
+from s5c.report.standing import lead
 
 OTHER = "†"
 """Marks a figure of the second choice of an arm."""
 PROTECT = "+protect"
 
 
-def of_rows(rows: Sequence[Row], arm: str, targets: str, key: str = "test_accuracy", form: str = "") -> str:
+def of_rows(
+    rows: Sequence[Averaged], arm: str, targets: Sequence[str], key: str = "test_accuracy", form: str = ""
+) -> str:
     """Returns figures of one arm, in cells of a table if there are several.
 
     Args:
         rows: averaged rows of the study.
         arm: its name; `ARM / ARM` takes the first that is stored, `ARM over ARM` compares two.
-        targets: as `s5c.evaluation.arms.asked` calls them, with commas.
-        key: of a row, `lead`, `errors` or `standing`.
-        form: of numbers; for `standing` the other arms.
+        targets: as `s5c.report.arms.asked` calls them.
+        key: a column of a row, `lead` or `errors`.
+        form: of numbers.
 
     Raises:
         UserError: There is no such figure.
     """
-    wanted = [part.strip() for part in targets.split(",")]
-    if key == "standing":
-        return standing(rows, arm, [part.strip() for part in form.split(",")], wanted)
     if " over " in arm:
         first, _, second = arm.partition(" over ")
-        return " | ".join(_lead(rows, (first, second), one, key, form) for one in wanted)
+        return " | ".join(_lead(rows, (first, second), one, key, form) for one in targets)
     name, mark = _chosen(rows, arm)
     if name == cells.NOTHING:
-        return " | ".join(cells.NOTHING for _ in wanted)
-    return " | ".join(_figure(rows, name, one, key, form) + mark for one in wanted)
+        return " | ".join(cells.NOTHING for _ in targets)
+    return " | ".join(_figure(rows, name, one, key, form) + mark for one in targets)
 
 
 def _chosen(rows: Sequence[Row], arm: str) -> tuple[str, str]:
@@ -63,39 +57,39 @@ def _chosen(rows: Sequence[Row], arm: str) -> tuple[str, str]:
     for place, name in enumerate(choices):
         if name in known or name == cells.NOTHING:
             return name, OTHER if place and name in known else ""
-    raise unknown("arm of README.md", choices[0], known)
+    raise unknown("arm", choices[0], known)
 
 
-def _figure(rows: Sequence[Row], arm: str, target: str, key: str, form: str) -> str:
-    found = {asked(row): row for row in rows if label(row) == arm}
-    if target not in found:
-        raise unknown(f"target of {arm} in README.md", target, found)
-    row = found[target]
+def _figure(rows: Sequence[Averaged], arm: str, target: str, key: str, form: str) -> str:
+    at = {asked(row): row for row in rows if label(row) == arm}
+    if target not in at:
+        raise unknown(f"target of {arm}", target, at)
+    row = at[target]
     name, _, layer = key.partition(".")
-    value = row.get(name)
-    if value is not None and layer:
-        value = value[int(layer)]
-    if value is None:
-        raise UserError(f"README.md asks for {key} of {arm} at {target}: there is no such figure.")
+    figure = value(row, name)
+    if figure is not None and layer:
+        figure = figure[int(layer)]
+    if figure is None:
+        raise UserError(f"A template asks for {key} of {arm} at {target}: there is no such figure.")
     if form:
-        return formatted(value if isinstance(value, list) else [value], form)
+        return formatted(figure if isinstance(figure, list) else [figure], form)
     return cells.loss(row) if key == "points_lost" else cells.percent(row, key)
 
 
-def _lead(rows: Sequence[Row], arms: tuple[str, str], target: str, key: str, form: str) -> str:
+def _lead(rows: Sequence[Averaged], arms: tuple[str, str], target: str, key: str, form: str) -> str:
     found = []
     for name in arms:
         chosen = _chosen(rows, name)[0]
         at = {asked(row): row for row in rows if label(row) == chosen}
         if target not in at:
-            raise unknown(f"target of {chosen} in README.md", target, at)
+            raise unknown(f"target of {chosen}", target, at)
         found.append(at[target])
     ahead = lead(*found)
     if ahead is None:
-        raise UserError(f"README.md asks for {' over '.join(arms)} at {target}: no model was reduced by both.")
+        raise UserError(f"A template asks for {' over '.join(arms)} at {target}: no model was reduced by both.")
     if key == "errors":
         if ahead.error is None:
-            raise UserError(f"README.md asks for {' over '.join(arms)} at {target}: its error is not known.")
+            raise UserError(f"A template asks for {' over '.join(arms)} at {target}: its error is not known.")
         return formatted([ahead.points / ahead.error if ahead.error else 0.0], form or ".1f")
     return formatted([ahead.points], form) if form else str(ahead)
 
@@ -113,19 +107,21 @@ def of_file(path: Path, conditions: str, column: str, form: str = "g") -> str:
         UserError: There is no such figure.
     """
     if not path.is_file():
-        raise unknown("file of README.md", path.name, (other.name for other in path.parent.glob("*.csv")))
+        raise unknown("file", path.name, (other.name for other in path.parent.glob("*.csv")))
     rows = read_csv(path)
     for condition in re.split(r",\s*(?=[\w.]+=)", conditions):
         key, _, wanted = condition.partition("=")
         if not any(key in row for row in rows):
-            raise unknown(f"column of {path.name} in README.md", key, rows[0])
+            raise unknown(f"column of {path.name}", key, rows[0])
         rows = [row for row in rows if _written(row.get(key)) == wanted]
     columns = [part.strip() for part in column.split("~")]
     if not rows or any(name not in rows[0] for name in columns):
-        raise UserError(f"README.md asks {path.name} for {column} where {conditions}: there is no such figure.")
+        raise UserError(f"A template asks {path.name} for {column} where {conditions}: there is no such figure.")
     if len(columns) == 2:
-        x, y = (np.array([row[name] for row in rows]) for name in columns)
-        return formatted([rank_correlation(x, y)], form)
+        from scipy.stats import spearmanr  # slow to import, and few reports need it
+
+        x, y = ([row[name] for row in rows] for name in columns)
+        return formatted([spearmanr(x, y).statistic], form)
     return formatted([row[column] for row in rows], form)
 
 

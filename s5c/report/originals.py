@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from s5c.evaluation.arms import Row, by_arm, target
-from s5c.evaluation.collect import Study
-from s5c.evaluation.looks import MUTED, NOTE, look_of, panels
-from s5c.evaluation.metrics import rank_correlation
-from s5c.evaluation.spectra import Drawing
+from s5c.report.arms import by_arm, target
+from s5c.report.collect import Study
+from s5c.report.csvfile import Record
+from s5c.report.looks import MUTED, NOTE, look_of, panels
+from s5c.report.row import Row, value
+from s5c.report.spectra import Drawing
 
 FEWEST = 4
 """Originals needed: three seeds of one recipe are no scale of quality."""
@@ -31,7 +32,7 @@ def originals_figure(study: Study) -> Drawing | None:
         The drawing; None for a study with too few originals, or with originals that are all alike.
     """
     rows = [row for row in study.rows if row.get("test_accuracy") is not None and row.get("trained_id")]
-    full = {row["trained_id"]: row["test_accuracy_full"] for row in rows if row.get("test_accuracy_full") is not None}
+    full = {row["trained_id"]: found for row in rows if (found := row.get("test_accuracy_full")) is not None}
     if len(full) < FEWEST or max(full.values()) - min(full.values()) < RANGE:
         return None
     arms = {name: [row for row in of if row["trained_id"] in full] for name, of in by_arm(rows).items()}
@@ -56,8 +57,8 @@ def originals_figure(study: Study) -> Drawing | None:
         return figure
 
     keys = ("trained_id", "seed", "test_accuracy_full", "test_accuracy")
-    data = [
-        {"arm": name, "target": target(row)[1], **{key: row.get(key) for key in keys}}
+    data: list[Record] = [
+        {"arm": name, "target": target(row)[1], **{key: value(row, key) for key in keys}}
         for name, of in arms.items()
         for row in of
     ]
@@ -65,11 +66,13 @@ def originals_figure(study: Study) -> Drawing | None:
 
 
 def _points(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
-    x, y = np.array([[100 * row["test_accuracy_full"], 100 * row["test_accuracy"]] for row in rows]).T
+    x, y = 100 * np.array([[row["test_accuracy_full"], row["test_accuracy"]] for row in rows], float).T
     return x, y
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> str:
     if len(x) < FEWEST or np.ptp(x) == 0 or np.ptp(y) == 0:
         return ""
-    return f", rank correlation {rank_correlation(x, y):.2f}"
+    from scipy.stats import spearmanr  # slow to import, and few reports need it
+
+    return f", rank correlation {spearmanr(x, y).statistic:.2f}"

@@ -6,17 +6,18 @@ import functools
 import json
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
-from s5c.evaluation.arms import FULL, Row, asked, before, identity
-from s5c.evaluation.collect import Study, in_order, study_key
+from s5c.report.arms import asked, before, identity
+from s5c.report.collect import Study, in_order, study_key
+from s5c.report.row import FULL, Averaged, Row, value
 
 TIMED = ("latency", "speedup", "seconds", "temp_bytes")
 TOLD = ("schema", "preset", "arm", "settings", "differences")
 """What rows say of their arm: that of the newest holds for all."""
 
 
-def aggregate(rows: Iterable[Row]) -> list[Row]:
+def aggregate(rows: Iterable[Row]) -> list[Averaged]:
     """Averages over seeds, keeping apart everything else that was configured.
 
     Args:
@@ -30,11 +31,11 @@ def aggregate(rows: Iterable[Row]) -> list[Row]:
         means. What is missing in some of the rows, is text that differs between them, or is a timing taken on
         different devices becomes None.
     """
-    grouped: dict[str, list[Row]] = {}
+    grouped: dict[str, list[Averaged]] = {}
     ordered = in_order(rows)
     full = {_training(row): row.get("val_accuracy") for row in ordered if row["reduction"] == FULL}
     for row in ordered:
-        losses = {
+        losses: Averaged = {
             "points_lost": points_lost(row),
             "val_points_lost": _lost(full.get(_training(row)), row.get("val_accuracy")),
         }
@@ -44,7 +45,7 @@ def aggregate(rows: Iterable[Row]) -> list[Row]:
 
 
 @functools.lru_cache(maxsize=64)
-def means(study: Study) -> Sequence[Row]:
+def means(study: Study) -> Sequence[Averaged]:
     """Returns the averaged rows of a study, made once: every table and figure of it starts from them."""
     return tuple(aggregate(study.rows))
 
@@ -62,43 +63,46 @@ def _training(row: Row) -> tuple[Any, ...]:
     return study_key(row), row.get("trained_id"), before(row)
 
 
-def _average(group: Sequence[Row]) -> Row:
-    result: Row = {"n": len(group), "seeds": sorted({row["seed"] for row in group if row.get("seed") is not None})}
+def _average(group: Sequence[Averaged]) -> Averaged:
+    result: dict[str, Any] = {
+        "n": len(group),
+        "seeds": sorted({row["seed"] for row in group if row.get("seed") is not None}),
+    }
     for row in sorted(group, key=lambda row: str(row.get("timestamp") or "")):
-        result |= {key: row[key] for key in TOLD if key in row}
+        result |= {key: value(row, key) for key in TOLD if key in row}
     one_device = len({(row.get("latency_device") or row.get("device"), row.get("backend")) for row in group}) == 1
     one_measure = len({row.get("schema", 1) >= 2 for row in group}) == 1
     for key in dict.fromkeys(key for row in group for key in row):
-        values: list[Any] = [row.get(key) for row in group]
+        values = [value(row, key) for row in group]
         if key == "seed" or key in TOLD:
             continue
         if (not one_device and key.startswith(TIMED)) or (not one_measure and key.startswith("checkpoint_bytes")):
             result[key] = None
-        elif all(_is_number(value) for value in values):
+        elif all(map(_is_number, values)):
             result[key] = _mean(values)
             result[f"{key}_sd"] = _deviation(values) if len(values) > 1 else None
-        elif all(value == values[0] for value in values):
+        elif all(one == values[0] for one in values):
             result[key] = values[0]
-        elif all(isinstance(value, list) for value in values) and len({len(value) for value in values}) == 1:
+        elif all(isinstance(one, list) for one in values) and len({len(one) for one in values}) == 1:
             layers = list(zip(*values, strict=True))
             result[key] = [_mean(layer) if all(map(_is_number, layer)) else None for layer in layers]
         else:
             result[key] = None
     result["by_training"] = _by_training(group)
-    return result
+    return cast(Averaged, result)
 
 
 def _by_training(group: Sequence[Row]) -> dict[str, float]:
     """Returns the accuracy in percent on every trained model, of several draws of a method on one their mean."""
     found: dict[str, list[float]] = {}
     for row in group:
-        if row.get("test_accuracy") is not None:
-            found.setdefault(str(row.get("trained_id") or row.get("seed")), []).append(100 * row["test_accuracy"])
+        if (accuracy := row.get("test_accuracy")) is not None:
+            found.setdefault(str(row.get("trained_id") or row.get("seed")), []).append(100 * accuracy)
     return {key: _mean(values) for key, values in found.items()}
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_number(found: Any) -> bool:
+    return isinstance(found, int | float) and not isinstance(found, bool)
 
 
 def _mean(values: Iterable[Any]) -> float | int:

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from s5c.atomic import write_text
+from s5c.checksums import CHECKSUM, sealed_table, unsealed_table
 from s5c.errors import UserError
-from s5c.evaluation.arms import Row
-from s5c.tracking.lines import CHECKSUM, sealed_table, unsealed_table
-from s5c.training.atomic import write_text
+from s5c.report.row import Row, as_row
 
 TIME = "timestamp"
 
@@ -52,7 +52,7 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         UserError: A row is not what was written, or rows are missing.
     """
-    rows: list[Row] = []
+    rows: list[dict[str, Any]] = []
     lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -75,7 +75,7 @@ def read_rows(path: Path) -> list[Row]:
             f"{path} is damaged: {error}. Run the job again, or copy the file again from where it came.\n"
             f"If you have changed it on purpose, take {CHECKSUM!r} out of every line."
         ) from error
-    return [{**row, "folder": str(path.parent)} for row in found]
+    return [as_row({**row, "folder": str(path.parent)}) for row in found]
 
 
 def moment(row: Mapping[str, Any]) -> float:
@@ -90,13 +90,13 @@ def moment(row: Mapping[str, Any]) -> float:
 def _stamped(rows: Sequence[Row], before: Iterable[Row], latest: float) -> list[Row]:
     known = {_content(row): row for row in before}
     own = max(map(moment, known.values()), default=0.0)
-    found = []
+    found: list[Row] = []
     for row in rows:
         same, now = known.get(_content(row)), moment(row)
         # New rows of a job that writes several times stay together.
         least = max(own, latest + 1 if latest >= now else 0.0) if same is None else moment(same)
         stamp = max(now, least)
-        found.append(row if stamp == now else {**row, TIME: _text(stamp)})
+        found.append(row if stamp == now else {**row, "timestamp": _text(stamp)})
     return found
 
 

@@ -2,7 +2,7 @@
 
 A comparison scores a fixed part of the test split while methods are being made, a headline later all of it. From both
 rows of one network follows what it does on the rest: of n examples c answered rightly, of the m among them c', leaves
-c - c' of n - m. Gained and lost examples follow from the paired errors (`s5c.evaluation.paired`) in the same way.
+c - c' of n - m. Gained and lost examples follow from the paired errors (`s5c.report.paired`) in the same way.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from s5c.evaluation import summary
-from s5c.evaluation.arms import Row, asked, label
-from s5c.evaluation.collect import studies
+from s5c.report import summary
+from s5c.report.arms import asked, label
+from s5c.report.collect import studies
+from s5c.report.row import Row, as_row
 
 SAME = 1e-6
 """Loss on validation data by which two rows may differ and still be of one network."""
@@ -42,7 +43,9 @@ def rest(whole: Sequence[Row], part: Sequence[Row]) -> list[Row]:
         elif other is None or not _same(row, other) or (row.get("test_examples") or 0) <= other["test_examples"]:
             incomplete.add(label(row))
         else:
-            found.append({**{key: value for key, value in row.items() if key not in OF_EXAMPLES}, **_left(row, other)})
+            found.append(
+                as_row({key: value for key, value in {**row, **_left(row, other)}.items() if key not in OF_EXAMPLES})
+            )
     return [row for row in found if label(row) not in incomplete]
 
 
@@ -77,20 +80,27 @@ def _same(row: Row, other: Row) -> bool:
 def _left(row: Row, other: Row) -> Row:
     n, m = row["test_examples"], other["test_examples"]
     found: Row = {"test_examples": n - m, "test_skip": m}
-    for key in ("test_accuracy", "test_accuracy_full"):
-        if row.get(key) is not None and other.get(key) is not None:
-            found[key] = (round(n * row[key]) - round(m * other[key])) / (n - m)
-    changed = _changed(row), _changed(other)
-    if None not in changed and {"test_accuracy", "test_accuracy_full"} <= set(found):
-        change = found["test_accuracy"] - found["test_accuracy_full"]
-        share = (changed[0] - changed[1]) / (n - m)  # type: ignore[operator]
+
+    def left(whole: float | None, part: float | None) -> float | None:
+        return None if whole is None or part is None else (round(n * whole) - round(m * part)) / (n - m)
+
+    reduced = left(row.get("test_accuracy"), other.get("test_accuracy"))
+    full = left(row.get("test_accuracy_full"), other.get("test_accuracy_full"))
+    if reduced is not None:
+        found["test_accuracy"] = reduced
+    if full is not None:
+        found["test_accuracy_full"] = full
+    changed, before = _changed(row), _changed(other)
+    if changed is not None and before is not None and reduced is not None and full is not None:
+        change, share = reduced - full, (changed - before) / (n - m)
         found["points_lost_se"] = 100 * math.sqrt(max(share - change**2, 0.0) / (n - m))
     return found
 
 
 def _changed(row: Row) -> int | None:
     """Returns how many examples a network answers otherwise than the unpruned one as to right and wrong."""
-    if row.get("points_lost_se") is None:
+    error, reduced, full = row.get("points_lost_se"), row.get("test_accuracy"), row.get("test_accuracy_full")
+    if error is None or reduced is None or full is None:
         return None
-    n, change = row["test_examples"], row["test_accuracy"] - row["test_accuracy_full"]
-    return round(n * ((row["points_lost_se"] / 100) ** 2 * n + change**2))
+    n = row["test_examples"]
+    return round(n * ((error / 100) ** 2 * n + (reduced - full) ** 2))

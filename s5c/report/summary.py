@@ -5,14 +5,14 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
-from s5c.evaluation import cells
-from s5c.evaluation.arms import FLOORS, FULL, Row, best_first, by_arm, missed, target
-from s5c.evaluation.average import means
-from s5c.evaluation.cells import NOTHING, flagged, number, table
-from s5c.evaluation.collect import Study
-from s5c.evaluation.standing import change_error, lead
+from s5c.report import cells
+from s5c.report.arms import FLOORS, best_first, by_arm, missed, target
+from s5c.report.average import means
+from s5c.report.cells import NOTHING, flagged, number, table
+from s5c.report.collect import Study
+from s5c.report.row import FULL, Averaged, value
+from s5c.report.standing import change_error, lead
 
 RANDOM = "random"
 """The arm that every method should be ahead of."""
@@ -20,7 +20,7 @@ ALLOWED = (0.5, 1.0)
 """Points of accuracy that may be lost."""
 
 
-def grid(study: Study) -> tuple[list[float], dict[str, dict[float, Row]]]:
+def grid(study: Study) -> tuple[list[float], dict[str, dict[float, Averaged]]]:
     """Returns the ratios asked for in a study and, for every arm, best first, the averaged row at each of them."""
     arms = by_arm(means(study))
     found = {}
@@ -62,7 +62,7 @@ def accuracies(study: Study, ratios: Sequence[float] = ()) -> str:
     return table(["Arm", *(f"{ratio:g}" for ratio in columns)], body) + f"\n\n{' '.join(notes)}"
 
 
-def _behind_random(arms: Mapping[str, Mapping[float, Row]], columns: Sequence[float]) -> str:
+def _behind_random(arms: Mapping[str, Mapping[float, Averaged]], columns: Sequence[float]) -> str:
     """Returns the sentence on methods that states drawn at random are ahead of; nothing if there are none."""
     drawn = next((rows for rows in arms.values() if next(iter(rows.values()))["reduction"] == RANDOM), {})
     found: dict[str, list[str]] = {}
@@ -102,14 +102,14 @@ def largest_ratios(study: Study) -> str:
     """Returns the table of the largest ratios that cost little, and the seconds that arms take."""
     arms = {name: list(rows.values()) for name, rows in grid(study)[1].items()}
     arms = {name: rows for name, rows in arms.items() if not rows[0].get("masked_only")}
-    columns: dict[str, Callable[[list[Row]], str]] = {
+    columns: dict[str, Callable[[list[Averaged]], str]] = {
         f"≤ {allowed:g} point{'s' * (allowed != 1)} lost": lambda rows, a=allowed: _ratio(largest(rows, a))  # type: ignore[misc]
         for allowed in ALLOWED
     }
     if any(row.get("val_points_lost") is not None for rows in arms.values() for row in rows):
         columns["chosen on validation, ≤ 0.5"] = _chosen_on_validation
     for title, key in (("Reduction", "reduction"), ("Calibration", "calibration"), ("Training", "training")):
-        if any(row.get(f"seconds_{key}") for rows in arms.values() for row in rows):
+        if any(value(row, f"seconds_{key}") for rows in arms.values() for row in rows):
             columns[title] = lambda rows, k=f"seconds_{key}": cells.seconds(median(rows, k))  # type: ignore[misc]
     body = [[flagged(name, rows[0]), *(cell(rows) for cell in columns.values())] for name, rows in arms.items()]
     note = (
@@ -121,7 +121,7 @@ def largest_ratios(study: Study) -> str:
     return table(["Arm", *columns], body) + f"\n\n{note}"
 
 
-def largest(rows: Sequence[Row], allowed: float, key: str = "points_lost") -> Row | None:
+def largest(rows: Sequence[Averaged], allowed: float, key: str = "points_lost") -> Averaged | None:
     """Returns the row of the largest ratio such that it and all smaller ones lose at most `allowed` points.
 
     Args:
@@ -131,15 +131,15 @@ def largest(rows: Sequence[Row], allowed: float, key: str = "points_lost") -> Ro
     """
     found = None
     for row in sorted(rows, key=lambda row: row["ratio"]):
-        if row.get(key) is None or row[key] > allowed + 1e-9:
+        if (lost := value(row, key)) is None or lost > allowed + 1e-9:
             break
         found = row
     return found
 
 
-def median(rows: Sequence[Row], key: str) -> float | None:
+def median(rows: Sequence[Averaged], key: str) -> float | None:
     """Returns the median of a number over those rows that have it."""
-    values = [row[key] for row in rows if row.get(key) is not None]
+    values = [found for row in rows if (found := value(row, key)) is not None]
     return statistics.median(values) if values else None
 
 
@@ -182,11 +182,11 @@ def layer_errors(study: Study) -> str | None:
     return table(["Arm", *(f"Layer {layer}" for layer in range(depth))], body) + f"\n\n{note}"
 
 
-def _asked_a_ratio(row: Row) -> bool:
+def _asked_a_ratio(row: Averaged) -> bool:
     return target(row)[0] == "ratio" and row.get("max_drop") is None
 
 
-def _accuracy_and_loss(row: Row | None) -> str:
+def _accuracy_and_loss(row: Averaged | None) -> str:
     if row is None:
         return NOTHING
     text, found = cells.percent(row, "test_accuracy"), missed(row)
@@ -197,7 +197,7 @@ def _accuracy_and_loss(row: Row | None) -> str:
     return f"{text} ({cells.loss(row)}{'' if error is None else f' ± {error:.1f}'}){really}"
 
 
-def _of_errors(rows: Sequence[Row]) -> str:
+def _of_errors(rows: Sequence[Averaged]) -> str:
     """Returns the sentence on what stands behind ± inside the parentheses; nothing if nothing does."""
     known = [row for row in rows if change_error(row) is not None]
     over = {row["n"] > 1 for row in known}
@@ -209,24 +209,24 @@ def _of_errors(rows: Sequence[Row]) -> str:
     return f"± inside the parentheses: {'; of a single seed '.join(parts)}." if parts else ""
 
 
-def _ratio(row: Row | None) -> str:
+def _ratio(row: Averaged | None) -> str:
     return "0" if row is None else cells.ratio_cell(row)
 
 
-def _chosen_on_validation(rows: list[Row]) -> str:
+def _chosen_on_validation(rows: list[Averaged]) -> str:
     found = largest(rows, ALLOWED[0], "val_points_lost")
     return "0" if found is None else f"{cells.ratio_cell(found)} ({cells.loss(found)})"
 
 
-def _above(row: Mapping[str, Any]) -> str:
+def _above(row: Averaged) -> str:
     if row.get("above_last") is None:
         return NOTHING
     return f"{cells.signed(row['above_last'])} ± {row['above_last_se']:.1f}"
 
 
-def _error(row: Row, layer: int) -> str:
+def _error(row: Averaged, layer: int) -> str:
     def at(key: str) -> float | None:
-        values = row.get(key) or []
+        values = value(row, key) or []
         return values[layer] if layer < len(values) else None
 
     text, peak, bound = number(at("error_h2"), "{:.3g}"), number(at("error_hinf"), "{:.3g}"), at("error_bound")

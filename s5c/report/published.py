@@ -1,8 +1,8 @@
 """The published results: one page and everything on it, made from stored run files and from nothing else.
 
 `results/published/FOLDER/table.csv` holds every row of the runs, `spectra.npz` the arrays that figures need, and
-`papers.csv` what papers report. All the rest there is written by `publish`: report.md and figures in every folder,
-results/README.md, and what stands between the markers of README.md (`s5c.evaluation.readme`).
+`papers.csv` what papers report. All the rest there is written by `publish`: report.md and figures in every folder, and
+all pages that have a template in results/templates (`s5c.report.templates`), such as README.md and results/README.md.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from s5c.atomic import write_text
 from s5c.errors import UserError
-from s5c.evaluation import claims, summary, tables, unseen
-from s5c.evaluation.arms import FULL, Row
-from s5c.evaluation.collect import TABLE_FILE, Study, noting_damage, restore, studies
-from s5c.evaluation.plots import save_figures
-from s5c.evaluation.readme import FOLDER, PAPERS, README, filled, folders, models_table
-from s5c.training.atomic import write_text
+from s5c.report import summary, tables, unseen
+from s5c.report.collect import TABLE_FILE, Study, noting_damage, restore, studies
+from s5c.report.plots import save_figures
+from s5c.report.row import FULL, Row
+from s5c.report.templates import FOLDER, folders, rendered
 
 PAGE = Path("results/README.md")
 COMMAND = "python -m s5c.report published=true"
@@ -55,7 +55,7 @@ def publish(
         The relative names of the files written.
 
     Raises:
-        UserError: Nothing is stored, or README.md asks for a table that cannot be made.
+        UserError: Nothing is stored, or a template asks for what cannot be made.
     """
     to = to or root
     stored = {folder.name: restore(folder) for folder in folders(root)}
@@ -67,15 +67,8 @@ def publish(
         folder.mkdir(parents=True, exist_ok=True)
         written += save_figures(rows, arrays, folder, formats)
         written.append(_write(folder / "report.md", tables.markdown(rows)))
-    every = [row for rows, _ in stored.values() for row in rows]
-    parts = [_head(root, every, models)]
-    for name, (rows, _) in stored.items():
-        parts.append(_section(name, rows, to))
-        if left := _unseen(name, stored):
-            parts.append(left)
-    written.append(_write(to / PAGE, "\n\n".join(parts) + "\n"))
-    if (root / README).is_file():
-        written.append(_write(to / README, filled(root, models)))
+    pages = rendered(root, models, lambda: _sections(stored, to))
+    written += [_write(to / name, text) for name, text in pages.items()]
     return sorted(path.relative_to(to) for path in written)
 
 
@@ -118,20 +111,15 @@ def _difference(there: Path, made: Path) -> str:
     )
 
 
-# ---- the page
+# ---- the sections of results/README.md
 
 
-def _head(root: Path, rows: Sequence[Row], models: Mapping[str, str]) -> str:
-    parts = [
-        "# Results",
-        f"Made by `{COMMAND}` from the run files stored in [published](published); never edited by hand, and checked "
-        "by `make test`. Ratios count stored states removed over the whole network. “one seed” means just that.",
-        "## Trained models",
-        models_table(models),
-    ]
-    if (root / PAPERS).is_file():
-        parts += ["## What the papers report", claims.reproduced(root / PAPERS, rows)]
-        parts.append(claims.claims_table(root / PAPERS, rows))
+def _sections(stored: Mapping[str, tuple[list[Row], Any]], to: Path) -> str:
+    parts = []
+    for name, (rows, _) in stored.items():
+        parts.append(_section(name, rows, to))
+        if left := _unseen(name, stored):
+            parts.append(left)
     return "\n\n".join(parts)
 
 

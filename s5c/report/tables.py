@@ -12,11 +12,12 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from s5c.evaluation import summary
-from s5c.evaluation.arms import FULL, Row, label, missed, on_test
-from s5c.evaluation.average import means
-from s5c.evaluation.cells import (
+from s5c.report import summary
+from s5c.report.arms import label, missed, on_test
+from s5c.report.average import means
+from s5c.report.cells import (
     HIGHLIGHTED,
+    LOADED,
     MASKED,
     NOTHING,
     ON_TEST,
@@ -39,8 +40,8 @@ from s5c.evaluation.cells import (
     speedup,
     table,
 )
-from s5c.evaluation.collect import Study, studies
-from s5c.evaluation.load import LOADED
+from s5c.report.collect import Study, studies
+from s5c.report.row import FULL, Averaged, Row, value
 
 METHOD_WIDTH = 19  # the longest preset name; leaves the rest of 100 columns to nine numbers
 
@@ -111,7 +112,7 @@ def description(study: Study) -> str:
 
 def _interval(row: Row, key: str) -> str:
     """Returns Wilson's 95 % interval of one model's accuracy, where the number of test examples is known."""
-    n, p = row.get("test_examples"), row.get(key)
+    n, p = row.get("test_examples"), value(row, key)
     if not n or p is None:
         return ""
     z2 = 1.96**2 / n
@@ -121,7 +122,7 @@ def _interval(row: Row, key: str) -> str:
 
 
 def _model_table(study: Study) -> str:
-    columns: dict[str, Callable[[Row], str]] = {
+    columns: dict[str, Callable[[Averaged], str]] = {
         "Arm": lambda row: flagged(label(row), row),
         "Seeds": _seeds,
         "Ratio asked": lambda row: f"{row.get('ratio') or 0:g}",
@@ -142,7 +143,7 @@ def _model_table(study: Study) -> str:
         "Protocol": lambda row: str(row.get("protocol", NOTHING)),
     }
     for title, key in (("Arrays", "array_bytes"), ("Batch", "latency_batch_size")):  # rows of before schema 2 have none
-        if all(row.get(key) is None for row in study.rows):
+        if all(value(row, key) is None for row in study.rows):
             del columns[title]
     body = [[cell(row) for cell in columns.values()] for row in means(study)]
     notes = ["Agreement: share of test predictions equal to the unpruned model's."]
@@ -164,7 +165,7 @@ def _of_latency(study: Study) -> list[str]:
     devices = sorted({str(row.get("latency_device") or row["device"]) for row in timed if row.get("device")})
     notes = [f"Latency measured on {plain(', '.join(devices)) or 'an unnamed device'}."]
     if any(row.get("latency_quartiles_ms") for row in timed):
-        rounds = sorted({row["latency_rounds"] for row in timed if row.get("latency_rounds")})
+        rounds = sorted({count for row in timed if (count := row.get("latency_rounds"))})
         told = " or ".join(f"{count:g}" for count in rounds)
         notes.append(f"Median of {told} rounds, in parentheses the quartiles; the speed-up is a ratio of medians.")
     busiest = max((row.get("load_others") or 0.0 for row in timed), default=0.0)
@@ -181,7 +182,7 @@ def _layer_table(study: Study) -> str:
     head = ["Arm", "Seeds", "Ratio", *(f"Layer {layer}" for layer in range(depth))]
     body = []
     for row in rows:
-        full = row.get("orders_full") or [None] * depth
+        full: Sequence[float | None] = row.get("orders_full") or [None] * depth
         kept = [
             f"{now:.3g}" if before is None else f"{now:.3g}/{before:.3g}"
             for now, before in zip(row["orders"], full, strict=True)
@@ -190,7 +191,7 @@ def _layer_table(study: Study) -> str:
     return table(head, body)
 
 
-def _seeds(row: Row) -> str:
+def _seeds(row: Averaged) -> str:
     return ", ".join(map(str, row["seeds"])) or NOTHING
 
 
@@ -204,7 +205,7 @@ def commands(rows: Sequence[Row]) -> str:
     produced: dict[str, dict[str, dict[str, None]]] = {}
     for row in rows:
         if row.get("command"):
-            origin = " ".join(str(row[key]) for key in ("version", "git") if row.get(key))
+            origin = " ".join(str(told) for key in ("version", "git") if (told := value(row, key)))
             seed = f"seed {row.get('seed', NOTHING)}" + (f", s5c {origin}" if origin else "")
             produced.setdefault(row["command"], {}).setdefault(seed, {})[label(row)] = None
     if not produced:
@@ -244,13 +245,14 @@ def _timing(study: Study) -> list[str]:
     timed = [row for row in study.rows if row.get("latency_quartiles_ms")]
     if not timed:
         return []
-    batches = " or ".join(str(size) for size in sorted({row["latency_batch_size"] for row in timed}))
+    sizes = {count for row in timed if (count := row.get("latency_batch_size"))}
+    batches = " or ".join(map(str, sorted(sizes)))
     busiest = max(row.get("load_others") or 0.0 for row in timed)
     loaded = [f"⚠ machine loaded to {100 * busiest:.0f} % by others"] if busiest > LOADED else []
     return [f"under the speed-up: ms a batch of {batches}, median ± half the interquartile range", *loaded]
 
 
-def _size_cells(row: Row) -> list[str | Text]:
+def _size_cells(row: Averaged) -> list[str | Text]:
     accuracy = Text(percent(row, "test_accuracy"))
     if on_test(row):
         accuracy.append(" ⚠", style="red")
@@ -267,11 +269,11 @@ def _size_cells(row: Row) -> list[str | Text]:
     ]
 
 
-def _speed(row: Row) -> Text:
+def _speed(row: Averaged) -> Text:
     """Returns the speed-up and, where their spread was kept, the milliseconds under it."""
     text, quartiles = Text(number(row.get("speedup"), "{:.2f}×")), row.get("latency_quartiles_ms")
-    if row.get("latency_ms") is not None and quartiles and None not in quartiles:
-        text.append(f"\n{digits(row['latency_ms'])}±{(quartiles[1] - quartiles[0]) / 2:.1g}", style="dim")
+    if (median := row.get("latency_ms")) is not None and quartiles and None not in quartiles:
+        text.append(f"\n{digits(median)}±{(quartiles[1] - quartiles[0]) / 2:.1g}", style="dim")
     return text
 
 
@@ -300,18 +302,19 @@ def _console_name(name: str, row: Row) -> Text:
     return text
 
 
-def _coloured_accuracy(row: Row | None) -> Text:
-    if row is None or row.get("test_accuracy") is None:
+def _coloured_accuracy(row: Averaged | None) -> Text:
+    accuracy = None if row is None else row.get("test_accuracy")
+    if row is None or accuracy is None:
         return Text(NOTHING, style="dim")
-    text = Text(f"{100 * row['test_accuracy']:.1f}", style=_colour(row))
-    if row.get("test_accuracy_sd") is not None:
-        text.append(f"\n±{100 * row['test_accuracy_sd']:.1f}", style="dim")
+    text = Text(f"{100 * accuracy:.1f}", style=_colour(row))
+    if (spread := row.get("test_accuracy_sd")) is not None:
+        text.append(f"\n±{100 * spread:.1f}", style="dim")
     if (found := missed(row)) is not None:
         text.append(f"\n[{found:.3g}]", style="dim")
     return text
 
 
-def _colour(row: Row) -> str:
+def _colour(row: Averaged) -> str:
     lost = row.get("points_lost")
     if lost is None or math.isnan(lost):
         return ""

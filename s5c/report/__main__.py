@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from s5c.guide import answer
+
+if __name__ == "__main__":
+    answer("report")
+
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,17 +14,18 @@ from typing import Any
 from omegaconf import DictConfig
 
 from s5c import config as settings
+from s5c.atomic import write_text
 from s5c.cli import run
 from s5c.errors import UserError
-from s5c.evaluation import published, readme, spectra
-from s5c.evaluation.arms import Row
-from s5c.evaluation.collect import ROWS_FILE, collect, read_spectra, store, studies
-from s5c.evaluation.page import page
-from s5c.evaluation.plots import save_figures
-from s5c.evaluation.tables import console, markdown
+from s5c.locations import given_path
 from s5c.pipeline import zoo
 from s5c.pipeline.job import results_console
-from s5c.training.atomic import write_text
+from s5c.report import published, spectra, templates
+from s5c.report.collect import ROWS_FILE, collect, read_spectra, store, studies
+from s5c.report.page import page
+from s5c.report.plots import save_figures
+from s5c.report.row import Row
+from s5c.report.tables import console, markdown
 
 KEYS = ("runs", "output", "html", "published", "check")
 
@@ -41,7 +47,7 @@ def _report(values: Mapping[str, Any]) -> None:
     if values["runs"] is None:
         raise UserError("runs is not set: add runs=FOLDER of a run or of a sweep, or published=true.")
     asked = values["runs"] if isinstance(values["runs"], list) else [values["runs"]]
-    paths = [Path(str(path)).expanduser() for path in asked]
+    paths = [given_path(path, "runs=") for path in asked]
     rows = collect(paths)
     output = Path(values["output"] or paths[0] / "report")
     if (output / ROWS_FILE).exists():
@@ -68,10 +74,10 @@ def _publish(values: Mapping[str, Any]) -> None:
     written = published.publish(root, zoo.summaries())
     for path in published.strays(root, written):
         path.unlink()
-    made = f"{len(written)} files from {root / readme.FOLDER}; the page is {root / published.PAGE}."
+    made = f"{len(written)} files from {root / templates.FOLDER}; the page is {root / published.PAGE}."
     results_console().print(made, markup=False)
     if values["html"]:
-        _write_page(readme.stored_rows(root), Path(values["output"] or "results") / "report.html")
+        _write_page(templates.stored_rows(root), Path(values["output"] or "results") / "report.html")
 
 
 def _check() -> None:
@@ -87,11 +93,11 @@ def _write_page(rows: list[Row], path: Path) -> None:
 
 
 def _checkout() -> Path:
-    return Path(__file__).resolve().parents[1]
+    return Path(__file__).resolve().parents[2]
 
 
 def _is_published(output: Path) -> bool:
-    return output.resolve().is_relative_to(_checkout() / readme.FOLDER)
+    return output.resolve().is_relative_to(_checkout() / templates.FOLDER)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from s5c.evaluation.looks import MUTED, OURS, STYLE
+from s5c.report.looks import MUTED, OURS, STYLE
 
 COLOURS = (MUTED, OURS, "#0072B2", "#007A5A", "#8A3FFC", "#B8860B", "#CC79A7", "#111111")
 MARKERS = "o^svDPX*"

@@ -15,12 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from s5c.evaluation.arms import FULL, Row, asked, before, differences, target
-from s5c.evaluation.arrayfile import read_arrays
+from s5c.report.arms import asked, before, differences, target
+from s5c.report.arrayfile import read_arrays
+from s5c.report.row import FULL, Row
 
-CORRECT = "correct_file"
-"""Key of a row that names the npz beside its rows.jsonl: for every network whether it answered each test example
-rightly, under `full` and the targets' labels."""
 BARE = "last"
 
 
@@ -48,11 +46,11 @@ def difference(before: NDArray[Any], after: NDArray[Any]) -> tuple[float, float]
     return 100 * change, 100 * math.sqrt(max((gained + lost) / n - change**2, 0.0) / n)
 
 
-def _paired(row: Row, files: dict[Path, dict[str, NDArray[Any]]], last: NDArray[Any] | None) -> dict[str, float]:
+def _paired(row: Row, files: dict[Path, dict[str, NDArray[Any]]], last: NDArray[Any] | None) -> Row:
     after = _answers(row, files)
     if row["reduction"] == FULL or after is None:
         return {}
-    found = {}
+    found: Row = {}
     before = _answers(row, files, FULL)
     if before is not None and before.shape == after.shape:
         found["points_lost_se"] = difference(before, after)[1]
@@ -66,11 +64,11 @@ def _pairing_key(row: Row) -> tuple[Any, ...]:
 
 
 def _answers(row: Row, files: dict[Path, dict[str, NDArray[Any]]], name: str = "") -> NDArray[Any] | None:
-    if not row.get(CORRECT) or "folder" not in row:
+    if not row.get("correct_file") or "folder" not in row:
         return None
     if not name and row.get("test_accuracy", 0.0) is None:
         return None  # not all of them are answers
-    path = Path(row["folder"]) / row[CORRECT]
+    path = Path(row["folder"]) / row["correct_file"]
     if path not in files:
         arrays = read_arrays(path, "its paired errors are left out")
         files[path] = {key: array.astype(bool) for key, array in arrays.items()}

@@ -10,14 +10,16 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from s5c.evaluation import curves, spectra
-from s5c.evaluation.arms import Row, by_arm
-from s5c.evaluation.average import aggregate, means
-from s5c.evaluation.collect import Spectra, Study, studies, write_csv
-from s5c.evaluation.looks import STYLE, entitle, look_of, panels
-from s5c.evaluation.originals import originals_figure
-from s5c.evaluation.spectra import Drawing
-from s5c.training.atomic import written
+from s5c.atomic import written
+from s5c.report import curves, spectra
+from s5c.report.arms import by_arm
+from s5c.report.average import aggregate, means
+from s5c.report.collect import Spectra, Study, studies
+from s5c.report.csvfile import Record, write_csv
+from s5c.report.looks import STYLE, entitle, look_of, panels
+from s5c.report.originals import originals_figure
+from s5c.report.row import Row, value
+from s5c.report.spectra import Drawing
 
 FORMATS = ("png", "pdf")
 
@@ -83,7 +85,7 @@ def _as_written(figure: Figure) -> Figure:
 
 
 def _line_figure(study: Study, draw: Callable[[Sequence[Row]], Figure], measure: str) -> Drawing | None:
-    arms = by_arm(row for row in means(study) if row.get(measure) is not None)
+    arms = by_arm(row for row in means(study) if value(row, measure) is not None)
     if not arms:
         return None
 
@@ -93,7 +95,7 @@ def _line_figure(study: Study, draw: Callable[[Sequence[Row]], Figure], measure:
         return figure
 
     keys = ("ratio", "n", measure, f"{measure}_sd")
-    return titled, [{"arm": name, **{key: row[key] for key in keys}} for name in arms for row in arms[name]]
+    return titled, [{"arm": name, **{key: value(row, key) for key in keys}} for name in arms for row in arms[name]]
 
 
 def _states_figure(study: Study) -> Drawing | None:
@@ -113,7 +115,7 @@ def _states_figure(study: Study) -> Drawing | None:
         entitle(figure, f"States kept per layer\n{study.title}", "Ratio of states removed", "Layer")
         return figure
 
-    data: list[Row] = []
+    data: list[Record] = []
     for name, rows in by_arm(aggregate(sized)).items():
         for row in rows:
             counts = enumerate(zip(row["orders"], row["orders_full"], strict=True))

@@ -6,7 +6,6 @@ mapping that survives JSON. Rows may carry more keys than are read here.
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,14 +17,16 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from s5c.atomic import save_arrays
+from s5c.checksums import CHECKSUM, sealed_table, unsealed_table
 from s5c.errors import UserError
-from s5c.evaluation import schemaless
-from s5c.evaluation.arms import FULL, Row, asked, called, differences, identity, label, named, on_test, rank, settings
-from s5c.evaluation.arrayfile import read_arrays
-from s5c.evaluation.paired import add_paired
-from s5c.evaluation.rowfile import moment, read_rows
-from s5c.tracking.lines import CHECKSUM, sealed_table, unsealed_table
-from s5c.training.atomic import save_arrays, written
+from s5c.report import schemaless
+from s5c.report.arms import asked, called, differences, identity, label, named, on_test, rank, settings
+from s5c.report.arrayfile import read_arrays
+from s5c.report.csvfile import read_csv, write_csv
+from s5c.report.paired import add_paired
+from s5c.report.row import FULL, Row, as_row, value
+from s5c.report.rowfile import moment, read_rows
 
 LATENCY = ("latency", "speedup", "backend", "temp_bytes", "load")
 """How the keys begin that the measurement of latency and memory fills in, all together or none."""
@@ -44,8 +45,6 @@ Spectra = Mapping[str, Mapping[str, NDArray[Any]]]
 ROWS_FILE = "rows.jsonl"
 TABLE_FILE = "table.csv"
 _noted: ContextVar[list[str] | None] = ContextVar("_noted", default=None)
-FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
-"""What a cell begins with, after blanks, that spreadsheets take for a formula."""
 SPECTRA_FILE = "spectra.npz"
 
 PROTECTED = "unstable modes (|Lambda_bar| >= 1) are never removed"
@@ -77,7 +76,7 @@ def collect(paths: Sequence[Path]) -> list[Row]:
 
     Returns:
         The rows, each with the `folder` it was found in, the size on disk of its unpruned model and, where the answers
-        to single examples are stored, the paired errors of `s5c.evaluation.paired`.
+        to single examples are stored, the paired errors of `s5c.report.paired`.
 
     Raises:
         UserError: A folder does not exist, a row is damaged, or there are no rows at all.
@@ -109,7 +108,7 @@ def with_latency(row: Row, older: Row | None) -> Row:
     if older is None or row.get("latency_ms") is not None or older.get("latency_ms") is None:
         return row
     kept = {key: value for key, value in older.items() if key.startswith(LATENCY)}
-    return {**row, "latency_device": older.get("device"), **kept}
+    return as_row({**row, "latency_device": older.get("device"), **kept})
 
 
 def in_order(rows: Iterable[Row]) -> list[Row]:
@@ -124,7 +123,7 @@ def describing_itself(row: Row) -> Row:
     """Returns a row with all that says what it is; one without a schema gets it from what its preset stood for then."""
     if "schema" in row:
         return row
-    told = {"arm": label(row), "settings": settings(row), "differences": differences(row)}
+    told: Row = {"arm": label(row), "settings": settings(row), "differences": differences(row)}
     preset = row["reduction"] if row["reduction"] in schemaless.PRESETS else None
     return {**row, "schema": schemaless.SCHEMA, "preset": preset, **told}
 
@@ -171,7 +170,7 @@ def restore(directory: Path) -> tuple[list[Row], dict[str, dict[str, NDArray[Any
             raise found from error
         noted.append(str(found))
         rows = [{key: value for key, value in row.items() if key != CHECKSUM} for row in stored]
-    return in_order(_protecting(rows)), spectra
+    return in_order(_protecting([as_row(row) for row in rows])), spectra
 
 
 @contextmanager
@@ -193,7 +192,7 @@ def studies(rows: Iterable[Row]) -> list[Study]:
     found: list[Study] = []
     for members in grouped.values():
         first = members[0]
-        parts = [str(first[key]) for key in ("task", "model", "experiment") if first.get(key)]
+        parts = [str(name) for key in ("task", "model", "experiment") if (name := value(first, key))]
         title = ", ".join(parts) + (", selected on test data" if on_test(first) else "")
         title += "".join(_told_apart(first, [rows[0] for rows in grouped.values()]))
         slug = re.sub(r"[^A-Za-z0-9.]+", "-", title)
@@ -205,15 +204,15 @@ def studies(rows: Iterable[Row]) -> list[Study]:
 def study_key(row: Row) -> str:
     """Returns a text that rows share which may be compared."""
     size = [row.get("orders_full") or row.get("orders"), row.get("params_full") or row.get("params")]
-    return json.dumps([[row.get(key) for key in (*COMPARED, *APART)], size])
+    return json.dumps([[value(row, key) for key in (*COMPARED, *APART)], size])
 
 
 def _told_apart(row: Row, others: Iterable[Row]) -> Iterator[str]:
     """Yields what sets a row's study apart from others of the same title."""
-    alike = [other for other in others if all(other.get(key) == row.get(key) for key in COMPARED)]
+    alike = [other for other in others if all(value(other, key) == value(row, key) for key in COMPARED)]
     for key, form in APART.items():
-        if row.get(key) is not None and len({other.get(key) for other in alike}) > 1:
-            yield form.format(row[key])
+        if value(row, key) is not None and len({value(other, key) for other in alike}) > 1:
+            yield form.format(value(row, key))
 
 
 def _protecting(rows: Sequence[Row]) -> list[Row]:
@@ -241,64 +240,15 @@ def _protected(row: Row) -> Row:
     return {**row, "arm": called(row["reduction"], row["differences"])}
 
 
-def write_csv(rows: Sequence[Row], path: Path) -> None:
-    """Writes rows so that `read_csv` returns them unchanged.
-
-    Text stands as it is, everything else as JSON, an absent key as an empty cell. Text that reads as JSON (a git hash
-    made of digits, say) is quoted, lest a spreadsheet or `read_csv` take it for a number; so is text that a spreadsheet
-    would run as a formula.
-    """
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    with written(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([_to_cell(key) for key in columns])
-        writer.writerows([_to_cell(row[key]) if key in row else "" for key in columns] for row in rows)
-
-
-def read_csv(path: Path) -> list[Row]:
-    """Returns the rows that `write_csv` wrote.
-
-    Raises:
-        UserError: The file is no such table, or a row has more or fewer cells than the first line.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = csv.DictReader(file, strict=True)
-            rows.fieldnames = [_text_from_cell(name) for name in rows.fieldnames or ()]
-            found = list(rows)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is damaged: {error}. Copy it again from where it came.") from error
-    for number, row in enumerate(found, start=1):
-        if None in row or None in row.values():
-            raise UserError(f"{path} is damaged: row {number} has not one cell for each name in the first line.")
-    return [{key: _from_cell(cell) for key, cell in row.items() if cell != ""} for row in found]
-
-
-def _to_cell(value: Any) -> str:
-    if isinstance(value, str) and value and _from_cell(value) is value and not value.lstrip().startswith(FORMULA):
-        return value
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _from_cell(cell: str) -> Any:
-    try:
-        return json.loads(cell)
-    except ValueError:
-        return cell
-
-
-def _text_from_cell(cell: str) -> str:
-    value = _from_cell(cell)
-    return value if isinstance(value, str) else cell
-
-
 def _arrays(file: Path) -> dict[str, NDArray[Any]]:
     return read_arrays(file, "figures are drawn without it")
 
 
-def _repetition_key(row: Row) -> str:
+def _repetition_key(row: Row, of_any_seed: bool = False) -> str:
     trained = row.get("trained_id") or row.get("parent") or row.get("checkpoint")
-    return json.dumps([study_key(row), trained, identity(row), asked(row), row.get("reduction_seed")])
+    return json.dumps(
+        [study_key(row), trained, identity(row), asked(row), None if of_any_seed else row.get("reduction_seed")]
+    )
 
 
 def _newest(repetitions: Sequence[Row]) -> Row:
@@ -313,17 +263,17 @@ def _of_different_seeds(rows: Sequence[Row]) -> list[Row]:
     results = ("val_loss", "test_loss", "test_accuracy", "orders", "error_h2")
     found: dict[str, Row] = {}
     for row in sorted(rows, key=_timestamp):
-        if any(row.get(key) is not None for key in results[:2]):
-            outcome = json.dumps([row.get(key) for key in results])
+        if any(value(row, key) is not None for key in results[:2]):
+            outcome = json.dumps([value(row, key) for key in results])
         else:
             outcome = str(row.get("reduction_seed"))
-        key = json.dumps([_repetition_key({**row, "reduction_seed": None}), outcome])
+        key = json.dumps([_repetition_key(row, of_any_seed=True), outcome])
         found[key] = with_latency(row, found.get(key))
     return list(found.values())
 
 
 def _presentation_order(row: Row) -> tuple[Any, ...]:
-    place, changed = [str(row.get(key)) for key in ("task", "model", "experiment")], differences(row)
+    place, changed = [str(value(row, key)) for key in ("task", "model", "experiment")], differences(row)
     return (
         *place,
         on_test(row),

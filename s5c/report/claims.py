@@ -22,13 +22,14 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, cast
 
-from s5c.evaluation.arms import FULL, Row, label, on_test
-from s5c.evaluation.average import aggregate
-from s5c.evaluation.cells import NOTHING, percent, signed, table
-from s5c.evaluation.collect import read_csv
-from s5c.evaluation.standing import SURE, drawn, lead
+from s5c.report.arms import label, on_test
+from s5c.report.average import aggregate
+from s5c.report.cells import NOTHING, percent, signed, table
+from s5c.report.csvfile import read_csv
+from s5c.report.row import FULL, Averaged, Row
+from s5c.report.standing import SURE, drawn, lead
 
 TRAINED = re.compile(r"_init \+\d+ epochs?( \(by order\))?$")
 """An arm that is a start for training is one in claims however long its task is trained."""
@@ -55,6 +56,28 @@ AGREES, HIGHER, LOWER = "agrees", "higher", "lower"
 NOT_RUN, NOT_HERE, NO_ERROR = "not run", "no such method here", "error unknown"
 HOLDS, OPEN, REVERSED = "holds", "open", "**reversed**"
 """Verdicts: of figures, of what was not tested, of the order of two arms."""
+
+
+class Claim(TypedDict, total=False):
+    """A line of `papers.csv`; accuracies and losses in percent and points."""
+
+    source: str
+    place: str
+    task: str
+    arm: str
+    of: str
+    ratio: float
+    full: float
+    accuracy: float
+    lost: float
+    versus: str
+    versus_accuracy: float
+    said: str
+    error: float
+    model: str | None
+    network: str
+    epochs: int | str
+    kept: str
 
 
 class Verdict(NamedTuple):
@@ -86,7 +109,7 @@ def claims_table(papers: Path, rows: Sequence[Row]) -> str:
     means = _means(rows)
     head = ["Source", "Network, epochs", "Task", "Claim", "Paper", "Ours", "Difference", "Verdict", "On a stand-in"]
     body = []
-    for claim in read_csv(papers):
+    for claim in _claims(papers):
         ours, difference, words = _judged(claim, means, claim["task"])
         stand_ins = [_told(claim, *found) for found in _stand_ins(claim, means).items()]
         cells = [f"{claim['source']}; {claim['place']}", _network(claim), claim["task"]]
@@ -113,7 +136,7 @@ def counts(papers: Path, rows: Sequence[Row]) -> dict[str, int]:
     """
     means = _means(rows)
     found: Counter[str] = Counter()
-    for claim in read_csv(papers):
+    for claim in _claims(papers):
         verdict = _judged(claim, means, claim["task"])
         found["all"] += 1
         found["testable"] += verdict.words != NOT_HERE
@@ -135,7 +158,7 @@ def reproduced(papers: Path, rows: Sequence[Row]) -> str:
     )
 
 
-def reported_table(papers: Path, task: str, ratios: Sequence[float], ours: Mapping[str, Sequence[Row]]) -> str:
+def reported_table(papers: Path, task: str, ratios: Sequence[float], ours: Mapping[str, Sequence[Averaged]]) -> str:
     """Returns what papers report on a task at some ratios, network and epochs beside it, then our rows.
 
     Args:
@@ -145,8 +168,8 @@ def reported_table(papers: Path, task: str, ratios: Sequence[float], ours: Mappi
         ours: Averaged rows of arms by what a reader calls their network and its epochs, divided by a semicolon.
     """
     columns = ["Source", "Method", "Network", "Epochs", "Unreduced", *(f"{ratio:g}" for ratio in ratios)]
-    grouped: dict[tuple[Any, ...], list[Row]] = {}
-    for claim in read_csv(papers):
+    grouped: dict[tuple[Any, ...], list[Claim]] = {}
+    for claim in _claims(papers):
         if claim["task"] == task and claim.get("accuracy") is not None and not claim.get("versus"):
             key = (f"{claim['source']}; {claim['place']}", claim["arm"], claim.get("network"), claim.get("epochs"))
             grouped.setdefault(key, []).append(claim)
@@ -167,7 +190,11 @@ def reported_table(papers: Path, task: str, ratios: Sequence[float], ours: Mappi
     return table(columns, body)
 
 
-def _means(rows: Sequence[Row]) -> list[Row]:
+def _claims(papers: Path) -> list[Claim]:
+    return cast(list[Claim], read_csv(papers))
+
+
+def _means(rows: Sequence[Row]) -> list[Averaged]:
     return [row for row in aggregate(rows) if not on_test(row)]
 
 
@@ -179,20 +206,20 @@ def _counted(prefix: str, verdict: Verdict) -> list[str]:
 # ---- what is reported
 
 
-def _network(claim: Row) -> str:
+def _network(claim: Claim) -> str:
     epochs = claim.get("epochs")
     told = NOTHING if epochs is None else f"{epochs} epochs" if isinstance(epochs, int) else str(epochs)
     return f"{claim.get('network') or NOTHING}; {told}"
 
 
-def _statement(claim: Row) -> str:
+def _statement(claim: Claim) -> str:
     at = f" at {100 * claim['ratio']:.3g}% of {claim['of']}" if claim.get("ratio") is not None else ""
     at += f" ({claim['kept']})" if claim.get("kept") else ""
     name = "unreduced" if claim["arm"] == UNREDUCED else claim["arm"]
     return f"{name}{at}" + (f", above {claim['versus']}" if claim.get("versus") else "")
 
 
-def _reported(claim: Row) -> str:
+def _reported(claim: Claim) -> str:
     if claim.get("said"):
         return str(claim["said"])
     if claim.get("versus"):
@@ -209,7 +236,7 @@ def _reported(claim: Row) -> str:
 # ---- verdicts
 
 
-def _judged(claim: Row, means: Sequence[Row], recipe: str) -> Verdict:
+def _judged(claim: Claim, means: Sequence[Averaged], recipe: str) -> Verdict:
     """Returns our figure, its difference to the paper's, and how they compare."""
     if claim["arm"] in ELSEWHERE:
         return Verdict(NOTHING, NOTHING, NOT_HERE)
@@ -221,23 +248,25 @@ def _judged(claim: Row, means: Sequence[Row], recipe: str) -> Verdict:
     if not found:
         return Verdict(NOTHING, NOTHING, NOT_RUN)
     row = found[0]
-    shown = percent(row, "test_accuracy")
-    shown += f" ({signed(-row['points_lost'])})" if row["reduction"] != FULL else ""
-    if claim.get("lost") is not None:
-        difference, error, spread = claim["lost"] - row["points_lost"], drawn(row), row.get("points_lost_sd")
+    shown, points_lost, accuracy = percent(row, "test_accuracy"), row.get("points_lost"), row["test_accuracy"]
+    if row["reduction"] != FULL and points_lost is not None:
+        shown += f" ({signed(-points_lost)})"
+    if (lost := claim.get("lost")) is not None and points_lost is not None:
+        difference, error, spread = lost - points_lost, drawn(row), row.get("points_lost_sd")
     else:
-        difference, error = 100 * row["test_accuracy"] - claim["accuracy"], _of_accuracy(row)
-        spread = None if row.get("test_accuracy_sd") is None else 100 * row["test_accuracy_sd"]
+        assert accuracy is not None, "rows without are left out"
+        difference, error = 100 * accuracy - claim["accuracy"], _of_accuracy(accuracy, row)
+        spread = None if (found_sd := row.get("test_accuracy_sd")) is None else 100 * found_sd
     return Verdict(shown, *_two_sided(difference, _margin(claim, error, spread, row["n"])))
 
 
-def _of_accuracy(row: Row) -> float | None:
+def _of_accuracy(accuracy: float, row: Row) -> float | None:
     """Returns the standard error of one model's accuracy over draws of the test set, in points."""
-    p, n = row["test_accuracy"], row.get("test_examples")
-    return 100 * math.sqrt(p * (1 - p) / n) if n else None
+    n = row.get("test_examples")
+    return 100 * math.sqrt(accuracy * (1 - accuracy) / n) if n else None
 
 
-def _margin(claim: Row, error: float | None, spread: float | None, models: int) -> float | None:
+def _margin(claim: Claim, error: float | None, spread: float | None, models: int) -> float | None:
     """Returns two standard errors of the difference between our figure and a paper's, in points."""
     over_models = spread * math.sqrt(1 + 1 / models) if models > 1 and spread is not None else None
     known = [one for one in (over_models, None if error is None else math.sqrt(2) * error) if one is not None]
@@ -251,7 +280,7 @@ def _two_sided(difference: float, margin: float | None) -> tuple[str, str]:
     return f"{signed(difference)} ± {margin:.1f}", words
 
 
-def _compared(claim: Row, found: Sequence[Row], others: Sequence[Row]) -> Verdict:
+def _compared(claim: Claim, found: Sequence[Averaged], others: Sequence[Averaged]) -> Verdict:
     pairs = [(a, b) for a in found for b in others if a["ratio"] == b["ratio"] and a["experiment"] == b["experiment"]]
     compared = [(a, b, one) for a, b in pairs if (one := lead(a, b)) is not None]
     if not compared:
@@ -269,13 +298,13 @@ def _compared(claim: Row, found: Sequence[Row], others: Sequence[Row]) -> Verdic
     a, b, one = compared[0]
     alone = [drawn(a), drawn(b)]
     over_draws = None if None in alone else math.hypot(*alone)  # type: ignore[arg-type]
-    read_off = {"error": math.sqrt(2) * (claim.get("error") or 0.0)}
+    read_off: Claim = {"error": math.sqrt(2) * (claim.get("error") or 0.0)}
     margin = _margin(read_off, over_draws, one.spread, one.models)
     difference, words = _two_sided(points - (claim["accuracy"] - claim["versus_accuracy"]), margin)
     return Verdict(shown, difference, words if words == order else f"{words}, {order}")
 
 
-def _stand_ins(claim: Row, means: Sequence[Row]) -> dict[str, Verdict]:
+def _stand_ins(claim: Claim, means: Sequence[Averaged]) -> dict[str, Verdict]:
     """Returns what came of a claim on every stand-in that it was tested on."""
     found = {}
     for recipe in STAND_INS.get(claim["task"], ()):
@@ -285,7 +314,7 @@ def _stand_ins(claim: Row, means: Sequence[Row]) -> dict[str, Verdict]:
     return {recipe: verdict for recipe, verdict in found.items() if verdict.tested}
 
 
-def _told(claim: Row, recipe: str, verdict: Verdict) -> str:
+def _told(claim: Claim, recipe: str, verdict: Verdict) -> str:
     apart = "" if claim.get("model") in (None, FAMILY) else ", on another kind of network"
     by = "" if verdict.difference == NOTHING else f" ({verdict.difference})"
     return f"{recipe}: {verdict.ours}, {verdict.words}{by}{apart}"
@@ -300,7 +329,7 @@ def _recipe(row: Row) -> str:
     return str(row.get("task"))
 
 
-def _tested(claim: Row, arm: str, means: Sequence[Row], recipe: str) -> list[Row]:
+def _tested(claim: Claim, arm: str, means: Sequence[Averaged], recipe: str) -> list[Averaged]:
     """Returns the averaged rows a claim is about, of the study with the most seeds first."""
     rows = [row for row in means if _recipe(row) == recipe and row.get("test_accuracy") is not None]
     rows = [row for row in rows if claim.get("model") in (None, row.get("model", FAMILY))]

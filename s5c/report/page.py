@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from s5c.evaluation.arms import Row, best_first, by_arm, removed
-from s5c.evaluation.average import means
-from s5c.evaluation.cells import HIGHLIGHTED
-from s5c.evaluation.collect import Study, studies
-from s5c.evaluation.looks import LOOKS, Look, look_of
-from s5c.evaluation.standing import change_error
-from s5c.evaluation.tables import description
+from s5c.report.arms import best_first, by_arm, removed
+from s5c.report.average import means
+from s5c.report.cells import HIGHLIGHTED
+from s5c.report.collect import Study, studies
+from s5c.report.looks import LOOKS, Look, look_of
+from s5c.report.row import Averaged, Row
+from s5c.report.standing import change_error
+from s5c.report.tables import description
 
 PLACE = '<script type="application/json" id="data">{}</script>'
 DASHES = {"-": "none", "--": "6 3", ":": "2 3"}
@@ -46,7 +47,7 @@ def _study(study: Study) -> dict[str, Any]:
     }
 
 
-def _arm(name: str, rows: Sequence[Row]) -> dict[str, Any]:
+def _arm(name: str, rows: Sequence[Averaged]) -> dict[str, Any]:
     look = look_of(rows[0])
     return {
         "name": name,
@@ -65,7 +66,7 @@ def _dash(look: Look) -> str:
     return " ".join(f"{2 * part:g}" for part in look.linestyle[1])
 
 
-def _point(row: Row) -> dict[str, Any]:
+def _point(row: Averaged) -> dict[str, Any]:
     errors = [error for error in row.get("error_h2") or [] if _finite(error) is not None]
     return {
         "ratio": removed(row),

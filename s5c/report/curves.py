@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
-from s5c.evaluation.arms import FULL, Row, best_first, by_arm, label, removed
-from s5c.evaluation.average import aggregate
-from s5c.evaluation.cells import HIGHLIGHTED
-from s5c.evaluation.looks import INK, MUTED, NOTE, Look, looks_of
+from s5c.report.arms import best_first, by_arm, label, removed
+from s5c.report.average import aggregate
+from s5c.report.cells import HIGHLIGHTED
+from s5c.report.looks import INK, MUTED, NOTE, Look, looks_of
+from s5c.report.row import FULL, Row, value
 
 FEW = 8
 """Curves up to which names stand at their ends; more get a legend and an axis that spreads small losses."""
@@ -146,9 +147,9 @@ def plot_states(rows: Sequence[Row], ax: Axes) -> None:
     kept = np.array([row["orders"] for row in means], float).T
     share = kept / np.array([row["orders_full"] for row in means], float).T
     ax.imshow(share, cmap="Blues", vmin=0, vmax=1.25, aspect="auto")  # beyond 1, to keep full layers off black
-    for (layer, column), value in np.ndenumerate(kept):
+    for (layer, column), count in np.ndenumerate(kept):
         ink = "white" if share[layer, column] > 0.7 else INK
-        text = f"{value:.0f}" if value < 1000 else f"{value / 1000:.1f}k"
+        text = f"{count:.0f}" if count < 1000 else f"{count / 1000:.1f}k"
         ax.text(column, layer, text, ha="center", va="center", fontsize=7, color=ink)
     ax.set_xticks(range(len(means)), [f"{removed(row):.3g}" for row in means])
     ax.set_yticks(range(len(kept)), [str(layer) for layer in range(len(kept))])
@@ -161,13 +162,13 @@ def _draw_arms(
     rows: Sequence[Row], ax: Axes, measure: str, start: str, factor: float, extra: str = "", shift: float = 0.0
 ) -> list[End]:
     """Draws one line per arm, from the unpruned model at ratio 0, and returns where the lines end."""
-    arms = by_arm(row for row in aggregate(rows) if row.get(measure) is not None)
+    arms = by_arm(row for row in aggregate(rows) if value(row, measure) is not None)
     ends, looks = [], looks_of(arms)
     for depth, (name, unsorted) in enumerate(arms.items()):
         means = sorted(unsorted, key=removed)
         look = looks[name]
-        origin = [(0.0, means[0][start], 0.0)] if means[0].get(start) is not None else []
-        points = [(removed(row), row[measure], row.get(f"{measure}_sd") or 0.0) for row in means]
+        origin = [(0.0, value(means[0], start), 0.0)] if value(means[0], start) is not None else []
+        points = [(removed(row), value(row, measure), value(row, f"{measure}_sd") or 0.0) for row in means]
         x, y, spread = np.array([*origin, *points], float).T
         text = name + (" (masked)" if means[0].get("masked_only") else "")
         ax.plot(
@@ -178,8 +179,8 @@ def _draw_arms(
         if spread.any() and len(arms) <= FEW:  # dozens of bands hide the curves
             band = factor * (y - spread) + shift, factor * (y + spread) + shift
             ax.fill_between(x, *band, color=look.color, alpha=0.10, lw=0, zorder=2)
-        if means[-1].get(extra) is not None:
-            text += f"  {means[-1][extra]:.2f}×"
+        if (told := value(means[-1], extra)) is not None:
+            text += f"  {told:.2f}×"
         ends.append((x[-1], factor * y[-1] + shift, text, look))
     return ends
 
@@ -208,16 +209,15 @@ def _label_ends(ax: Axes, ends: Sequence[End], size: float = 8) -> None:
 
 def _apart(heights: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Returns the places within limits nearest to sorted `heights` (least squares) that are at least `gap` apart."""
-    blocks: list[list[float]] = []  # isotonic regression of the heights minus their share of gaps
-    for index, height in enumerate(heights):
-        blocks.append([height - index * gap])
-        while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
-            blocks[-2:] = [blocks[-2] + blocks[-1]]
-    flat = [float(np.mean(block)) for block in blocks for _ in block]
-    ceiling = max(low, high - (len(heights) - 1) * gap)
-    return [min(max(height, low), ceiling) + index * gap for index, height in enumerate(flat)]
+    from scipy.optimize import isotonic_regression  # slow to import, and few reports need it
+
+    shares = gap * np.arange(len(heights))
+    if not heights:
+        return []
+    flat = isotonic_regression(np.subtract(heights, shares)).x
+    return [float(place) for place in np.clip(flat, low, max(low, high - shares[-1])) + shares]
 
 
 def _mean_of(rows: Sequence[Row], key: str) -> float | None:
-    values = [row[key] for row in rows if row.get(key) is not None]
+    values = [found for row in rows if (found := value(row, key)) is not None]
     return float(np.mean(values)) if values else None

@@ -6,12 +6,15 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from s5c.evaluation.arms import FULL, Row, missed, on_test
+from s5c.report.arms import missed, on_test
+from s5c.report.row import FULL, Averaged, Row, value
 
 NOTHING = "–"
 MASKED = "masked only: nothing gets smaller"
 ON_TEST = "selected on test data"
 HIGHLIGHTED = ("last", "calibrated")
+LOADED = 0.1
+"""Share of the processors' time taken by other processes from which on a timing is not to be trusted."""
 
 
 def table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
@@ -37,13 +40,13 @@ def flagged(name: str, row: Row) -> str:
 
 def change(row: Row, key: str, show: Callable[[Any], str], suffix: str = "") -> str:
     """Returns a quantity before and after."""
-    after, earlier = row.get(f"{key}{suffix}"), before(row, key, suffix)
+    after, earlier = value(row, f"{key}{suffix}"), before(row, key, suffix)
     return show(after) if row["reduction"] == FULL or earlier is None else f"{show(earlier)} → {show(after)}"
 
 
 def before(row: Row, key: str, suffix: str = "") -> Any:
     """Returns a quantity of the unpruned model."""
-    return row.get(f"{key}{suffix}") if row["reduction"] == FULL else row.get(f"{key}_full{suffix}")
+    return value(row, f"{key}{suffix}" if row["reduction"] == FULL else f"{key}_full{suffix}")
 
 
 def ratio_cell(row: Row) -> str:
@@ -54,8 +57,8 @@ def ratio_cell(row: Row) -> str:
 
 def disk(row: Row, suffix: str = "") -> Any:
     """Returns the bytes of a model's file; in rows of before schema 2 those of a folder of arrays."""
-    found = row.get(f"safetensors_bytes{suffix}")
-    return row.get(f"checkpoint_bytes{suffix}") if found is None else found
+    found = value(row, f"safetensors_bytes{suffix}")
+    return value(row, f"checkpoint_bytes{suffix}") if found is None else found
 
 
 def latency(row: Row) -> str:
@@ -76,12 +79,12 @@ def speedup(row: Row) -> str:
 
 def percent(row: Row, key: str) -> str:
     """Returns a share as percent without its sign, with the standard deviation where rows were averaged."""
-    text = number(row.get(key), "{:.1f}", 100)
-    spread = row.get(f"{key}_sd")
+    text = number(value(row, key), "{:.1f}", 100)
+    spread = value(row, f"{key}_sd")
     return text if spread is None else f"{text} ± {100 * spread:.1f}"
 
 
-def loss(row: Row) -> str:
+def loss(row: Averaged) -> str:
     """Returns the points lost with the sign of a change in accuracy: a minus where accuracy fell."""
     lost = row.get("points_lost")
     return NOTHING if lost is None or math.isnan(lost) else signed(-lost)
@@ -98,50 +101,50 @@ def selection(row: Row) -> str:
     return ON_TEST if on_test(row) else known.get(str(row.get("protocol")), NOTHING)
 
 
-def number(value: Any, form: str, factor: float = 1) -> str:
+def number(quantity: Any, form: str, factor: float = 1) -> str:
     """Returns a formatted number, or a dash."""
-    return NOTHING if value is None or math.isnan(value) else form.format(factor * value)
+    return NOTHING if quantity is None or math.isnan(quantity) else form.format(factor * quantity)
 
 
-def integer(value: Any) -> str:
+def integer(quantity: Any) -> str:
     """Returns a whole number with separators."""
-    return number(value, "{:,.0f}")
+    return number(quantity, "{:,.0f}")
 
 
-def share(value: Any) -> str:
+def share(quantity: Any) -> str:
     """Returns a share in percent."""
-    return number(value, "{:.1f} %", 100)
+    return number(quantity, "{:.1f} %", 100)
 
 
-def milliseconds(value: Any) -> str:
+def milliseconds(quantity: Any) -> str:
     """Returns a time given in milliseconds."""
-    return NOTHING if value is None else f"{digits(value)} ms"
+    return NOTHING if quantity is None else f"{digits(quantity)} ms"
 
 
-def seconds(value: Any) -> str:
+def seconds(quantity: Any) -> str:
     """Returns a time given in seconds; nothing for what was not done."""
-    if value is None or value < 1e-4:  # reading the clock
+    if quantity is None or quantity < 1e-4:  # reading the clock
         return NOTHING
-    return f"{value:.2g} s" if value < 100 else f"{value:,.0f} s"
+    return f"{quantity:.2g} s" if quantity < 100 else f"{quantity:,.0f} s"
 
 
-def size(value: Any) -> str:
+def size(quantity: Any) -> str:
     """Returns bytes."""
-    return NOTHING if value is None else f"{short(value, ' ')}B"
+    return NOTHING if quantity is None else f"{short(quantity, ' ')}B"
 
 
-def short(value: Any, space: str = "") -> str:
+def short(quantity: Any, space: str = "") -> str:
     """Returns a number with three significant digits and a decimal prefix."""
-    if value is None:
+    if quantity is None:
         return NOTHING
     prefix = ""
     for larger in "kMGT":
-        if value < 999.5:
+        if quantity < 999.5:
             break
-        value, prefix = value / 1000, larger
-    return f"{digits(value) if prefix else format(value, '.3g')}{space}{prefix}"
+        quantity, prefix = quantity / 1000, larger
+    return f"{digits(quantity) if prefix else format(quantity, '.3g')}{space}{prefix}"
 
 
-def digits(value: float) -> str:
+def digits(quantity: float) -> str:
     """Returns three significant digits, all of them before the point."""
-    return f"{value:#.3g}".rstrip(".") if value < 999.5 else f"{value:,.0f}"
+    return f"{quantity:#.3g}".rstrip(".") if quantity < 999.5 else f"{quantity:,.0f}"

@@ -2,7 +2,7 @@
 
 A row says by itself what decided it: `settings` holds every setting, `differences` those that were not its preset's on
 the day it was written, `arm` the name made of them, `schema` the version of all this. No yaml is read here, so that a
-preset changed later renames nothing. Rows without a schema are older (`s5c.evaluation.schemaless`).
+preset changed later renames nothing. Rows without a schema are older (`s5c.report.schemaless`).
 """
 
 from __future__ import annotations
@@ -11,16 +11,11 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
-from s5c.evaluation import schemaless
+from s5c.report import schemaless
+from s5c.report.row import FULL, Row
 
-Row = dict[str, Any]
-
-SCHEMA = 2
-"""Of rows written today; 1: settings added afterwards. `checkpoint_bytes` was the size of a folder before 2."""
-
-FULL = "full"
 UNPRUNED, AS_GIVEN = "unpruned", "as given"
 """What the network that is reduced is called; the second where it is the result of another reduction."""
 
@@ -43,6 +38,8 @@ OLDER: dict[str, dict[str, Any]] = {
 
 GIVEN = ("of", "weights")
 """Settings that say which network is reduced: the result of another reduction, another step than the best."""
+
+R = TypeVar("R", bound=Row)
 
 SHORT = {
     ("norm", "recalibrate"): "+bn",
@@ -125,7 +122,7 @@ def _told(changed: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     return words, others
 
 
-def named(rows: Iterable[Row]) -> list[Row]:
+def named(rows: Iterable[R]) -> list[R]:
     """Returns rows that are compared, each arm of them under one name and each name standing for one arm.
 
     Rows of one arm may carry different names, a setting having been a preset's own at one time and not at another: the
@@ -134,7 +131,7 @@ def named(rows: Iterable[Row]) -> list[Row]:
     """
     listed = list(rows)
     keys = [identity(row) for row in listed]
-    newest: dict[str, Row] = {}
+    newest: dict[str, R] = {}
     for key, row in zip(keys, listed, strict=True):
         if key not in newest or str(row.get("timestamp") or "") > str(newest[key].get("timestamp") or ""):
             newest[key] = row
@@ -150,7 +147,7 @@ def named(rows: Iterable[Row]) -> list[Row]:
         for key, found in alike.items():
             names[key] = _with(name, {setting: found.get(setting) for setting in apart})
     pairs = zip(keys, listed, strict=True)
-    return [row if label(row) == names[key] else {**row, "arm": names[key]} for key, row in pairs]
+    return [row if label(row) == names[key] else cast(R, {**row, "arm": names[key]}) for key, row in pairs]
 
 
 def _with(name: str, changed: Mapping[str, Any]) -> str:
@@ -195,9 +192,9 @@ def removed(row: Row) -> float:
     return float(row["ratio"]) if found is None else found
 
 
-def by_arm(rows: Iterable[Row]) -> dict[str, list[Row]]:
+def by_arm(rows: Iterable[R]) -> dict[str, list[R]]:
     """Returns the rows of every arm under its name, without those of the unpruned model."""
-    grouped: dict[str, list[Row]] = {}
+    grouped: dict[str, list[R]] = {}
     for row in named(row for row in rows if row["reduction"] != FULL):
         grouped.setdefault(label(row), []).append(row)
     return grouped
@@ -211,13 +208,16 @@ def best_first(arms: Mapping[str, Sequence[Row]]) -> list[str]:
     Args:
         arms: averaged rows as `by_arm` groups them.
     """
+    scored = {
+        name: [(row["ratio"], accuracy) for row in rows if (accuracy := row.get("test_accuracy")) is not None]
+        for name, rows in arms.items()
+    }
     at: dict[float, list[float]] = {}
-    for row in (row for rows in arms.values() for row in rows if row.get("test_accuracy") is not None):
-        at.setdefault(row["ratio"], []).append(row["test_accuracy"])
+    for ratio, accuracy in (pair for pairs in scored.values() for pair in pairs):
+        at.setdefault(ratio, []).append(accuracy)
 
     def lead(name: str) -> float:
-        scored = [row for row in arms[name] if row.get("test_accuracy") is not None]
-        leads = [row["test_accuracy"] - sum(at[row["ratio"]]) / len(at[row["ratio"]]) for row in scored]
+        leads = [accuracy - sum(at[ratio]) / len(at[ratio]) for ratio, accuracy in scored[name]]
         return sum(leads) / len(leads) if leads else float("-inf")
 
     return sorted(arms, key=lead, reverse=True)

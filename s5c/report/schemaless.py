@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-Row = dict[str, Any]
+from s5c.report.row import Row
 
 SCHEMA = 1
 """Of a row whose settings were added to it afterwards, from these tables."""
@@ -81,7 +81,7 @@ REFITS: dict[str, dict[str, Any]] = {
 FORMULA: dict[str, Any] = {"unstable": "formula"}
 LATER = dict.fromkeys(("hinf", "aire", "magnitude", "random"), FORMULA)
 """Options of methods that are younger than the tables, at the value that every preset has given them: a row that holds
-it differs in nothing, and one that lacks the option says nothing of it (`s5c.evaluation.collect`)."""
+it differs in nothing, and one that lacks the option says nothing of it (`s5c.report.collect`)."""
 
 IGNORED = dict.fromkeys(("unstructured_random", "fresh"), ("refit", "sequential", "norm", "readout", "calibration."))
 """Settings that methods passed over without a word, and their rows hold all the same."""

@@ -3,7 +3,7 @@
 Arms are compared on the same trained models and the same test examples. Of k >= 2 trained models the difference d_i of
 each counts, and the standard error of their mean is sd(d) / sqrt(k): the luck of a network with its examples is in it.
 Of a single one it is sqrt(e_a^2 + e_b^2), with e the paired standard error of each against the unpruned model
-(`s5c.evaluation.paired`): too large rather than too small, as both share the unpruned model's answers.
+(`s5c.report.paired`): too large rather than too small, as both share the unpruned model's answers.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from s5c.errors import UserError, unknown
-from s5c.evaluation.arms import FULL, Row, asked, label
-from s5c.evaluation.cells import NOTHING, signed, table
+from s5c.report.arms import asked, label
+from s5c.report.cells import NOTHING, signed, table
+from s5c.report.row import FULL, Averaged, Row
 
 SURE = 2.0
 """Standard errors beyond which a difference is more than noise."""
@@ -47,11 +48,11 @@ class Lead(NamedTuple):
         return signed(self.points) + ("" if self.error is None else f" ± {self.error:.1f}")
 
 
-def change_error(row: Row) -> float | None:
+def change_error(row: Averaged) -> float | None:
     """Returns the standard error, in points, of an averaged row's loss: over trained models, of one over test examples.
 
     Args:
-        row: of `s5c.evaluation.average`.
+        row: of `s5c.report.average`.
     """
     if row["n"] > 1:
         spread = row.get("points_lost_sd")
@@ -72,7 +73,7 @@ def drawn(row: Row) -> float | None:
     return 100 * math.sqrt((after * (1 - after) + full * (1 - full)) / n)
 
 
-def lead(row: Row, other: Row) -> Lead | None:
+def lead(row: Averaged, other: Averaged) -> Lead | None:
     """Returns how far an arm is ahead of another, or None if no model was reduced by both.
 
     Args:
@@ -91,14 +92,14 @@ def lead(row: Row, other: Row) -> Lead | None:
     return Lead(mean, None if None in errors else math.hypot(*errors), None, 1)  # type: ignore[arg-type]
 
 
-def best_other(rows: Sequence[Row], arm: str, others: Sequence[str], target: str) -> tuple[str, Lead] | None:
+def best_other(rows: Sequence[Averaged], arm: str, others: Sequence[str], target: str) -> tuple[str, Lead] | None:
     """Returns which of the other arms is best at a target, and an arm's lead over it; None where it was not tested.
 
     Args:
         rows: averaged rows of one study.
         arm: by its name.
         others: by their names.
-        target: as `s5c.evaluation.arms.asked` calls it.
+        target: as `s5c.report.arms.asked` calls it.
     """
     there = {label(row): row for row in rows if row["reduction"] != FULL and asked(row) == target}
     known = {label(row) for row in rows}
@@ -110,7 +111,7 @@ def best_other(rows: Sequence[Row], arm: str, others: Sequence[str], target: str
     return min(found, key=lambda pair: pair[1].points) if found else None
 
 
-def standing(rows: Sequence[Row], arm: str, others: Sequence[str], targets: Sequence[str]) -> str:
+def standing(rows: Sequence[Averaged], arm: str, others: Sequence[str], targets: Sequence[str]) -> str:
     """Returns in words at which ratios an arm is the best of several, or within noise of the best.
 
     Args:
@@ -122,7 +123,7 @@ def standing(rows: Sequence[Row], arm: str, others: Sequence[str], targets: Sequ
     found = {target: best_other(rows, arm, others, target) for target in targets}
     tested = {target: pair for target, pair in found.items() if pair is not None}
     if not tested:
-        raise UserError(f"README.md asks where {arm} stands at {', '.join(targets)}: it was not compared there.")
+        raise UserError(f"A template asks where {arm} stands at {', '.join(targets)}: it was not compared there.")
     behind = [target for target, (_, ahead) in tested.items() if ahead.sign < 0]
     if not behind:
         lowest, highest = next(iter(tested)), list(tested)[-1]
@@ -133,7 +134,9 @@ def standing(rows: Sequence[Row], arm: str, others: Sequence[str], targets: Sequ
     return start + ", ".join(told)
 
 
-def lead_table(studies: Mapping[str, Sequence[Row]], arm: str, others: Sequence[str], targets: Sequence[str]) -> str:
+def lead_table(
+    studies: Mapping[str, Sequence[Averaged]], arm: str, others: Sequence[str], targets: Sequence[str]
+) -> str:
     """Returns the table of an arm's lead over the best of several others, a line for each study.
 
     Args:

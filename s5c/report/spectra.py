@@ -10,13 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from s5c.evaluation.arms import FULL, Row, label, target
-from s5c.evaluation.average import points_lost
-from s5c.evaluation.collect import Spectra, Study
-from s5c.evaluation.looks import INK, MUTED, OURS, entitle, panels
+from s5c.report.arms import label, target
+from s5c.report.average import points_lost
+from s5c.report.collect import Spectra, Study
+from s5c.report.csvfile import Record
+from s5c.report.looks import INK, MUTED, OURS, entitle, panels
+from s5c.report.row import FULL, Row
 
 Arrays = Mapping[str, NDArray[Any]]
-Drawing = tuple[Callable[[], Figure], list[Row]]
+Drawing = tuple[Callable[[], Figure], list[Record]]
 """Draws a figure when called, and the numbers in it."""
 
 POLES, KEEP, MOVED, SCORES, HANKEL = "Lambda_bar", "keep", "lambda", "scores", "hsv"
@@ -174,7 +176,7 @@ def _has_hankel(arrays: Arrays) -> bool:
     return bool(found) and all(found)
 
 
-def _hankel_rows(layer: int, sigma: NDArray[Any]) -> list[Row]:
+def _hankel_rows(layer: int, sigma: NDArray[Any]) -> list[Record]:
     """Returns what is drawn of a layer: its values, or the median over its channels."""
     middle = np.median(sigma, axis=0)
     bound = np.median(2 * np.cumsum(sigma[:, ::-1], axis=1)[:, ::-1], axis=0)
@@ -243,12 +245,14 @@ def _window(arrays: Arrays) -> tuple[tuple[float, float], tuple[float, float]]:
 
 def _caption(study: Study, row: Row) -> str:
     text = f"{study.title}: {label(row)} at ratio {row['ratio']:.3g}, seed {row.get('seed')}"
-    lost = points_lost(row)
-    return text if lost is None else f"{text}, accuracy {100 * row['test_accuracy']:.1f} % ({lost:.1f} points lost)"
+    lost, accuracy = points_lost(row), row.get("test_accuracy")
+    if lost is None or accuracy is None:
+        return text
+    return f"{text}, accuracy {100 * accuracy:.1f} % ({lost:.1f} points lost)"
 
 
-def _numbers(arrays: Arrays, row: Row, kind: str) -> list[Row]:
-    result: list[Row] = []
+def _numbers(arrays: Arrays, row: Row, kind: str) -> list[Record]:
+    result: list[Record] = []
     at = target(row)[1]
     for layer in range(len(row["orders_full"])):
         if kind == MOVED:

@@ -12,7 +12,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from s5c.evaluation.arms import Row, label
+from s5c.report.arms import label
+from s5c.report.row import Row
 
 INK, MUTED, FAINT = "#222222", "#6B6B6B", "#E4E4E4"
 OURS = "#D55E00"
