@@ -10,7 +10,7 @@ from s5c.evaluation import cost
 from s5c.evaluation.load import LOADED, watched
 from s5c.keys import EvaluationKeys
 from s5c.model.classifier import Classifier
-from s5c.pipeline.reduction import Reduced
+from s5c.pipeline.network import ReducedNetwork
 from s5c.pipeline.trained import TrainedModel, batches
 from s5c.training.loop import to_device
 
@@ -28,7 +28,9 @@ NOT_MEASURED = dict.fromkeys(
 """What `measure` adds to rows, all of it or nothing (`s5c.evaluation.collect.LATENCY`)."""
 
 
-def measure(rows: list[Row], trained: TrainedModel, reduced: Sequence[Reduced], evaluation: EvaluationKeys) -> None:
+def measure(
+    rows: list[Row], trained: TrainedModel, reduced: Sequence[ReducedNetwork], evaluation: EvaluationKeys
+) -> None:
     """Adds latency and memory: all networks interleaved in one run, each on the full model's backend and on its own.
 
     Args:

@@ -1,0 +1,38 @@
+"""New, smaller systems in place of the layers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from s5c.pipeline.context import Context
+from s5c.pipeline.line import Stage as Base
+from s5c.pipeline.network import ReducedNetwork
+from s5c.reduction.contract import Fitted, Method, Projection
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage(Base):
+    """Puts what a projection makes of every layer, at the order that was chosen, in its place."""
+
+    def takes(self, method: Method) -> bool:
+        """Returns whether a method makes new systems."""
+        return isinstance(method, Projection)
+
+    def apply(self, network: ReducedNetwork, context: Context) -> ReducedNetwork:
+        """Returns the network of the smaller systems."""
+        assert network.selected is not None, "chosen before"
+        found = context.once(fitted).reduce(network.selected.counts)
+        network = context.written(network, [layer.system for layer in found])
+        bounds = [layer.bound for layer in found]
+        return dataclasses.replace(network, bounds=bounds).noting([note for layer in found for note in layer.notes])
+
+    def alone(self) -> Stage:
+        """Returns itself: every layer is reduced by itself."""
+        return self
+
+
+def fitted(context: Context) -> Fitted:
+    """Returns the job's projection, fitted to the network: every order of every layer can be asked for."""
+    method = context.job.method
+    assert isinstance(method, Projection)
+    return method.fit(context.layers, context.job.keys.seed)
