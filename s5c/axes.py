@@ -22,7 +22,7 @@ from s5c.errors import UserError, unknown
 from s5c.evaluation.arms import NEUTRAL, called
 from s5c.keys import ReductionKeys
 from s5c.model.config import ModelConfig
-from s5c.reduction.contract import Allocation, Masking, Method, Refit, load_allocation
+from s5c.reduction.contract import Allocation, Fresh, Masking, Method, Projection, Refit, Selection, load_allocation
 from s5c.reduction.target import Target
 
 STAGES, SEARCH, CALIBRATION = "s5c.pipeline.stage", "s5c.pipeline.search", "s5c.pipeline.calibration"
@@ -50,15 +50,14 @@ class Axis:
         SWITCHES: fields of which each does nothing at its default, whatever the preset has; None: the first one.
         DECIDING: fields that may decide a result; if empty all.
         SEVERAL: fields that are about several layers, and nothing where there is one.
-        LABELS: short forms in names of arms, by key and value, besides those of `s5c.evaluation.arms.SHORT`, by which
-            rows without a name are read.
+        METHODS: kinds of methods (`s5c.reduction.contract`) that it has a part in; with others its keys are refused.
     """
 
     GROUP: ClassVar[str] = ""
     SWITCHES: ClassVar[tuple[str, ...] | None] = None
     DECIDING: ClassVar[tuple[str, ...]] = ()
     SEVERAL: ClassVar[tuple[str, ...]] = ()
-    LABELS: ClassVar[Mapping[tuple[str, Any], str]] = {}
+    METHODS: ClassVar[tuple[type, ...]] = (Selection, Projection, Masking, Fresh)
 
     @classmethod
     def fields(cls) -> list[str]:
@@ -98,8 +97,8 @@ class Axis:
         return all(every[key] == value for key, value in self.neutral().items())
 
     def takes(self, method: Method) -> bool:
-        """Returns whether it has a part in reductions by a method; where not, its settings are refused."""
-        return True
+        """Returns whether it has a part in reductions by a method."""
+        return isinstance(method, self.METHODS)
 
     def leaves(self, job: ReductionJob) -> str:
         """Returns why what does not take the job's method changes nothing; "" if it is not for this axis to say."""
@@ -128,6 +127,13 @@ class Axis:
 
     def check_network(self, job: ReductionJob, config: ModelConfig) -> None:
         """Raises `UserError` for a setting that would change nothing in a network."""
+
+    def label(self, key: str, value: Any) -> str | None:
+        """Returns the short form of a setting in names of arms; None leaves it to `s5c.evaluation.arms`.
+
+        The forms that stored rows without a name are read by are there, in `SHORT`; younger axes have their own here.
+        """
+        return None
 
     def row(self) -> dict[str, Any]:
         """Returns the fields of a row of results that say how it was set."""
@@ -230,11 +236,11 @@ def name(job: ReductionJob, given: Mapping[str, Any] | None = None) -> str:
         job: the job.
         given: settings that say which network is reduced.
     """
-    short = {pair: text for axis in job.axes for pair, text in axis.LABELS.items()}
+    of = {key: axis for axis in job.axes for key in axis.settings}
     words, others = [], {}
     for key, value in {**changed(job), **(given or {})}.items():
-        if isinstance(value, str | bool | int | float) and (key, value) in short:
-            words.append(short[key, value])
+        if key in of and (short := of[key].label(key, value)) is not None:
+            words.append(short)
         else:
             others[key] = value
     front, opened, rest = called(job.keys.name, others).partition(" (")

@@ -23,8 +23,9 @@ from s5c.evaluation.rowfile import latest_beside, write_rows
 from s5c.keys import EvaluationKeys
 from s5c.model import surgery
 from s5c.model.classifier import Classifier
+from s5c.pipeline.clock import REDUCTION
 from s5c.pipeline.latency import measure
-from s5c.pipeline.network import REDUCTION, ReducedNetwork
+from s5c.pipeline.network import ReducedNetwork
 from s5c.pipeline.parts import FULL, LATENCY, PARTS, RANKING, REDUCED, Part, Parts
 from s5c.pipeline.provenance import environment, read_json, shown, write_json
 from s5c.pipeline.question import of_part

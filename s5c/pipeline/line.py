@@ -6,8 +6,9 @@ import dataclasses
 from typing import ClassVar
 
 from s5c.axes import Axis, ReductionJob
+from s5c.pipeline.clock import REDUCTION
 from s5c.pipeline.context import Context
-from s5c.pipeline.network import REDUCTION, ReducedNetwork
+from s5c.pipeline.network import ReducedNetwork
 from s5c.reduction.contract import Method, Projection, Selection
 from s5c.reduction.target import Target
 
@@ -20,8 +21,10 @@ class Stage(Axis):
         CLOCK: what its time is counted on; None: on none.
         BEFORE: the stage that it stands before, unless `LINE` of the package has its place.
         OUTSIDE: it changes weights outside of the sequence layers.
+        METHODS: as it stands, those that make networks of the trained layers.
     """
 
+    METHODS: ClassVar[tuple[type, ...]] = (Selection, Projection)
     CLOCK: ClassVar[str | None] = REDUCTION
     BEFORE: ClassVar[str] = "measure"
     OUTSIDE: ClassVar[bool] = False
@@ -29,10 +32,6 @@ class Stage(Axis):
     def apply(self, network: ReducedNetwork, context: Context) -> ReducedNetwork:
         """Returns the network after this stage."""
         raise NotImplementedError
-
-    def takes(self, method: Method) -> bool:
-        """Returns whether networks that a method makes pass through; as it stands, those of the trained layers."""
-        return isinstance(method, Selection | Projection)
 
     def alone(self) -> Stage | None:
         """Returns what of it is done where one layer is reduced to see what that costs; None for nothing."""
@@ -45,6 +44,13 @@ def stages(job: ReductionJob, method: Method | None = None) -> list[Stage]:
     return [axis for axis in job.axes if isinstance(axis, Stage) and axis.takes(wanted)]
 
 
+def start(context: Context, target: Target) -> ReducedNetwork:
+    """Returns the network before the first stage."""
+    trained, orders = context.trained, [layer.slots for layer in context.layers]
+    none: list[float | None] = [None] * len(orders)
+    return ReducedNetwork(target, trained.model, trained.weights, None, 0.0, orders, bounds=none)
+
+
 def run(context: Context, target: Target) -> ReducedNetwork:
     """Returns the network at one target.
 
@@ -55,7 +61,7 @@ def run(context: Context, target: Target) -> ReducedNetwork:
     Raises:
         UserError: the data does not fit.
     """
-    network = context.start(target)
+    network = start(context, target)
     for stage in stages(context.job):
         with context.clock.counting(stage.CLOCK):
             network = stage.apply(network, context)

@@ -6,14 +6,14 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from s5c.evaluation import cost
+from s5c.model import surgery
 from s5c.model.classifier import Classifier
+from s5c.pipeline.trained import TrainedModel
 from s5c.reduction.error import LayerError
 from s5c.reduction.stage import Selected
 from s5c.reduction.target import Target
 from s5c.ssm.system import DiagonalSSM
-
-REDUCTION, CALIBRATION, TRAINING = "reduction", "calibration", "training"
-"""The clocks: what needs no data; what runs the network on calibration sequences; the training afterwards."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,8 @@ class ReducedNetwork:
         bounds: upper bounds of the layers' H-infinity errors; None where none is known.
         notes: what the user should know.
         quadratic: with a method of quadratic outputs, the errors that it minimises; None with others.
-        seconds: by clock; compilation counts for the first job of a process. What all targets share counts for each.
+        seconds: by clock (`s5c.pipeline.clock`); compilation counts for the first job of a process. What all targets
+            share counts for each.
         facts: what stages of third parties add to the row of results.
     """
 
@@ -58,3 +59,18 @@ class ReducedNetwork:
     def noting(self, notes: Sequence[str]) -> ReducedNetwork:
         """Returns it with more notes."""
         return dataclasses.replace(self, notes=(*self.notes, *notes))
+
+    def written(self, trained: TrainedModel, systems: Sequence[DiagonalSSM] | None) -> ReducedNetwork:
+        """Returns it with other layers, all else kept.
+
+        Args:
+            trained: the network that is reduced.
+            systems: one per layer; None gathers the parameters of the states that stay, bit for bit.
+        """
+        if systems is None:
+            assert self.selected is not None, "something was chosen"
+            params, config = surgery.take(trained.weights["params"], self.selected.keep, trained.model.config)
+        else:
+            params, config = surgery.with_systems(self.weights["params"], systems, trained.model.config)
+        model = cost.resized(trained.model.clone(config=config), surgery.state_dims(params, config))
+        return dataclasses.replace(self, model=model, weights={**self.weights, "params": params}, systems=systems)

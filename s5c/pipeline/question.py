@@ -39,7 +39,13 @@ TIMING_KEYS = ("latency", "rounds")
 DECISIVE = (
     *("ssm", "reduction", "model", "training", "data", "evaluation/arms.py", "evaluation/cost.py"),
     *("evaluation/metrics.py", "axes.py"),
-    *("pipeline/calibration.py", "pipeline/compress.py", "pipeline/context.py", "pipeline/line.py"),
+    *(
+        "pipeline/calibration.py",
+        "pipeline/compress.py",
+        "pipeline/context.py",
+        "pipeline/line.py",
+        "pipeline/network.py",
+    ),
     *("pipeline/parameters.py", "pipeline/row.py", "pipeline/search.py", "pipeline/sensitivity.py"),
     *("pipeline/stage", "pipeline/targets.py", "pipeline/weights.py"),
 )

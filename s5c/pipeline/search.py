@@ -81,7 +81,7 @@ def reductions(
     """
     context = Context(trained, job, folder)
     ranked = any(isinstance(part, choose.Stage) for part in stages(job))
-    ranking = context.once(choose.ranking) if ranked else None
+    ranking = choose.ranking(context) if ranked else None
 
     def made() -> Iterator[ReducedNetwork]:
         for target in targets:
@@ -172,10 +172,10 @@ def largest_ratio(trained: TrainedModel, job: ReductionJob, folder: Path, valida
     """
     allowed = job.of(Search).max_drop
     assert allowed is not None and allowed >= 0, "checked before"
-    context = Context(trained, job, folder)
+    context = functools.cache(lambda: Context(trained, job, folder))
 
     def accuracy(ratio: float) -> float | None:
-        found = run(context, Target("ratio", ratio))
+        found = run(context(), Target("ratio", ratio))
         return validate(found.model, found.weights)
 
     full = memory.recall(0.0, lambda: validate(trained.model, trained.weights))

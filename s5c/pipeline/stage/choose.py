@@ -13,14 +13,15 @@ from s5c import axes
 from s5c.axes import Idle, ReductionJob
 from s5c.errors import unknown
 from s5c.model.classifier import Classifier
+from s5c.pipeline.clock import CALIBRATION, shared
 from s5c.pipeline.context import Context
 from s5c.pipeline.line import Stage as Base
-from s5c.pipeline.line import stages
-from s5c.pipeline.network import CALIBRATION, ReducedNetwork
+from s5c.pipeline.line import stages, start
+from s5c.pipeline.network import ReducedNetwork
 from s5c.pipeline.sensitivity import divergence_gains, gradient_weights, measured_weights
 from s5c.pipeline.stage.project import fitted
 from s5c.reduction import stage
-from s5c.reduction.contract import Masking, Method, Projection, Selection
+from s5c.reduction.contract import Fresh, Projection, Selection
 from s5c.reduction.target import Target
 from s5c.types import Bool
 
@@ -36,6 +37,7 @@ class Stage(Base):
             curve: puts what each of its orders costs the answers in their place (`s5c.pipeline.sensitivity`).
     """
 
+    METHODS: ClassVar[tuple[type, ...]] = (Selection, Projection, Fresh)
     SEVERAL: ClassVar[tuple[str, ...]] = ("layer_sensitivity",)
 
     layer_sensitivity: str = "none"
@@ -45,14 +47,10 @@ class Stage(Base):
         if self.layer_sensitivity not in allowed:
             raise unknown("value for reduction.layer_sensitivity", self.layer_sensitivity, allowed)
 
-    def takes(self, method: Method) -> bool:
-        """Returns whether there is anything to choose."""
-        return not isinstance(method, Masking)
-
     def apply(self, network: ReducedNetwork, context: Context) -> ReducedNetwork:
         """Returns the network with what stays."""
-        selected = network.target.select(context.once(ranking), context.parameters)
-        return network.keeping(selected).noting([*context.notes, *selected.notes])
+        selected = network.target.select(ranking(context), context.parameters)
+        return network.noting([*context.notes, *selected.notes]).keeping(selected)
 
     def looks_at_data(self, job: ReductionJob) -> bool:
         """Returns whether layers are weighed by the answers."""
@@ -80,11 +78,12 @@ class Stage(Base):
             yield job.method.idle(shared and not to_scale and not undone), "another setting makes it superfluous"
 
 
+@shared()
 def ranking(context: Context) -> stage.Ranking:
     """Returns the ranking that all targets are cuts of."""
     job = context.job
     method, seed = ranked_by(job), job.keys.seed
-    found = context.once(fitted) if isinstance(method, Projection) else None
+    found = fitted(context) if isinstance(method, Projection) else None
     ranked = stage.rank(method, job.allocation, context.layers, seed=seed, fitted=found)
     if job.of(Stage).layer_sensitivity == "none":
         return ranked
@@ -119,7 +118,7 @@ def _weighed(context: Context, ranked: stage.Ranking) -> stage.Ranking:
 
 def _of_kept(context: Context, keep: list[np.ndarray]) -> tuple[Classifier, dict[str, Any]]:
     """Returns the network of these states, each layer by itself."""
-    network = context.start(Target("ratio", 0.0)).keeping(stage.Selected(keep))
+    network = start(context, Target("ratio", 0.0)).keeping(stage.Selected(keep))
     for each in stages(context.job, ranked_by(context.job)):
         if (alone := each.alone()) is not None:
             network = alone.apply(network, context)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
@@ -12,16 +13,14 @@ from s5c.pipeline.context import Context
 from s5c.pipeline.line import Stage as Base
 from s5c.pipeline.network import ReducedNetwork
 from s5c.pipeline.weights import drawn
-from s5c.reduction.contract import Fresh, Method
+from s5c.reduction.contract import Fresh
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage(Base):
     """Draws the sequence layers anew, at the orders that were chosen."""
 
-    def takes(self, method: Method) -> bool:
-        """Returns whether a method is a start from scratch."""
-        return isinstance(method, Fresh)
+    METHODS: ClassVar[tuple[type, ...]] = (Fresh,)
 
     def leaves(self, job: ReductionJob) -> str:
         """Returns why nothing but a training may follow."""

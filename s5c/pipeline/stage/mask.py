@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import ClassVar
 
 from s5c.axes import UNNAMED, Idle, ReductionJob, states_only
 from s5c.errors import UserError
@@ -11,7 +12,7 @@ from s5c.pipeline.context import Context
 from s5c.pipeline.line import Stage as Base
 from s5c.pipeline.network import ReducedNetwork
 from s5c.reduction import stage
-from s5c.reduction.contract import Masking, Method
+from s5c.reduction.contract import Masking
 from s5c.reduction.error import layer_errors
 
 
@@ -19,9 +20,7 @@ from s5c.reduction.error import layer_errors
 class Stage(Base):
     """Sets the share of parameters that the target names to zero, and measures what that changes."""
 
-    def takes(self, method: Method) -> bool:
-        """Returns whether a method silences parameters."""
-        return isinstance(method, Masking)
+    METHODS: ClassVar[tuple[type, ...]] = (Masking,)
 
     def leaves(self, job: ReductionJob) -> str:
         """Returns why nothing that follows means anything."""
@@ -45,4 +44,4 @@ class Stage(Base):
         full = [layer.system for layer in context.layers]
         masked = stage.mask(method, full, target.value, seed=context.job.keys.seed)
         errors = layer_errors(context.layers, masked)
-        return dataclasses.replace(context.written(network, masked), ratio_achieved=target.value, errors=errors)
+        return dataclasses.replace(network.written(context.trained, masked), ratio_achieved=target.value, errors=errors)

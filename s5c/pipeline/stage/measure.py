@@ -29,6 +29,6 @@ class Stage(Base):
             network = network.noting(account(context.layers, selected.keep, getattr(method, "unstable", "protect")))
         stored = surgery.systems(network.weights["params"], network.model.config)
         errors = layer_errors(context.layers, stored, hinf=[bound is not None for bound in network.bounds])
-        if isinstance(method, Projection) and isinstance(fit := context.once(fitted), OfQuadraticOutputs):
+        if isinstance(method, Projection) and isinstance(fit := fitted(context), OfQuadraticOutputs):
             quadratic = fit.errors_of(stored)
         return dataclasses.replace(network, errors=errors, quadratic=quadratic)

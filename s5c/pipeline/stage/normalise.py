@@ -9,9 +9,10 @@ from s5c.axes import ReductionJob
 from s5c.errors import UserError, unknown
 from s5c.model.config import ModelConfig
 from s5c.model.normalisation import recalibrated
+from s5c.pipeline.clock import CALIBRATION
 from s5c.pipeline.context import Context
 from s5c.pipeline.line import Stage as Base
-from s5c.pipeline.network import CALIBRATION, ReducedNetwork
+from s5c.pipeline.network import ReducedNetwork
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

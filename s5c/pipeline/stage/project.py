@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
+from s5c.pipeline.clock import shared
 from s5c.pipeline.context import Context
 from s5c.pipeline.line import Stage as Base
 from s5c.pipeline.network import ReducedNetwork
-from s5c.reduction.contract import Fitted, Method, Projection
+from s5c.reduction.contract import Fitted, Projection
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage(Base):
     """Puts what a projection makes of every layer, at the order that was chosen, in its place."""
 
-    def takes(self, method: Method) -> bool:
-        """Returns whether a method makes new systems."""
-        return isinstance(method, Projection)
+    METHODS: ClassVar[tuple[type, ...]] = (Projection,)
 
     def apply(self, network: ReducedNetwork, context: Context) -> ReducedNetwork:
         """Returns the network of the smaller systems."""
         assert network.selected is not None, "chosen before"
-        found = context.once(fitted).reduce(network.selected.counts)
-        network = context.written(network, [layer.system for layer in found])
+        found = fitted(context).reduce(network.selected.counts)
+        network = network.written(context.trained, [layer.system for layer in found])
         bounds = [layer.bound for layer in found]
         return dataclasses.replace(network, bounds=bounds).noting([note for layer in found for note in layer.notes])
 
@@ -31,6 +31,7 @@ class Stage(Base):
         return self
 
 
+@shared()
 def fitted(context: Context) -> Fitted:
     """Returns the job's projection, fitted to the network: every order of every layer can be asked for."""
     method = context.job.method

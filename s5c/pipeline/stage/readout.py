@@ -11,9 +11,10 @@ from s5c.axes import ReductionJob
 from s5c.errors import unknown
 from s5c.model.readout import logits, refitted
 from s5c.pipeline.calibration import Calibration
+from s5c.pipeline.clock import CALIBRATION, shared
 from s5c.pipeline.context import Context
 from s5c.pipeline.line import Stage as Base
-from s5c.pipeline.network import CALIBRATION, ReducedNetwork
+from s5c.pipeline.network import ReducedNetwork
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class Stage(Base):
         """Returns the network with a readout of its own."""
         if self.readout == "keep":
             return network
-        wanted, rescale = context.once(full_logits, CALIBRATION), context.trained.step_rescale
+        wanted, rescale = full_logits(context), context.trained.step_rescale
         weights = refitted(wanted, network.model, network.weights, context.batches(), step_rescale=rescale)
         sequences, features = context.job.of(Calibration).sequences, context.config.d_model
         few = [
@@ -51,6 +52,7 @@ class Stage(Base):
         return self.readout != "keep"
 
 
+@shared(CALIBRATION)
 def full_logits(context: Context) -> list[np.ndarray]:
     """Returns what the full network answers on the calibration sequences."""
     trained = context.trained

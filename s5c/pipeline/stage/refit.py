@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 from s5c.axes import Idle, ReductionJob
 from s5c.errors import unknown
 from s5c.pipeline.calibration import Refitted, refit_selected, refit_systems
+from s5c.pipeline.clock import CALIBRATION, REDUCTION
 from s5c.pipeline.context import Context
 from s5c.pipeline.line import Stage as Base
-from s5c.pipeline.network import CALIBRATION, REDUCTION, ReducedNetwork
+from s5c.pipeline.network import ReducedNetwork
 from s5c.reduction.contract import Selection
 from s5c.reduction.slots import kept
 
@@ -47,7 +48,7 @@ class Stage(Base):
             found = self._solved(network, context)
         if found.keep is not None:
             network = network.keeping(dataclasses.replace(network.selected, keep=found.keep))
-        return dataclasses.replace(context.written(network, found.systems), bounds=[None] * len(found.systems))
+        return dataclasses.replace(network.written(context.trained, found.systems), bounds=[None] * len(found.systems))
 
     def _solved(self, network: ReducedNetwork, context: Context) -> Refitted:
         trained, job, systems = context.trained, context.job, network.systems

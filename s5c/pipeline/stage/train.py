@@ -18,13 +18,14 @@ from s5c.data.batching import steps_per_epoch, train_batches
 from s5c.errors import UserError, bounded, unknown
 from s5c.model import surgery
 from s5c.model.classifier import Classifier
+from s5c.pipeline.clock import TRAINING
 from s5c.pipeline.context import Context
 from s5c.pipeline.line import Stage as Base
-from s5c.pipeline.network import TRAINING, ReducedNetwork
+from s5c.pipeline.network import ReducedNetwork
 from s5c.pipeline.provenance import write_json
 from s5c.pipeline.trained import TrainedModel, batches, checksum
 from s5c.pipeline.weights import drawn, fingerprint
-from s5c.reduction.contract import Masking, Method
+from s5c.reduction.contract import Fresh, Projection, Selection
 from s5c.tracking.metrics import MetricsFile
 from s5c.training.checkpoint import CheckpointStore
 from s5c.training.loop import Feed, Recipe, fit
@@ -50,6 +51,7 @@ class Stage(Base):
     GROUP: ClassVar[str] = "finetune"
     DECIDING: ClassVar[tuple[str, ...]] = ("epochs", "lr_scale", "rest", "distill")
     CLOCK: ClassVar[str | None] = TRAINING
+    METHODS: ClassVar[tuple[type, ...]] = (Selection, Projection, Fresh)
 
     epochs: int = 0
     init_epochs: int = bounded(5, least=0)
@@ -65,10 +67,6 @@ class Stage(Base):
                 f"reduction.finetune.epochs={self.epochs}, reduction.finetune.lr_scale={self.lr_scale:g}: epochs must "
                 "not be negative, and the scale must be positive."
             )
-
-    def takes(self, method: Method) -> bool:
-        """Returns whether the network becomes a smaller one."""
-        return not isinstance(method, Masking)
 
     def apply(self, network: ReducedNetwork, context: Context) -> ReducedNetwork:
         """Returns the network after its training."""
