@@ -96,6 +96,12 @@ class Axis:
         every = self.settings
         return all(every[key] == value for key, value in self.neutral().items())
 
+    @property
+    def absent(self) -> bool:
+        """Whether it is as if there was no such axis: off, and younger than rows and folders that lack it."""
+        neutral = self.neutral()
+        return bool(neutral) and self.off and not neutral.keys() & NEUTRAL.keys()
+
     def takes(self, method: Method) -> bool:
         """Returns whether it has a part in reductions by a method."""
         return isinstance(method, self.METHODS)
@@ -111,9 +117,9 @@ class Axis:
     def unused(self, job: ReductionJob) -> Sequence[str]:
         """Returns settings, of any axis, that decide nothing as this one is set, and are in no name.
 
-        An axis that is younger than rows without it is in none where it does nothing: they stay one arm.
+        Rows of an axis that is absent stay one arm with those from before there was one.
         """
-        return self.keys if self.off and not self.neutral().keys() & NEUTRAL.keys() else ()
+        return self.keys if self.absent else ()
 
     def idle(self, job: ReductionJob) -> Iterator[Idle]:
         """Yields what is refused where it is set; as it stands all keys but the switches where these do nothing."""

@@ -23,7 +23,6 @@ from s5c.evaluation.rowfile import latest_beside, write_rows
 from s5c.keys import EvaluationKeys
 from s5c.model import surgery
 from s5c.model.classifier import Classifier
-from s5c.pipeline.clock import REDUCTION
 from s5c.pipeline.latency import measure
 from s5c.pipeline.network import ReducedNetwork
 from s5c.pipeline.parts import FULL, LATENCY, PARTS, RANKING, REDUCED, Part, Parts
@@ -315,8 +314,7 @@ class Compression:
             layers = range(len(row["orders"]))
             selected = Selected([kept.arrays[f"keep_{target.label}_layer{i}"] for i in layers])
         size = row["ratio_achieved"], row["orders"]
-        seconds = {REDUCTION: row["seconds_reduction"]}
-        return ReducedNetwork(target, network.model, network.weights, selected, *size, seconds=seconds)
+        return ReducedNetwork(target, network.model, network.weights, selected, *size)
 
 
 def _on_part(trained: TrainedModel, examples: int | None, skip: int) -> TrainedModel:

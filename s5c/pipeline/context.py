@@ -23,6 +23,7 @@ from s5c.pipeline.calibration import (
 from s5c.pipeline.clock import CALIBRATION, Clock, shared
 from s5c.pipeline.parameters import stored_after
 from s5c.pipeline.trained import TrainedModel, load_task
+from s5c.reduction.contract import Fitted, Projection
 from s5c.reduction.layer import check_finite
 from s5c.reduction.moments import Moments
 
@@ -78,3 +79,11 @@ def measured(context: Context) -> list[Moments]:
     """Returns the second moments of every layer of the full network."""
     trained = context.trained
     return full_moments(trained.model, trained.weights, context.batches, step_rescale=trained.step_rescale)
+
+
+@shared()
+def fitted(context: Context) -> Fitted:
+    """Returns the job's projection, fitted to the network: every order of every layer can be asked for."""
+    method = context.job.method
+    assert isinstance(method, Projection)
+    return method.fit(context.layers, context.job.keys.seed)

@@ -20,10 +20,7 @@ import s5c
 from s5c import axes
 from s5c import config as settings
 from s5c.data.origin import PLACE_KEYS
-from s5c.evaluation.arms import NEUTRAL
 from s5c.keys import EvaluationKeys
-from s5c.pipeline.calibration import Calibration
-from s5c.pipeline.stage import train
 from s5c.pipeline.trained import Prepared, TrainedModel, load_task
 from s5c.pipeline.weights import fingerprint
 
@@ -130,21 +127,17 @@ def _evaluation(keys: EvaluationKeys) -> dict[str, Any]:
 
 
 def _reduction(job: settings.ReductionJob) -> dict[str, Any]:
-    calibration = dataclasses.asdict(job.of(Calibration))
+    absent = {axis.key(field) for axis in job.axes if axis.absent for field in axis.fields()}
+    groups = {axis.GROUP: dataclasses.asdict(axis) for axis in job.axes if axis.GROUP and not axis.absent}
+    calibration = groups["calibration"]
     if (task := calibration["task"]) and axes.looks_at_data(job):
         calibration["task"] = {key: value for key, value in task.items() if key not in PLACE_KEYS}
         calibration["data"] = load_task(settings.task_job(task), "validation")[0].fingerprint()
-    # Axes that are younger than folders that are to be found again enter where they do something.
-    later = [axis for axis in job.axes if not axis.neutral().keys() & NEUTRAL.keys()]
-    younger = {axis.key(field) for axis in later if axis.off for field in axis.fields()}
-    groups = {axis.GROUP: dataclasses.asdict(axis) for axis in later if axis.GROUP and not axis.off}
     # Of objects made from the options, so that a default counts the same whether it was given or not.
     return {
-        "preset": {key: value for key, value in job.ungrouped().items() if key not in (*ENTER_OTHERWISE, *younger)},
+        "preset": {key: value for key, value in job.ungrouped().items() if key not in (*ENTER_OTHERWISE, *absent)},
         "method": dataclasses.asdict(job.method),  # type: ignore[call-overload]
         "refit": dataclasses.asdict(job.refit),  # type: ignore[call-overload]
-        "calibration": calibration,
-        "finetune": dataclasses.asdict(job.of(train.Stage)),
         **groups,
         "targets": [[target.kind, target.value] for target in job.targets],
     }

@@ -14,12 +14,11 @@ from s5c.axes import Idle, ReductionJob
 from s5c.errors import unknown
 from s5c.model.classifier import Classifier
 from s5c.pipeline.clock import CALIBRATION, shared
-from s5c.pipeline.context import Context
+from s5c.pipeline.context import Context, fitted
 from s5c.pipeline.line import Stage as Base
 from s5c.pipeline.line import stages, start
 from s5c.pipeline.network import ReducedNetwork
 from s5c.pipeline.sensitivity import divergence_gains, gradient_weights, measured_weights
-from s5c.pipeline.stage.project import fitted
 from s5c.reduction import stage
 from s5c.reduction.contract import Fresh, Projection, Selection
 from s5c.reduction.target import Target

@@ -6,10 +6,9 @@ import dataclasses
 from typing import ClassVar
 
 from s5c.model import surgery
-from s5c.pipeline.context import Context
+from s5c.pipeline.context import Context, fitted
 from s5c.pipeline.line import Stage as Base
 from s5c.pipeline.network import ReducedNetwork
-from s5c.pipeline.stage.project import fitted
 from s5c.reduction.contract import OfQuadraticOutputs, Projection, Selection
 from s5c.reduction.error import layer_errors
 from s5c.reduction.unstable import account

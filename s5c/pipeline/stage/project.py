@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-from s5c.pipeline.clock import shared
-from s5c.pipeline.context import Context
+from s5c.pipeline.context import Context, fitted
 from s5c.pipeline.line import Stage as Base
 from s5c.pipeline.network import ReducedNetwork
-from s5c.reduction.contract import Fitted, Projection
+from s5c.reduction.contract import Projection
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,11 +28,3 @@ class Stage(Base):
     def alone(self) -> Stage:
         """Returns itself: every layer is reduced by itself."""
         return self
-
-
-@shared()
-def fitted(context: Context) -> Fitted:
-    """Returns the job's projection, fitted to the network: every order of every layer can be asked for."""
-    method = context.job.method
-    assert isinstance(method, Projection)
-    return method.fit(context.layers, context.job.keys.seed)
