@@ -7,14 +7,13 @@ import functools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 REDUCTION, CALIBRATION, TRAINING = "reduction", "calibration", "training"
 """What needs no data; what runs the network on calibration sequences; the training afterwards."""
 
 
-def _zero() -> dict[str, float]:
-    return dict.fromkeys((REDUCTION, CALIBRATION, TRAINING), 0.0)
+_zero = functools.partial(dict.fromkeys, (REDUCTION, CALIBRATION, TRAINING), 0.0)
 
 
 @dataclasses.dataclass
@@ -61,6 +60,7 @@ class Clock:
         self._last = now
 
 
+@runtime_checkable
 class Sharing(Protocol):
     """What keeps things that all targets share: a `s5c.pipeline.context.Context`.
 
