@@ -13,7 +13,7 @@ REDUCTION, CALIBRATION, TRAINING = "reduction", "calibration", "training"
 """What needs no data; what runs the network on calibration sequences; the training afterwards."""
 
 
-_zero = functools.partial(dict.fromkeys, (REDUCTION, CALIBRATION, TRAINING), 0.0)
+_ZERO: dict[str, float] = {REDUCTION: 0.0, CALIBRATION: 0.0, TRAINING: 0.0}
 
 
 @dataclasses.dataclass
@@ -25,8 +25,8 @@ class Clock:
         shared: of what all networks have in common.
     """
 
-    own: dict[str, float] = dataclasses.field(default_factory=_zero)
-    shared: dict[str, float] = dataclasses.field(default_factory=_zero)
+    own: dict[str, float] = dataclasses.field(default_factory=_ZERO.copy)
+    shared: dict[str, float] = dataclasses.field(default_factory=_ZERO.copy)
     _running: list[tuple[dict[str, float], str]] = dataclasses.field(default_factory=list)
     _last: float = 0.0
 
@@ -49,7 +49,7 @@ class Clock:
     def read(self) -> dict[str, float]:
         """Returns what one network cost, and starts at zero for the next."""
         found = {clock: own + self.shared[clock] for clock, own in self.own.items()}
-        self.own = _zero()
+        self.own = _ZERO.copy()
         return found
 
     def _lap(self) -> None:
