@@ -35,11 +35,12 @@ from s5c.model import surgery
 from s5c.model.classifier import Classifier, InputSpec
 from s5c.model.config import from_dict
 from s5c.pipeline import portable, zoo
-from s5c.pipeline.reduction import Reduced, reductions
+from s5c.pipeline.network import ReducedNetwork
 from s5c.pipeline.row import reduced_facts
-from s5c.pipeline.targets import Memory, check, largest_ratio
+from s5c.pipeline.search import Memory, Search, largest_ratio, reductions
+from s5c.pipeline.stage import train
+from s5c.pipeline.targets import check
 from s5c.pipeline.trained import TrainedModel, batches
-from s5c.report.arms import called
 from s5c.ssm.system import DiagonalSSM
 from s5c.training.checkpoint import Checkpoint
 from s5c.training.checkpoint import load as load_checkpoint
@@ -82,7 +83,7 @@ class Model:
     network: Classifier
     weights: dict[str, Any]
     facts: dict[str, Any]
-    reduced: Reduced | None = None
+    reduced: ReducedNetwork | None = None
     evaluated: Evaluation | None = None
     answers: Predictions | None = None
 
@@ -270,35 +271,35 @@ def reduce(
     job = settings.reduction_job(_with(usual, options, None), (preset, usual))
     if data is not None and not axes.looks_at_data(job):
         raise UserError(
-            f"data= changes nothing: {called(preset, axes.changed(job))} looks at no sequences. Leave it out; how long "
+            f"data= changes nothing: {axes.name(job)} looks at no sequences. Leave it out; how long "
             "they are, for methods that ask for it, is length=."
         )
     job = settings.reduction_job(_with(usual, options, data), (preset, usual))
     if job.keys.method == "none":
         raise UserError("reduction=none leaves the network as it is: choose another preset.")
-    if job.finetune.epochs:
+    if job.of(train.Stage).epochs:
         raise UserError(f"{preset} trains afterwards, which needs a task: python -m s5c.reduce reduction={preset} ...")
     if len(job.targets) > 1:
         raise UserError("Give one target; for several call s5c.reduce several times.")
     if axes.looks_at_data(job) and data is None:
-        raise UserError(f"{called(preset, axes.changed(job))} looks at sequences: give data=, unlabelled ones will do.")
+        raise UserError(f"{axes.name(job)} looks at sequences: give data=, unlabelled ones will do.")
     if lengths is not None and data is None:
         raise UserError("lengths= are those of data=: give both, or neither.")
-    if validation is not None and job.keys.max_drop is None:
+    if validation is not None and job.of(Search).max_drop is None:
         raise UserError("validation= is looked at for max_drop= alone: give both, or neither.")
     trained = _with_data(model, data, lengths, validation, length)
-    if job.keys.max_drop is not None and validation is None:
+    if job.of(Search).max_drop is not None and validation is None:
         raise UserError("max_drop= is measured on labelled sequences: give validation=(x, y), not the test data.")
     check(job, model.network.config, model.network.state_dims, trained.splits, lambda: model.weights["params"])
     with tempfile.TemporaryDirectory() as place:
         targets = job.targets
-        if job.keys.max_drop is not None:
+        if job.of(Search).max_drop is not None:
             memory = Memory(Path(place) / "search.json", "")
             targets = (largest_ratio(trained, job, Path(place), partial(_validated, trained), memory),)
         made, _ = reductions(trained, job, targets, folder=Path(place))
         found = next(made)
     facts = {**model.facts, **settings.jsonable(reduced_facts(trained, job, found))}
-    name = f"{model.name} {called(preset, axes.changed(job))} {found.target.label}"
+    name = f"{model.name} {axes.name(job)} {found.target.label}"
     return Model(name, found.model, found.weights, facts, found)
 
 

@@ -1,8 +1,8 @@
 """The configuration of a job: yaml checked against dataclasses, and turned into plain objects.
 
 Nothing below the entry points sees a config object. Every group is checked against the dataclass of the code that it
-configures: a task's against its `Task`, a method's against its `Method`, and so on; the keys that all tasks, all
-reductions etc. share are the dataclasses of `s5c.keys`.
+configures: a task's against its `Task`, a method's against its `Method`, those of an axis against the `Axis` that they
+set, and so on; the keys that all tasks, all reductions etc. share are the dataclasses of `s5c.keys`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from s5c.axes import ReductionJob
 from s5c.data.base import ADDED_LATER, Task, task_class
 from s5c.data.origin import PLACE_KEYS
 from s5c.errors import UserError, check_numbers, nearest_first, unknown
-from s5c.keys import AUTO, RATIO, CalibrationKeys, FinetuneKeys, ReductionKeys, TaskKeys
+from s5c.keys import AUTO, RATIO, ReductionKeys, TaskKeys
 from s5c.locations import chosen_results, for_checkpoints
 from s5c.model.config import ModelConfig, load_family
 from s5c.reduction.contract import load_allocation, load_refit, method_class
@@ -140,38 +140,41 @@ def reduction_job(group: Mapping[str, Any], preset: tuple[str, Mapping[str, Any]
 
 
 def _unchecked(group: Mapping[str, Any]) -> ReductionJob:
-    group = dict(group)
-    calibration, finetune = (
-        {} if (keys := group.pop(name, None)) is None else keys for name in ("calibration", "finetune")
-    )
-    calibration = build(CalibrationKeys, calibration, "reduction.calibration")
-    finetune = build(FinetuneKeys, finetune, "reduction.finetune")
-    shared, own = _split(ReductionKeys, group)
+    found, rest = [], dict(group)
+    for schema in axes.find():
+        if schema.GROUP:
+            keys = rest.pop(schema.GROUP, None)
+            found.append(build(schema, {} if keys is None else keys, f"reduction.{schema.GROUP}"))
+        else:
+            mine, rest = _split(schema, rest)
+            found.append(build(schema, mine, "reduction"))
+    shared, own = _split(ReductionKeys, rest)
     keys = build(ReductionKeys, shared, "reduction")
     allocation = load_allocation(keys.allocation)
-    refit = build(load_refit(keys.refit), keys.refit_options, "reduction.refit_options")
-    schema = method_class(keys.method)
-    known = [field.name for field in (*dataclasses.fields(schema), *dataclasses.fields(ReductionKeys))]
+    asked = {key: value for axis in found if not axis.GROUP for key, value in dataclasses.asdict(axis).items()}
+    refit = build(load_refit(asked["refit"]), asked["refit_options"], "reduction.refit_options")
+    of_method = method_class(keys.method)
+    known = [field.name for schema in (of_method, ReductionKeys) for field in dataclasses.fields(schema)]
     for key in own:
         if key not in known:
-            raise unknown("key", f"reduction.{key}", [f"reduction.{name}" for name in known])
-    method = build(schema, own, "reduction")
-    return ReductionJob(keys, method, own, _targets(keys), refit, calibration, finetune, allocation)
+            raise unknown("key", f"reduction.{key}", [f"reduction.{name}" for name in (*known, *asked)])
+    targets = _targets({**dataclasses.asdict(keys), **asked})
+    return ReductionJob(keys, build(of_method, own, "reduction"), own, targets, refit, allocation, tuple(found))
 
 
-def _targets(keys: ReductionKeys) -> tuple[Target, ...]:
-    given = [kind for kind in ("params", "order", "tolerance", "max_drop") if getattr(keys, kind) is not None]
-    if given and keys.ratio not in (None, AUTO):
+def _targets(keys: Mapping[str, Any]) -> tuple[Target, ...]:
+    given = [kind for kind in ("params", "order", "tolerance", "max_drop") if keys[kind] is not None]
+    if given and keys["ratio"] not in (None, AUTO):
         given.append("ratio")
     if len(given) > 1:
         raise UserError(
-            f"{' and '.join(f'reduction.{kind}={getattr(keys, kind)}' for kind in given[:2])} are both set: choose one "
+            f"{' and '.join(f'reduction.{kind}={keys[kind]}' for kind in given[:2])} are both set: choose one "
             f"and leave the other at {AUTO if given[1] == 'ratio' else 'null'}."
         )
     kind = given[0] if given else "ratio"
     if kind == "max_drop":
         return ()
-    value = RATIO if getattr(keys, kind) == AUTO else getattr(keys, kind)
+    value = RATIO if keys[kind] == AUTO else keys[kind]
     values = value if isinstance(value, list) else [value]
     if not values:
         raise UserError(f"reduction.{kind}=[] is empty: give a number or a list such as reduction.ratio=[0.3,0.5].")

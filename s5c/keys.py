@@ -29,86 +29,19 @@ class TaskKeys:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CalibrationKeys:
-    """Keys of reduction.calibration: the unlabelled training sequences that some choices look at.
-
-    Attributes:
-        sequences: how many.
-        split: train | validation.
-        seed: which ones.
-        batch_size: sequences at a time.
-        task: another task whose sequences are taken instead, by name and options, to see what that costs.
-    """
-
-    sequences: int = 256
-    split: str = "train"
-    seed: int = 0
-    batch_size: int = 32
-    task: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.split not in ("train", "validation"):
-            raise UserError(
-                f"reduction.calibration.split={self.split}: calibration looks at `train` or `validation` sequences. "
-                "The test split is what the result is measured on and must not decide it."
-            )
-        if self.sequences < 1 or self.batch_size < 1:
-            raise UserError(
-                f"reduction.calibration: sequences={self.sequences}, batch_size={self.batch_size}; at least 1 each."
-            )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FinetuneKeys:
-    """Keys of reduction.finetune: training after the reduction, with the recipe of the model that was reduced.
-
-    Attributes:
-        epochs: 0 for none.
-        init_epochs: what the presets `*_init` set epochs to, so that an experiment can set it for all of its arms.
-        lr_scale: multiplies both learning rates.
-        rest: keep | reinitialise all weights but those of the sequence layers.
-        distill: learn the full model's predictions instead of the labels.
-    """
-
-    epochs: int = 0
-    init_epochs: int = bounded(5, least=0)
-    lr_scale: float = 1.0
-    rest: str = "keep"
-    distill: bool = False
-
-    def __post_init__(self) -> None:
-        if self.rest not in ("keep", "reinitialise"):
-            raise unknown("value for reduction.finetune.rest", self.rest, ("keep", "reinitialise"))
-        if self.epochs < 0 or self.lr_scale <= 0:
-            raise UserError(
-                f"reduction.finetune.epochs={self.epochs}, reduction.finetune.lr_scale={self.lr_scale:g}: epochs must "
-                "not be negative, and the scale must be positive."
-            )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class ReductionKeys:
-    """Keys of every conf/reduction yaml; the others belong to the method's own dataclass.
+    """Keys of every conf/reduction yaml; the others belong to the method's own dataclass and to the axes (`s5c.axes`).
 
     Attributes:
         name: the preset, printed in tables.
         method: file name in s5c/reduction/method.
         allocation: file name in s5c/reduction/allocation.
         ratio: fraction of stored states to remove, network-wide; a number or a list of numbers. `auto`: 0.5, unless one
-            of the next four is given.
+            of the next three, or `max_drop`, is given.
         params: instead of a ratio: fraction of all trainable parameters of the network to remove; a number or a list.
         order: instead of a ratio: stored states to keep in every layer (every channel); a number, a list of numbers, or
             a list of lists with one number per layer.
         tolerance: instead of a ratio: share of a layer's summed scores that may be lost; a number or a list.
-        max_drop: instead of a ratio: points of validation accuracy that may be lost; the largest ratio is searched.
-        refit: file name in s5c/reduction/refit.
-        refit_options: keys of the refit's own dataclass.
-        sequential: with a calibrated refit, reselect | refit | off: whether layers behind reduced ones see them.
-        norm: keep | recalibrate the statistics of batch normalisation on the calibration sequences.
-        readout: keep | refit the last linear map to the full network's answers on the calibration sequences.
-        layer_sensitivity: none | gradient | measured: multiplies the scores of every layer by what its output counts;
-            curve: puts what each of its orders costs the answers in their place (`s5c.pipeline.sensitivity`).
-        rounds: reduce in so many steps of equal ratio, training in between.
         seed: of methods that draw random numbers, and of training after the reduction.
         weights: best | latest checkpoint of the training.
         save: keep the reduced models as checkpoints.
@@ -121,34 +54,17 @@ class ReductionKeys:
     params: Any = None
     order: Any = None
     tolerance: Any = None
-    max_drop: float | None = bounded(None, least=0)
-    refit: str = "none"
-    refit_options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    sequential: str = "off"
-    norm: str = "keep"
-    readout: str = "keep"
-    layer_sensitivity: str = "none"
-    rounds: int = 1
     seed: int = 0
     weights: str = "best"
     save: bool = True
 
     def __post_init__(self) -> None:
-        for key, allowed in (
-            ("weights", ("best", "latest")),
-            ("norm", ("keep", "recalibrate")),
-            ("readout", ("keep", "refit")),
-            ("layer_sensitivity", ("none", "gradient", "measured", "curve")),
-            ("sequential", ("reselect", "refit", "off")),
-        ):
-            if getattr(self, key) not in allowed:
-                raise unknown(f"value for reduction.{key}", getattr(self, key), allowed)
+        if self.weights not in ("best", "latest"):
+            raise unknown("value for reduction.weights", self.weights, ("best", "latest"))
         if not re.fullmatch(r"\w[\w.+-]*", self.name):
             raise UserError(
                 f"reduction.name={self.name} names folders: use letters, digits, '_', '+', '-' and '.', a letter first."
             )
-        if self.rounds < 1:
-            raise UserError(f"reduction.rounds={self.rounds}: at least one round is needed.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

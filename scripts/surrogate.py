@@ -31,8 +31,8 @@ from s5c.model import surgery
 from s5c.model.classifier import Classifier
 from s5c.model.layerwise import encoded
 from s5c.model.signals import blocks
-from s5c.pipeline.finetune import drawn
 from s5c.pipeline.restored import restore
+from s5c.pipeline.weights import drawn
 from s5c.reduction.contract import load_method, load_refit
 from s5c.reduction.layer import Layer
 from s5c.reduction.quadratic import LQO, lqo, relative_error, white

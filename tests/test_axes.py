@@ -23,12 +23,13 @@ from s5c.axes import ReductionJob
 from s5c.config import reduction_job
 from s5c.data.base import Dataset, Split, Splits
 from s5c.errors import UserError
-from s5c.keys import CalibrationKeys, FinetuneKeys, ReductionKeys
+from s5c.keys import ReductionKeys
 from s5c.locations import conf_dir
-from s5c.pipeline import reduction as pipeline
-from s5c.pipeline import targets
-from s5c.pipeline.reduction import Reduced, reductions
-from s5c.pipeline.targets import Memory, check, largest_ratio
+from s5c.pipeline import search
+from s5c.pipeline.network import ReducedNetwork
+from s5c.pipeline.search import Memory, Search, largest_ratio, reductions
+from s5c.pipeline.stage import train
+from s5c.pipeline.targets import check
 from s5c.pipeline.trained import TrainedModel
 from s5c.reduction import contract, stage
 from s5c.reduction.contract import Fresh, Projection, load_method
@@ -85,8 +86,7 @@ def cases() -> list[Any]:
 
 def test_every_key_is_tried() -> None:
     keys = {field.name for field in dataclasses.fields(ReductionKeys)}
-    keys |= {f"calibration.{field.name}" for field in dataclasses.fields(CalibrationKeys)}
-    keys |= {f"finetune.{field.name}" for field in dataclasses.fields(FinetuneKeys)}
+    keys |= {axis.key(field.name) for axis in axes.find() for field in dataclasses.fields(axis)}
     assert keys == set(VARIATIONS) | ELSEWHERE
 
 
@@ -129,7 +129,7 @@ def preset_of(method: str) -> str:
     return method if method in found else found[0]
 
 
-def tune(trained: TrainedModel, model: Any, weights: dict[str, Any], keys: FinetuneKeys, **_: Any) -> dict[str, Any]:
+def tune(trained: TrainedModel, model: Any, weights: dict[str, Any], keys: train.Stage, **_: Any) -> dict[str, Any]:
     """Stands for the training, which test_reduction_flow.py runs: other weights for other keys and another start."""
     shift = keys.epochs * (0.01 * keys.lr_scale + 0.001 * keys.distill)
     return {**weights, "params": jax.tree.map(lambda x: x + shift, weights["params"])}
@@ -143,9 +143,9 @@ def outcome(preset: str, settings: tuple[tuple[str, Any], ...]) -> Any:
         job = reduction_job(composed(preset, dict(settings)), (preset, usual))
         model = trained()
         check(job, model.model.config, model.model.state_dims, model.splits, lambda: model.weights["params"])
-        with mock.patch.object(pipeline, "finetune", tune), mock.patch.object(targets, "SEARCH_STEPS", 2):
+        with mock.patch.object(train, "finetune", tune), mock.patch.object(search, "SEARCH_STEPS", 2):
             made, ranking = reductions(model, job, _targets(model, job), folder=Path("nowhere"))
-            first: Reduced = next(made)
+            first: ReducedNetwork = next(made)
     except UserError as refusal:
         return str(refusal)
     cuts = [] if ranking is None else [stage.select(ranking, ratio).keep for ratio in np.arange(0, 1, 1 / 36)]
@@ -155,7 +155,7 @@ def outcome(preset: str, settings: tuple[tuple[str, Any], ...]) -> Any:
 
 
 def _targets(model: TrainedModel, job: ReductionJob) -> tuple[Target, ...]:
-    if job.keys.max_drop is None:
+    if job.of(Search).max_drop is None:
         return job.targets
     with TemporaryDirectory() as folder:
         memory = Memory(Path(folder) / "search.json", "")

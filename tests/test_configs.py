@@ -12,6 +12,7 @@ import jobs
 import pytest
 from omegaconf import OmegaConf
 
+from s5c import axes
 from s5c import config as settings
 from s5c.data.base import task_class
 from s5c.errors import UserError
@@ -35,6 +36,11 @@ def name_of(path: Path) -> str:
 
 def fields(schema: Any) -> set[str]:
     return {field.name for field in dataclasses.fields(schema)}
+
+
+def of_axes() -> set[str]:
+    """Returns what axes add to the keys of a reduction: their own, or the group that these are in."""
+    return {name for axis in axes.find() for name in ([axis.GROUP] if axis.GROUP else fields(axis))}
 
 
 def override(group: str, option: str) -> str:
@@ -91,9 +97,7 @@ def test_keys_are_those_of_the_dataclasses(group: str, option: str) -> None:
         "task": lambda: fields(TaskKeys) | fields(task_class(values["name"])),
         "model": lambda: {"name"} | fields(load_family(values["name"]).Config),
         "train": lambda: {"checkpoint_minutes"} | fields(Recipe),
-        "reduction": lambda: (
-            fields(ReductionKeys) | {"calibration", "finetune"} | fields(method_class(values["method"]))
-        ),
+        "reduction": lambda: fields(ReductionKeys) | of_axes() | fields(method_class(values["method"])),
         "evaluation": lambda: fields(EvaluationKeys),
         "wandb": lambda: fields(WandbKeys),
     }

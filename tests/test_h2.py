@@ -15,7 +15,7 @@ from scipy.optimize import minimize, rosen
 from systems import random_system
 
 from s5c.errors import UserError
-from s5c.reduction.contract import Fitted, Reduced, load_method
+from s5c.reduction.contract import Fitted, ReducedLayer, load_method
 from s5c.reduction.descent import descend
 from s5c.reduction.energy import parts_of
 from s5c.reduction.layer import Layer
@@ -125,7 +125,7 @@ def test_descent_is_never_worse_than_its_start(optimiser: str) -> None:
 
 def reduced(layers: list[Layer], orders: list[Any], **options: Any) -> tuple[list[DiagonalSSM], Fitted]:
     fitted = Method(**options).fit(layers, 0)
-    found: list[Reduced] = fitted.reduce([np.array(order) for order in orders])
+    found: list[ReducedLayer] = fitted.reduce([np.array(order) for order in orders])
     assert all(r.bound is None and not r.notes for r in found)
     return [r.system for r in found], fitted
 

@@ -11,10 +11,11 @@ from typing import Any
 import jobs
 import pytest
 
+from s5c import axes
 from s5c import config as settings
 from s5c.data.base import names, task_class
 from s5c.errors import UserError, bounded, check_numbers
-from s5c.keys import CalibrationKeys, EvaluationKeys, FinetuneKeys, ReductionKeys, TaskKeys
+from s5c.keys import EvaluationKeys, ReductionKeys, TaskKeys
 from s5c.model.config import families, load_family
 from s5c.reduction.contract import load_refit, method_class, method_names, refit_names
 from s5c.train import resolve
@@ -23,8 +24,7 @@ from s5c.training.loop import Recipe
 SCHEMAS: dict[str, type] = {
     "evaluation": EvaluationKeys,
     "reduction": ReductionKeys,
-    "reduction.calibration": CalibrationKeys,
-    "reduction.finetune": FinetuneKeys,
+    **{f"reduction.{axis.GROUP}" if axis.GROUP else f"axis:{axis.__module__}": axis for axis in axes.find()},
     "task": TaskKeys,
     "train": Recipe,
     **{f"model:{name}": load_family(name).Config for name in families()},

@@ -22,7 +22,8 @@ from s5c.evaluation.cost import size
 from s5c.model import surgery
 from s5c.model.classifier import Classifier, resized, shapes
 from s5c.pipeline.parameters import stored_after
-from s5c.pipeline.reduction import reductions
+from s5c.pipeline.search import reductions
+from s5c.pipeline.stage import train
 from s5c.pipeline.targets import check
 from s5c.reduction import contract
 from s5c.reduction.contract import Masking, load_method
@@ -145,7 +146,8 @@ def test_every_method_reaches_it_as_stored(method: str, refit: str) -> None:
     if refit == "calibrated" and method != "fresh":  # a refit of new layers is refused
         settings |= {"refit": refit}
     job = reduction_job(composed(preset, settings), (preset, composed(preset, {})))
-    job = dataclasses.replace(job, finetune=dataclasses.replace(job.finetune, epochs=0))
+    untrained = [dataclasses.replace(a, epochs=0) if isinstance(a, train.Stage) else a for a in job.axes]
+    job = dataclasses.replace(job, axes=tuple(untrained))
     own = trained()
     check(job, own.model.config, own.model.state_dims, own.splits, lambda: own.weights["params"])
     counted = stored_after(job, own.weights["params"], own.model.config)

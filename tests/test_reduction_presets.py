@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from reductions import PRESET_FILES, VARIANTS, composed, make_network
 
+from s5c import axes
 from s5c.config import ReductionJob, reduction_job
 from s5c.errors import UserError
 from s5c.keys import ReductionKeys
+from s5c.pipeline.stage import train
 from s5c.reduction import allocation as allocations
 from s5c.reduction import contract, stage
 from s5c.reduction import method as methods
@@ -106,6 +108,11 @@ def test_a_new_file_is_a_new_method_and_a_new_allocation(tmp_path: Path, monkeyp
 # --- the presets ------------------------------------------------------------------------------------------------------
 
 
+def of_axes() -> list[str]:
+    """Returns what axes add to the keys of a reduction: their own, or the group that these are in."""
+    return [name for axis in axes.find() for name in ([axis.GROUP] if axis.GROUP else keys_of(axis))]
+
+
 def keys_of(schema: type) -> list[str]:
     return [field.name for field in dataclasses.fields(schema)]
 
@@ -118,7 +125,7 @@ def test_a_preset_is_complete_and_explains_itself(path: Path) -> None:
     values = composed(path)
     assert values["name"] == path.stem
     method = contract.method_class(values["method"])
-    assert sorted(values) == sorted([*keys_of(ReductionKeys), "calibration", "finetune", *keys_of(method)])
+    assert sorted(values) == sorted([*keys_of(ReductionKeys), *of_axes(), *keys_of(method)])
     job = reduction_job(values)
     assert isinstance(job, ReductionJob)
     assert job.method == method(**job.options)
@@ -140,7 +147,8 @@ def test_a_preset_repeats_the_defaults(path: Path) -> None:
         ("lqo_curve", "coefficients"): "taylor",
     }
     values = composed(path)
-    for schema in (ReductionKeys, contract.method_class(values["method"])):
+    ungrouped = [axis for axis in axes.find() if not axis.GROUP]
+    for schema in (ReductionKeys, *ungrouped, contract.method_class(values["method"])):
         for field in dataclasses.fields(schema):
             if field.default is not dataclasses.MISSING:
                 expected = deliberate.get((path.stem, field.name), field.default)
@@ -151,5 +159,5 @@ def test_every_method_and_every_allocation_has_a_preset() -> None:
     jobs = [reduction_job(composed(path)) for path in PRESET_FILES]
     assert {job.keys.method for job in jobs} == set(contract.method_names())
     assert {job.keys.allocation for job in jobs} == set(contract.allocation_names())
-    points = {(job.method, job.keys.allocation, job.keys.refit, job.finetune) for job in jobs}
+    points = {(job.method, job.keys.allocation, job.refit, job.of(train.Stage)) for job in jobs}
     assert len(points) == len(jobs)  # no two presets are the same point

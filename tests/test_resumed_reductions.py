@@ -18,8 +18,7 @@ import numpy as np
 import pytest
 
 from s5c import atomic
-from s5c.pipeline import compress, parts, question, targets
-from s5c.pipeline.reduction import Reduction
+from s5c.pipeline import compress, parts, question, search
 from s5c.report import rowfile
 from s5c.training.checkpoint import load
 from s5c.training.exclusive import exclusive
@@ -54,13 +53,13 @@ def alone(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def computed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Collects the label of every target that a network is reduced at."""
     labels: list[str] = []
-    apply = Reduction.apply
+    run = search.run
 
-    def counted(self: Reduction, target: Any) -> Any:
+    def counted(context: Any, target: Any) -> Any:
         labels.append(target.label)
-        return apply(self, target)
+        return run(context, target)
 
-    monkeypatch.setattr(Reduction, "apply", counted)
+    monkeypatch.setattr(search, "run", counted)
     yield labels
 
 
@@ -106,15 +105,15 @@ def assert_same(run: Path, alone: Path) -> None:
 def test_a_signal_stops_it_and_it_says_what_is_kept(
     number: str, trained: Path, alone: Path, tmp_path: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    apply = Reduction.apply
+    run = search.run
 
-    def stopped(self: Reduction, target: Any) -> Any:
+    def stopped(context: Any, target: Any) -> Any:
         if target.label == "0.75":
             signal.raise_signal(getattr(signal, number))
-        return apply(self, target)
+        return run(context, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Reduction, "apply", stopped)
+        patch.setattr(search, "run", stopped)
         done = reduce(trained, tmp_path, *THREE)
     assert done.code == 130 and "Traceback" not in done.err
     said = " ".join(done.err.split())
@@ -332,18 +331,18 @@ def test_a_search_goes_on_behind_what_it_has_found(
     options = ("reduction=last", "reduction.max_drop=3")
     (tmp_path / "alone").mkdir()
     assert reduce(trained, tmp_path / "alone", *options).code == 0
-    searched, found = computed[: targets.SEARCH_STEPS], list(computed)
-    assert len(set(searched)) == targets.SEARCH_STEPS and len(found) <= targets.SEARCH_STEPS + 1
+    searched, found = computed[: search.SEARCH_STEPS], list(computed)
+    assert len(set(searched)) == search.SEARCH_STEPS and len(found) <= search.SEARCH_STEPS + 1
     computed.clear()
-    recall = targets.Memory.recall
+    recall = search.Memory.recall
 
-    def killed(self: targets.Memory, ratio: float, measure: Callable[[], float]) -> float:
+    def killed(self: search.Memory, ratio: float, measure: Callable[[], float]) -> float:
         if len(computed) == 3:
             raise KilledError
         return recall(self, ratio, measure)
 
     with monkeypatch.context() as patch:
-        patch.setattr(targets.Memory, "recall", killed)
+        patch.setattr(search.Memory, "recall", killed)
         with pytest.raises(KilledError):
             reduce(trained, tmp_path, *options)
     assert reduce(trained, tmp_path, *options).code == 0

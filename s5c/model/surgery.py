@@ -229,6 +229,18 @@ def constants(params: Params, config: ModelConfig) -> list[int]:
     return [0 if bias is None else math.prod(bias.shape) for bias in found]
 
 
+def with_layers_of(other: Params, params: Params, config: ModelConfig) -> dict[str, Any]:
+    """Returns parameters with the sequence layers of other ones in the place of their own.
+
+    Args:
+        other: what the sequence layers are taken from.
+        params: what everything else is taken from.
+        config: of both, whatever the number of states.
+    """
+    names = layer_names(config)
+    return _replace(params, config, lambda i, _: other["encoder"][names[i]]["seq"])
+
+
 def without_systems(params: Params, config: ModelConfig) -> Params:
     """Returns all parameters but those of the sequence layers."""
     return _replace(params, config, lambda i, _: {})

@@ -12,15 +12,16 @@ from __future__ import annotations
 import dataclasses
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from s5c.axes import Axis, Idle, ReductionJob, looks_at_data
 from s5c.data.base import Dataset, Split, Splits
 from s5c.data.batching import eval_batches
 from s5c.errors import UserError, unknown
@@ -42,6 +43,49 @@ Batches = Callable[[], Iterable[Any]]
 
 STEPS_PER_BATCH = 2**15
 """Bounds the memory of the states of a batch, and fills the matrix products."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Calibration(Axis):
+    """Keys of reduction.calibration: the unlabelled training sequences that some choices look at.
+
+    Attributes:
+        sequences: how many.
+        split: train | validation.
+        seed: which ones.
+        batch_size: sequences at a time, which makes no difference.
+        task: another task whose sequences are taken instead, by name and options, to see what that costs.
+    """
+
+    GROUP: ClassVar[str] = "calibration"
+    SWITCHES: ClassVar[tuple[str, ...] | None] = ()
+    DECIDING: ClassVar[tuple[str, ...]] = ("sequences", "split", "seed", "task")
+
+    sequences: int = 256
+    split: str = "train"
+    seed: int = 0
+    batch_size: int = 32
+    task: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.split not in ("train", "validation"):
+            raise UserError(
+                f"reduction.calibration.split={self.split}: calibration looks at `train` or `validation` sequences. "
+                "The test split is what the result is measured on and must not decide it."
+            )
+        if self.sequences < 1 or self.batch_size < 1:
+            raise UserError(
+                f"reduction.calibration: sequences={self.sequences}, batch_size={self.batch_size}; at least 1 each."
+            )
+
+    def unused(self, job: ReductionJob) -> Sequence[str]:
+        """Returns all keys where nothing looks at the sequences."""
+        return () if looks_at_data(job) else self.keys
+
+    def idle(self, job: ReductionJob) -> Iterator[Idle]:
+        """Yields all keys where nothing looks at the sequences."""
+        if not looks_at_data(job):
+            yield self.keys, "nothing looks at calibration sequences"
 
 
 class Refitted(NamedTuple):

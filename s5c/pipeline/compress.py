@@ -23,13 +23,13 @@ from s5c.keys import EvaluationKeys
 from s5c.model import surgery
 from s5c.model.classifier import Classifier
 from s5c.pipeline.latency import measure
+from s5c.pipeline.network import ReducedNetwork
 from s5c.pipeline.parts import FULL, LATENCY, PARTS, RANKING, REDUCED, Part, Parts
 from s5c.pipeline.provenance import environment, read_json, shown, write_json
 from s5c.pipeline.question import of_part
-from s5c.pipeline.reduction import Reduced, reductions
 from s5c.pipeline.row import CORRECT, accuracies, as_it_is, as_reduced, common, name_of, reduced_facts
+from s5c.pipeline.search import Memory, Search, largest_ratio, reductions
 from s5c.pipeline.spectra import full_arrays, reduced_arrays
-from s5c.pipeline.targets import Memory, largest_ratio
 from s5c.pipeline.trained import TrainedModel, batches, from_checkpoint, predictions
 from s5c.pipeline.zoo import PREFIX, names
 from s5c.reduction.contract import Masking
@@ -93,7 +93,7 @@ class Compression:
         if marker.get("identity") != self.parts.identity(MARKER) or not recorded:
             return None
         asked = self.targets
-        if self.reduction is not None and self.reduction.keys.max_drop is not None:
+        if self.reduction is not None and self.reduction.of(Search).max_drop is not None:
             self.targets = _marked(marker)
         timed = self._timed() or not self.evaluation.latency
         there = (self.folder / REPORT).is_file() and self._found(FULL) is not None and not self._missing()
@@ -257,7 +257,7 @@ class Compression:
     def _reduce(self, reduction: settings.ReductionJob, record: Run) -> None:
         """Reduces the network at every target that is missing, and keeps what all targets share."""
         trained, place = self.trained, self.folder / FINETUNED
-        if reduction.keys.max_drop is not None:
+        if reduction.of(Search).max_drop is not None:
             validate = partial(_validation_accuracy, trained, self.evaluation)
             memory = Memory(self.folder / PARTS / "search.json", self.parts.identity("search"))
             self.targets = [largest_ratio(trained, reduction, place, validate, memory)]
@@ -272,7 +272,7 @@ class Compression:
             self._cut(reduction, made, len(missing), record)
         self._share()
 
-    def _cut(self, reduction: settings.ReductionJob, made: Iterable[Reduced], count: int, record: Run) -> None:
+    def _cut(self, reduction: settings.ReductionJob, made: Iterable[ReducedNetwork], count: int, record: Run) -> None:
         """Evaluates and keeps networks as they are made."""
         full = self._found(FULL)
         assert full is not None, "evaluated before"
@@ -306,7 +306,7 @@ class Compression:
         with_what = {"device": self.base["device"], "rounds": self.evaluation.rounds}
         self.parts.keep(self._place(LATENCY), LATENCY, {**with_what, "parts": times}, {})
 
-    def _read_back(self, target: Target, kept: Part) -> Reduced:
+    def _read_back(self, target: Target, kept: Part) -> ReducedNetwork:
         """Returns a network that was made before, as far as its time depends on it."""
         network, selected, row = self.trained, None, kept.row
         if not row["masked_only"]:
@@ -315,7 +315,7 @@ class Compression:
             layers = range(len(row["orders"]))
             selected = Selected([kept.arrays[f"keep_{target.label}_layer{i}"] for i in layers])
         size = row["ratio_achieved"], row["orders"]
-        return Reduced(target, network.model, network.weights, selected, *size, [], [], (), row["seconds_reduction"])
+        return ReducedNetwork(target, network.model, network.weights, selected, *size)
 
 
 def _on_part(trained: TrainedModel, examples: int | None, skip: int) -> TrainedModel:
@@ -362,7 +362,7 @@ def _leads(name: str) -> bool:
 
 
 def _metadata(
-    trained: TrainedModel, reduction: settings.ReductionJob, network: Reduced, row: Mapping[str, Any]
+    trained: TrainedModel, reduction: settings.ReductionJob, network: ReducedNetwork, row: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Returns what is stored with a reduced network."""
     return {

@@ -10,7 +10,7 @@ from s5c.evaluation import cost
 from s5c.evaluation.load import watched
 from s5c.keys import EvaluationKeys
 from s5c.model.classifier import Classifier, with_backend
-from s5c.pipeline.reduction import Reduced
+from s5c.pipeline.network import ReducedNetwork
 from s5c.pipeline.trained import TrainedModel, batches
 from s5c.report.cells import LOADED
 from s5c.report.row import Row
@@ -26,7 +26,9 @@ NOT_MEASURED: Row = {
 """What `measure` adds to rows, all of it or nothing (`s5c.report.collect.LATENCY`)."""
 
 
-def measure(rows: list[Row], trained: TrainedModel, reduced: Sequence[Reduced], evaluation: EvaluationKeys) -> None:
+def measure(
+    rows: list[Row], trained: TrainedModel, reduced: Sequence[ReducedNetwork], evaluation: EvaluationKeys
+) -> None:
     """Adds latency and memory: all networks interleaved in one run, each on the full model's backend and on its own.
 
     Args:

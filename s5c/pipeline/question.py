@@ -21,8 +21,8 @@ from s5c import axes
 from s5c import config as settings
 from s5c.data.origin import PLACE_KEYS
 from s5c.keys import EvaluationKeys
-from s5c.pipeline.finetune import fingerprint
 from s5c.pipeline.trained import Prepared, TrainedModel, load_task
+from s5c.pipeline.weights import fingerprint
 
 VERSION = 1
 """Raised when questions are described in another way, so that old folders are not mistaken for new ones."""
@@ -36,8 +36,9 @@ TIMING_KEYS = ("latency", "rounds")
 DECISIVE = (
     *("ssm", "reduction", "model", "training", "data", "evaluation/cost.py"),
     *("evaluation/metrics.py", "report/arms.py", "report/row.py", "axes.py"),
-    *("pipeline/calibration.py", "pipeline/compress.py", "pipeline/finetune.py", "pipeline/parameters.py"),
-    *("pipeline/reduction.py", "pipeline/row.py", "pipeline/sensitivity.py", "pipeline/targets.py"),
+    *("pipeline/calibration.py", "pipeline/compress.py", "pipeline/context.py", "pipeline/line.py"),
+    *("pipeline/network.py", "pipeline/parameters.py", "pipeline/row.py", "pipeline/search.py"),
+    *("pipeline/sensitivity.py", "pipeline/stage", "pipeline/targets.py", "pipeline/weights.py"),
 )
 """The code, below s5c/, that decides what is in a row."""
 
@@ -120,17 +121,18 @@ def _evaluation(keys: EvaluationKeys) -> dict[str, Any]:
 
 
 def _reduction(job: settings.ReductionJob) -> dict[str, Any]:
-    calibration = dataclasses.asdict(job.calibration)
+    absent = {axis.key(field) for axis in job.axes if axis.absent for field in axis.fields()}
+    groups = {axis.GROUP: dataclasses.asdict(axis) for axis in job.axes if axis.GROUP and not axis.absent}
+    calibration = groups["calibration"]
     if (task := calibration["task"]) and axes.looks_at_data(job):
         calibration["task"] = {key: value for key, value in task.items() if key not in PLACE_KEYS}
         calibration["data"] = load_task(settings.task_job(task), "validation")[0].fingerprint()
     # Of objects made from the options, so that a default counts the same whether it was given or not.
     return {
-        "preset": {key: value for key, value in dataclasses.asdict(job.keys).items() if key not in ENTER_OTHERWISE},
+        "preset": {key: value for key, value in job.ungrouped().items() if key not in (*ENTER_OTHERWISE, *absent)},
         "method": dataclasses.asdict(job.method),  # type: ignore[call-overload]
         "refit": dataclasses.asdict(job.refit),  # type: ignore[call-overload]
-        "calibration": calibration,
-        "finetune": dataclasses.asdict(job.finetune),
+        **groups,
         "targets": [[target.kind, target.value] for target in job.targets],
     }
 

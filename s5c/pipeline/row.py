@@ -6,7 +6,6 @@ written, and the `schema` of all this (`s5c.report.arms`).
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import logging
 from collections.abc import Mapping
@@ -21,14 +20,14 @@ from s5c.evaluation.metrics import Predictions
 from s5c.keys import EvaluationKeys
 from s5c.model import surgery
 from s5c.pipeline.latency import NOT_MEASURED
+from s5c.pipeline.network import ReducedNetwork
 from s5c.pipeline.provenance import shown
-from s5c.pipeline.reduction import Reduced
 from s5c.pipeline.trained import TrainedModel, checksum
 from s5c.pipeline.zoo import PREFIX
 from s5c.reduction.bound import output_bound
 from s5c.reduction.target import Target
 from s5c.report.arms import called
-from s5c.report.row import FULL, SCHEMA, Row
+from s5c.report.row import FULL, SCHEMA, Row, as_row
 from s5c.training.checkpoint import best_step
 
 log = logging.getLogger(__name__)
@@ -108,7 +107,7 @@ def as_it_is(trained: TrainedModel) -> Row:
     }
 
 
-def as_reduced(trained: TrainedModel, reduction: axes.ReductionJob, network: Reduced) -> Row:
+def as_reduced(trained: TrainedModel, reduction: axes.ReductionJob, network: ReducedNetwork) -> Row:
     """Returns what the row of a reduced network has of its own."""
     given, stored = given_network(trained), cost.stored(network.weights)
     size_full, size = (
@@ -118,7 +117,7 @@ def as_reduced(trained: TrainedModel, reduction: axes.ReductionJob, network: Red
     return {
         "reduction": reduction.keys.name,
         "preset": reduction.preset,
-        "arm": called(reduction.keys.name, changed),
+        "arm": axes.name(reduction, given),
         "settings": {**axes.decisive(reduction), **given},
         "differences": changed,
         "method": reduction.keys.method,
@@ -132,24 +131,14 @@ def as_reduced(trained: TrainedModel, reduction: axes.ReductionJob, network: Red
         "params_asked": _asked(network.target, "params"),
         "params_achieved": 1 - size.params / size_full.params,
         "masked_only": network.selected is None,
-        "refit": reduction.keys.refit,
-        "refit_options": reduction.keys.refit_options,
-        "layer_sensitivity": reduction.keys.layer_sensitivity,
-        "sequential": reduction.keys.sequential,
-        "norm": reduction.keys.norm,
-        "readout": reduction.keys.readout,
-        "calibration": dataclasses.asdict(reduction.calibration),
-        "finetune": dataclasses.asdict(reduction.finetune),
-        "rounds": reduction.keys.rounds,
-        "max_drop": reduction.keys.max_drop,
+        **as_row({key: value for axis in reduction.axes for key, value in axis.row().items()}),
+        **as_row(network.facts),
         "error_h2": [error.h2 for error in network.errors],
         "error_hinf": [error.hinf for error in network.errors],
-        "error_bound": network.bounds,
+        "error_bound": list(network.bounds),
         **({} if network.quadratic is None else {"error_h2_quadratic": network.quadratic}),
         **{"notes": list(network.notes), **_guarantee(trained, network)},
-        "seconds_reduction": network.seconds,
-        "seconds_calibration": network.seconds_calibration,
-        "seconds_training": network.seconds_training,
+        **as_row({f"seconds_{clock}": seconds for clock, seconds in network.seconds.items()}),
         "checkpoint": None,
         "array_bytes": stored.arrays,
         "safetensors_bytes": stored.safetensors,
@@ -198,14 +187,14 @@ def given_network(trained: TrainedModel) -> dict[str, str]:
     return given
 
 
-def reduced_facts(trained: TrainedModel, reduction: axes.ReductionJob, network: Reduced) -> dict[str, Any]:
+def reduced_facts(trained: TrainedModel, reduction: axes.ReductionJob, network: ReducedNetwork) -> dict[str, Any]:
     """Returns what is stored with a reduced network besides what was known of the model before."""
     return {
         "state_dims": list(network.model.state_dims),
         "unstable_modes": surgery.unstable_modes(network.weights["params"], network.model.config),
         "model": network.model.config.to_dict(),
         "reduction": {
-            **dataclasses.asdict(reduction.keys),
+            **reduction.ungrouped(),
             "options": reduction.options,
             "target": network.target.label,
             "ratio": network.ratio_achieved,
@@ -223,7 +212,7 @@ def reductions_so_far(trained: TrainedModel, reduction: axes.ReductionJob, targe
         target: the label of what was asked for.
     """
     before = given_network(trained).get("of")
-    return [*([before] if before else []), f"{called(reduction.keys.name, axes.changed(reduction))} at {target}"]
+    return [*([before] if before else []), f"{axes.name(reduction)} at {target}"]
 
 
 def _asked(target: Target, kind: str) -> float | None:
@@ -240,7 +229,7 @@ def _counted(size: cost.Size) -> Row:
     }
 
 
-def _guarantee(trained: TrainedModel, network: Reduced) -> Row:
+def _guarantee(trained: TrainedModel, network: ReducedNetwork) -> Row:
     """Returns the bound of how far the logits may move, for networks of the class that there is one for."""
     config, weights = trained.model.config, trained.weights
     if config.activation != "lqo" or trained.dataset.pairs or trained.splits.test.lengths is not None:

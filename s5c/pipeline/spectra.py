@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from s5c.model import surgery
-from s5c.pipeline.reduction import Reduced
+from s5c.pipeline.network import ReducedNetwork
 from s5c.pipeline.trained import TrainedModel
 from s5c.reduction import stage
 from s5c.reduction.single import hankel_singular_values
@@ -35,7 +35,7 @@ def full_arrays(trained: TrainedModel, ranking: stage.Ranking) -> dict[str, np.n
     return arrays
 
 
-def reduced_arrays(network: Reduced) -> dict[str, np.ndarray]:
+def reduced_arrays(network: ReducedNetwork) -> dict[str, np.ndarray]:
     """Returns what the figures show of one reduction.
 
     Per layer l, with `{target}` the label of its target:

@@ -47,7 +47,7 @@ class Selection(Protocol):
         ...
 
 
-class Reduced(NamedTuple):
+class ReducedLayer(NamedTuple):
     """One layer after a projection.
 
     Attributes:
@@ -72,7 +72,7 @@ class Fitted(Protocol):
 
     scores: list[Float[np.ndarray, "..."]]
 
-    def reduce(self, orders: Sequence[Int[np.ndarray, "*channels"]]) -> list[Reduced]:
+    def reduce(self, orders: Sequence[Int[np.ndarray, "*channels"]]) -> list[ReducedLayer]:
         """Returns every layer at its order, in stored slots (one number, or one per channel)."""
         ...
 

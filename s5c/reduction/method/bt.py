@@ -12,7 +12,7 @@ import numpy as np
 
 from s5c.errors import UserError, bounded, unknown
 from s5c.reduction.certificate import layer_bound
-from s5c.reduction.contract import Fitted, Reduced
+from s5c.reduction.contract import Fitted, ReducedLayer
 from s5c.reduction.energy import UNKNOWN_LENGTH
 from s5c.reduction.layer import Layer, check_finite, check_steps
 from s5c.reduction.truncation import UNSTABLE, Realisation, Truncated, realise, truncate
@@ -126,11 +126,11 @@ class Balancing:
         """Hankel singular values of every layer, descending."""
         return [r.hsv for r in self._realisations]
 
-    def reduce(self, orders: Sequence[Int[np.ndarray, "*channels"]]) -> list[Reduced]:
+    def reduce(self, orders: Sequence[Int[np.ndarray, "*channels"]]) -> list[ReducedLayer]:
         """Cuts every layer at its order and writes the result as a layer."""
         return [self._cut(i, np.asarray(order)) for i, order in enumerate(orders)]
 
-    def _cut(self, i: int, order: Int[np.ndarray, "*channels"]) -> Reduced:
+    def _cut(self, i: int, order: Int[np.ndarray, "*channels"]) -> ReducedLayer:
         layer, realisation = self._layers[i], self._realisations[i]
         unstable = realisation.unstable.sum(1).reshape(realisation.batch)
         least = np.maximum(unstable, 1)
@@ -144,7 +144,7 @@ class Balancing:
         bound = float(np.max(layer_bound(found.bound, modal, system, layer.system)))
         if layer.channels and unstable.any():
             bound = np.inf  # not every family stores an unstable mode to the last bit, and rounding makes it differ
-        return Reduced(system, bound if np.isfinite(bound) else None, _notes(i, found))
+        return ReducedLayer(system, bound if np.isfinite(bound) else None, _notes(i, found))
 
 
 def _modal(system: DiagonalSSM, time: str) -> ModalSystem:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from s5c.errors import UserError, bounded, unknown
-from s5c.reduction.contract import Fitted, Reduced
+from s5c.reduction.contract import Fitted, ReducedLayer
 from s5c.reduction.descent import OPTIMISERS, descend
 from s5c.reduction.energy import parts_of, taps
 from s5c.reduction.layer import Layer, check_finite, check_steps
@@ -124,7 +124,7 @@ class Search:
         ranked = -np.sort(-self._elimination.reshape(*self._batch, self._p))
         self.scores = [ranked[i, ..., : layer.system.state_dim] for i, layer in enumerate(layers)]
 
-    def reduce(self, orders: Sequence[Int[np.ndarray, "*channels"]]) -> list[Reduced]:
+    def reduce(self, orders: Sequence[Int[np.ndarray, "*channels"]]) -> list[ReducedLayer]:
         """Searches all systems at their orders at once."""
         counts = np.stack([np.asarray(order) for order in orders]).ravel()
         # A power of two: a handful of programs serves all orders.
@@ -134,7 +134,7 @@ class Search:
             end = _in_chunks(self._searched, self._targets, start[0])
             best, _ = _better(start, self._finished(end))
             best = jax.tree.map(lambda x: x.reshape(*self._batch, *x.shape[1:]), best)
-            return [Reduced(self._layer(best, i, int(max(np.max(order), 1)))) for i, order in enumerate(orders)]
+            return [ReducedLayer(self._layer(best, i, int(max(np.max(order), 1)))) for i, order in enumerate(orders)]
 
     def _finished(self, reduced: DiagonalSSM) -> Candidates:
         """Returns systems with their best outputs."""

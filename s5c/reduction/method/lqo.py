@@ -12,7 +12,7 @@ import numpy as np
 
 from s5c.errors import UserError, bounded, unknown
 from s5c.reduction.bound import amplifications, bound_weights
-from s5c.reduction.contract import Fitted, Reduced
+from s5c.reduction.contract import Fitted, ReducedLayer
 from s5c.reduction.descent import OPTIMISERS
 from s5c.reduction.energy import taps
 from s5c.reduction.layer import Layer, check_finite, check_steps
@@ -134,7 +134,7 @@ class Curves:
         self.errors = [search.errors for search in self._searches]
         self.scores = [search.scores(weight) for search, weight in zip(self._searches, self.weights, strict=True)]
 
-    def reduce(self, orders: Sequence[Int[np.ndarray, "*channels"]]) -> list[Reduced]:
+    def reduce(self, orders: Sequence[Int[np.ndarray, "*channels"]]) -> list[ReducedLayer]:
         """Searches every layer at its order."""
         with jax.enable_x64(True):
             return [search.reduced(int(order)) for search, order in zip(self._searches, orders, strict=True)]
@@ -208,10 +208,10 @@ class _Search:
             gains = weight * marginal_gains(self.errors)
         return np.where(np.arange(len(gains)) < self._unstable.sum(), np.inf, gains)
 
-    def reduced(self, order: int) -> Reduced:
+    def reduced(self, order: int) -> ReducedLayer:
         """Returns the layer at an order; at full order as it is."""
         if order == self.layer.slots:
-            return Reduced(self.layer.system)
+            return ReducedLayer(self.layer.system)
         slots = self._eliminated.kept(order)
         balanced = truncate(self._balanced, order).system
         starts = [
@@ -226,7 +226,7 @@ class _Search:
                 steps=self._method.steps, optimiser=self._method.optimiser, **self._options,
             )  # fmt: skip
             best = found[0]
-        return Reduced(self._written(best, order))
+        return ReducedLayer(self._written(best, order))
 
     def _completed(self, log_a: Complex[np.ndarray, "r"], B: Complex[np.ndarray, "r h"]) -> ModalSystem:
         """Returns the layer of these poles and inputs with the best outputs, in as many slots as the full one has."""

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from rich.console import Console
 
 from s5c import config as settings
-from s5c.data.base import Split
+from s5c.axes import Idle, ReductionJob
 from s5c.data.batching import steps_per_epoch, train_batches
-from s5c.keys import FinetuneKeys
+from s5c.errors import UserError, bounded, unknown
 from s5c.model import surgery
 from s5c.model.classifier import Classifier
+from s5c.pipeline.clock import TRAINING
+from s5c.pipeline.context import Context
+from s5c.pipeline.line import Stage as Base
+from s5c.pipeline.network import ReducedNetwork
 from s5c.pipeline.provenance import write_json
 from s5c.pipeline.trained import TrainedModel, batches, checksum
+from s5c.pipeline.weights import drawn, fingerprint
+from s5c.reduction.contract import Fresh, Projection, Selection
 from s5c.tracking.metrics import MetricsFile
 from s5c.training.checkpoint import CheckpointStore
-from s5c.training.loop import Feed, Recipe, fit, to_device
+from s5c.training.loop import Feed, Recipe, fit
 from s5c.training.progress import training_progress
 from s5c.training.steps import Inputs
 from s5c.types import Array, Float
@@ -31,11 +36,70 @@ from s5c.types import Array, Float
 log = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage(Base):
+    """Trains the network.
+
+    Attributes:
+        epochs: 0 for none.
+        init_epochs: what the presets `*_init` set epochs to, so that an experiment can set it for all of its arms.
+        lr_scale: multiplies both learning rates.
+        rest: keep | reinitialise all weights but those of the sequence layers.
+        distill: learn the full model's predictions instead of the labels.
+    """
+
+    GROUP: ClassVar[str] = "finetune"
+    DECIDING: ClassVar[tuple[str, ...]] = ("epochs", "lr_scale", "rest", "distill")
+    CLOCK: ClassVar[str | None] = TRAINING
+    METHODS: ClassVar[tuple[type, ...]] = (Selection, Projection, Fresh)
+
+    epochs: int = 0
+    init_epochs: int = bounded(5, least=0)
+    lr_scale: float = 1.0
+    rest: str = "keep"
+    distill: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rest not in ("keep", "reinitialise"):
+            raise unknown("value for reduction.finetune.rest", self.rest, ("keep", "reinitialise"))
+        if self.epochs < 0 or self.lr_scale <= 0:
+            raise UserError(
+                f"reduction.finetune.epochs={self.epochs}, reduction.finetune.lr_scale={self.lr_scale:g}: epochs must "
+                "not be negative, and the scale must be positive."
+            )
+
+    def apply(self, network: ReducedNetwork, context: Context) -> ReducedNetwork:
+        """Returns the network after its training."""
+        if not self.epochs:
+            return network
+        trained, keys, weights = context.trained, context.job.keys, network.weights
+        if self.rest == "reinitialise":
+            new = drawn(trained, network.model, seed=keys.seed)
+            weights = {**new, "params": surgery.with_layers_of(weights["params"], new["params"], context.config)}
+        weights = finetune(
+            trained, network.model, weights, self,
+            seed=keys.seed, folder=context.folder, label=f"{keys.name}-{network.target.label}",
+        )  # fmt: skip
+        return dataclasses.replace(network, weights=weights)
+
+    def unused(self, job: ReductionJob) -> Sequence[str]:
+        """Returns its own keys where there is no training."""
+        return () if self.epochs else self.keys
+
+    def idle(self, job: ReductionJob) -> Iterator[Idle]:
+        """Yields its own keys where there is no training, and what one from new weights undoes."""
+        if not self.epochs:
+            yield self.keys, "there is no training afterwards, epochs being 0"
+        elif self.rest == "reinitialise":
+            undone = [key for axis in job.axes if isinstance(axis, Base) and axis.OUTSIDE for key in axis.keys]
+            yield undone, "finetune.rest=reinitialise replaces all but the sequence layers"
+
+
 def finetune(
     trained: TrainedModel,
     model: Classifier,
     weights: dict[str, Any],
-    keys: FinetuneKeys,
+    keys: Stage,
     *,
     seed: int,
     folder: Path,
@@ -111,7 +175,7 @@ def finetune(
         return {**weights, **best.weights}
 
 
-def tuned(recipe: Recipe, keys: FinetuneKeys) -> Recipe:
+def tuned(recipe: Recipe, keys: Stage) -> Recipe:
     """Returns the recipe of the training after a reduction."""
     return dataclasses.replace(
         recipe,
@@ -120,23 +184,3 @@ def tuned(recipe: Recipe, keys: FinetuneKeys) -> Recipe:
         ssm_lr=recipe.ssm_lr * keys.lr_scale,
         dt_lr=None if recipe.dt_lr is None else recipe.dt_lr * keys.lr_scale,
     )
-
-
-def drawn(trained: TrainedModel, model: Classifier, *, seed: int) -> dict[str, Any]:
-    """Returns weights of a network as a training from scratch would start with."""
-    train = trained.splits.train
-    if not len(train):  # a network from Python without data; what is drawn depends on no input
-        spec = model.spec
-        blank = np.zeros((1, *([2] * spec.pairs), 1), np.int32) if spec.tokens else np.zeros((1, 1, spec.features))
-        train = Split(blank, np.zeros(1, np.int32))
-    batch = to_device(next(batches(train, 2)()))
-    return jax.jit(model.init)(jax.random.key(seed), batch.inputs, batch.lengths)
-
-
-def fingerprint(weights: dict[str, Any]) -> str:
-    """Returns a short checksum of all arrays."""
-    digest = hashlib.sha256()
-    for path, value in jax.tree_util.tree_leaves_with_path(weights):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(jax.device_get(value).tobytes())
-    return digest.hexdigest()[:12]

@@ -1,0 +1,89 @@
+"""What the stages of a reduction share: the trained network, its layers, the calibration sequences, and the clock."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from s5c import config as settings
+from s5c.axes import ReductionJob
+from s5c.model import surgery
+from s5c.pipeline.calibration import (
+    Batches,
+    Calibration,
+    calibration_batches,
+    calibration_split,
+    check_alike,
+    full_moments,
+    shortage,
+)
+from s5c.pipeline.clock import CALIBRATION, Clock, shared
+from s5c.pipeline.parameters import stored_after
+from s5c.pipeline.trained import TrainedModel, load_task
+from s5c.reduction.contract import Fitted, Projection
+from s5c.reduction.layer import check_finite
+from s5c.reduction.moments import Moments
+
+
+class Context:
+    """One network and one preset.
+
+    Args:
+        trained: the network that is reduced, with its data.
+        job: the preset.
+        folder: trainings after the reduction live below.
+
+    Attributes:
+        config: of that network.
+        clock: counts what is done.
+        made: what targets share (`s5c.pipeline.clock.shared`).
+        layers: of that network, double precision, with what was measured where the method asks for it.
+        moments: what was measured; None if the method looks at no data.
+        notes: what is to be said of it.
+        parameters: how many are stored at every cut.
+
+    Raises:
+        UserError: a parameter is not finite, or the calibration sequences do not fit.
+    """
+
+    def __init__(self, trained: TrainedModel, job: ReductionJob, folder: Path) -> None:
+        self.trained, self.job, self.folder, self.config = trained, job, folder, trained.model.config
+        self.clock = Clock()
+        self.made: dict[Callable[[Context], Any], Any] = {}
+        self.layers = surgery.layers(trained.weights, self.config, horizon=trained.length)
+        check_finite(self.layers)
+        self.parameters = stored_after(job, trained.weights["params"], self.config)
+        self.moments: list[Moments] | None = None
+        self.notes: list[str] = []
+        if getattr(job.method, "needs_moments", False):
+            self.moments = measured(self)
+            self.notes = shortage(self.moments)
+            self.layers = [dataclasses.replace(l, moments=m) for l, m in zip(self.layers, self.moments, strict=True)]
+
+    @cached_property
+    def batches(self) -> Batches:
+        """Starts the calibration sequences."""
+        keys, dataset, splits = self.job.of(Calibration), self.trained.dataset, self.trained.splits
+        if keys.task:
+            dataset, splits = load_task(settings.task_job(keys.task), "validation")
+            check_alike(dataset, self.trained.dataset)
+        split = calibration_split(splits, sequences=keys.sequences, split=keys.split, seed=keys.seed)
+        return calibration_batches(split, dataset.length, batch_size=keys.batch_size)
+
+
+@shared(CALIBRATION)
+def measured(context: Context) -> list[Moments]:
+    """Returns the second moments of every layer of the full network."""
+    trained = context.trained
+    return full_moments(trained.model, trained.weights, context.batches, step_rescale=trained.step_rescale)
+
+
+@shared()
+def fitted(context: Context) -> Fitted:
+    """Returns the job's projection, fitted to the network: every order of every layer can be asked for."""
+    method = context.job.method
+    assert isinstance(method, Projection)
+    return method.fit(context.layers, context.job.keys.seed)
