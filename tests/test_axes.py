@@ -191,9 +191,7 @@ def test_a_setting_changes_the_result_or_is_refused(method: str, axis: str, numb
         return  # the preset's own
     without = outcome(preset, frozen({key: value for key, value in settings.items() if key != tried}))
     found = outcome(preset, frozen(settings))
-    if traits(
-        load_method(method)
-    ).keeps_all:  # the row of such a job is that of the model as it is: no target is named in it
+    if traits(load_method(method)).keeps_all:  # its row is that of the model as it is: no target is named in it
         assert isinstance(found, str) or axis in ("ratio", "order", "tolerance", "max_drop"), found
         return
     if isinstance(found, str):
