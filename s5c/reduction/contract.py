@@ -176,7 +176,8 @@ class Traits(NamedTuple):
 
 def traits(method: Method) -> Traits:
     """Returns what a method says of itself, and the defaults for what it does not."""
-    return Traits(*(getattr(method, name, default) for name, default in Traits._field_defaults.items()))
+    found: dict[str, Any] = {name: getattr(method, name, usual) for name, usual in Traits._field_defaults.items()}
+    return Traits(**found)
 
 
 def method_names() -> list[str]:
