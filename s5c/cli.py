@@ -19,17 +19,27 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, OverrideParseException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, InterpolationResolutionError, OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
 
+from s5c import lookup
 from s5c.config import suggest_key
+from s5c.data import task as tasks
 from s5c.errors import UserError, unknown
 from s5c.guide import file_keys, options
 from s5c.locations import chosen_results, conf_dir, results_dir
+from s5c.model import family as families
 from s5c.pipeline.folder import check_name
+from s5c.reduction import allocation as allocations
+from s5c.reduction import method as methods
+from s5c.reduction import refit as refits
+from s5c.ssm import backend as backends
 from s5c.training.interrupt import GOES_ON, STATUS, Interrupted, signals_interrupt
 
 errors = Console(stderr=True, highlight=False, emoji=False)
@@ -40,6 +50,9 @@ NOT_IN_RUN_NAME = ("experiment", "results_dir", "name", "wandb", "checkpoint", "
 SWEEP_FILE = "multirun.yaml"
 EXPERIMENT = "experiment"
 """The one group of which nothing may be chosen: the defaults stand without it."""
+PRESETS_OF = {"reduction": methods, "task": tasks, "model": families}
+"""Groups whose presets configure a file that is found by its name."""
+KINDS = (*PRESETS_OF.values(), allocations, refits, backends)
 HERE = "."
 """What conf/base.yaml tells Hydra to use as output folder: s5c makes run folders itself, of accepted commands only."""
 
@@ -69,7 +82,8 @@ def run(job: Callable[[DictConfig], Any], config_name: str) -> None:
     sys.argv[1:] = _switches_first(sys.argv[1:])
     try:
         with signals_interrupt(), _sweep_folders_removed():
-            check_choices(sys.argv[1:], conf_dir())
+            lookup.check(KINDS)
+            check_choices(sys.argv[1:])
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)()
     except Interrupted as stop:
         errors.print(f"[yellow]{escape(str(stop))}[/]\n{GOES_ON}", soft_wrap=True)
@@ -168,35 +182,45 @@ def _quoting(override: str) -> str:
     )
 
 
-def check_choices(arguments: Sequence[str], conf: Path) -> None:
+def check_choices(arguments: Sequence[str]) -> None:
     """Refuses group choices that have no file, before Hydra does, with the nearest names first.
 
     Args:
         arguments: the command line.
-        conf: the configuration folder; its sub-folders are the groups.
 
     Raises:
-        UserError: `group=name` without a file group/name.yaml there or in a folder of `--config-dir`, or `experiment=`
-            without its plus sign.
+        UserError: `group=name` without a file group/name.yaml in conf/, in a folder of `S5C_PLUGINS` or of
+            `--config-dir`, or `experiment=` without its plus sign.
     """
     if any(argument.lstrip("+").startswith("hydra.searchpath=") for argument in arguments):
         return  # wherever that leads, Hydra says what it does not find
-    own = _own_folders(arguments)
+    places = [*lookup.conf_folders(), *_own_folders(arguments)]
+    groups = {path.name for folder in lookup.conf_folders() for path in folder.iterdir() if path.is_dir()}
     for argument in arguments:
         keys = re.fullmatch(r"\+{0,2}([\w/]+)=\{.*", argument)
-        if keys is not None and (conf / keys[1]).is_dir():
+        if keys is not None and keys[1] in groups:
             raise UserError(f"{argument}: a group is chosen by its name; its keys are set as {keys[1]}.KEY=VALUE.")
         match = re.fullmatch(r"(\+{0,2})([\w/]+)=([\w, .\-]*)", argument)
-        if match is None or not (conf / match[2]).is_dir():
+        if match is None or match[2] not in groups:
             continue
         plus, group, chosen = match.groups()
-        found = (path.stem for folder in (conf, *own) for path in (folder / group).glob("*.yaml"))
-        names = sorted({name for name in found if not name.startswith("_")})
+        names = lookup.presets(group, places)
         for name in (part.strip() for part in chosen.split(",")):
             if name not in names and (group, name) != (EXPERIMENT, "null"):
-                raise unknown(group, name, names)
+                raise _without_preset(group, name) or unknown(group, name, names)
         if group == EXPERIMENT and not plus:
             raise UserError(f"Experiments are added to the defaults: write +experiment={chosen} (with the plus sign).")
+
+
+def _without_preset(group: str, name: str) -> UserError | None:
+    """Returns the error for a preset that is missing although the file is there that it would configure, else None."""
+    if group not in PRESETS_OF or name not in lookup.names(PRESETS_OF[group]):
+        return None
+    package = PRESETS_OF[group].__name__
+    return UserError(
+        f"There is {package}.{name} but no preset for it: write conf/{group}/{name}.yaml, in the folder conf/ "
+        f"beside its folder, as conf/{group}/*.yaml of s5c are."
+    )
 
 
 def _own_folders(arguments: Sequence[str]) -> list[Path]:
@@ -225,8 +249,18 @@ def run_name(overrides: Sequence[str]) -> str:
     return name
 
 
+class PluginFolders(SearchPathPlugin):
+    """Lets Hydra search the folders of yaml files in `S5C_PLUGINS`, after s5c's own."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Appends them; Hydra calls it before it composes anything."""
+        for folder in lookup.conf_folders()[1:]:
+            search_path.append("s5c-plugins", str(folder))
+
+
 def register_resolvers() -> None:
-    """Makes the functions that conf/base.yaml uses known to OmegaConf."""
+    """Makes the functions that conf/base.yaml uses known to OmegaConf, and the plugins' folders to Hydra."""
+    Plugins.instance().register(PluginFolders)
     OmegaConf.register_new_resolver("s5c_results", lambda: str(results_dir()), replace=True)
     OmegaConf.register_new_resolver("s5c_sweep", _sweep_folder, replace=True)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from s5c import lookup
 from s5c.errors import nearest_first, unknown
-from s5c.locations import conf_dir
 
 GROUP = "reduction"
 
@@ -45,12 +45,12 @@ def chosen(config: DictConfig) -> tuple[str, dict[str, Any]] | None:
 
 
 def names() -> list[str]:
-    """Returns the presets that s5c brings."""
-    return sorted(path.stem for path in (conf_dir() / GROUP).glob("*.yaml") if not path.stem.startswith("_"))
+    """Returns the presets that are found (`s5c.lookup`)."""
+    return list(lookup.presets(GROUP))
 
 
 def read(name: str) -> dict[str, Any]:
-    """Returns the keys of one of s5c's presets as Hydra composes them, without Hydra.
+    """Returns the keys of a preset as Hydra composes them, without Hydra.
 
     Args:
         name: file name in conf/reduction.
@@ -67,7 +67,7 @@ def read(name: str) -> dict[str, Any]:
 
 
 def _composed(name: str) -> DictConfig:
-    own = OmegaConf.load(conf_dir() / GROUP / f"{name}.yaml")
+    own = OmegaConf.load(lookup.yaml(GROUP, name))
     assert isinstance(own, DictConfig)
     defaults = own.pop("defaults", [])
     parts = [own if other == "_self_" else _composed(other) for other in defaults]

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+
+# Methods, tasks, families and backends from outside of s5c: what is tested for all of a kind is tested for them too.
+_plants = str(Path(__file__).parent / "plants")
+_given = [folder for folder in os.environ.get("S5C_PLUGINS", "").split(os.pathsep) if folder not in ("", _plants)]
+os.environ["S5C_PLUGINS"] = os.pathsep.join([_plants, *_given])
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # inherited as ignored in the background of a shell
 if sys.platform != "win32":

@@ -6,11 +6,14 @@ import gzip
 import wave
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from s5c.data.base import task_class
 from s5c.data.generator import listops as generator
+from s5c.data.origin import Located
 from s5c.data.source.idx import IMAGES, LABELS
 from s5c.data.task.speech35 import WORDS
 
@@ -199,8 +202,20 @@ FILES: dict[str, Callable[[Path], Path]] = {
 }
 """How to write the published files of each task that has any."""
 
-GENERATED: dict[str, dict[str, object]] = {
-    "listops_small": {"examples": [300, 30, 30]},
-    "pathfinder_small": {"examples": 30},
-}
-"""Fewer examples for the tasks that are only generated."""
+
+def tiny(name: str, folder: Path) -> dict[str, Any]:
+    """Returns the options with which a task loads little data, after its raw data has been put into a folder.
+
+    Args:
+        name: of the task.
+        folder: for raw data, `raw`, and prepared data, `cache`.
+    """
+    task = task_class(name)
+    keys: dict[str, Any] = dict(getattr(task, "few", {}))
+    if issubclass(task, Located):
+        keys["cache_dir"] = str(folder / "cache")
+    if name in FILES:
+        if not (folder / "raw").exists():
+            FILES[name](folder / "raw")
+        keys["data_dir"] = str(folder / "raw")
+    return keys

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jobs
 import numpy as np
 
 from s5c.model.classifier import Classifier, InputSpec
@@ -25,9 +26,20 @@ FOUR_STATES: dict[str, dict[str, Any]] = {
 }
 
 
+def smallest(family: str) -> dict[str, Any]:
+    """Returns what a family's preset is with four stored states, or with its own number if it calls them otherwise."""
+    if family in FOUR_STATES:
+        return FOUR_STATES[family]
+    preset = {key: value for key, value in jobs.compose("train", f"model={family}")["model"].items() if key != "name"}
+    if "state_size" in preset:
+        sizes = (load_family(family).Config(**{**preset, "state_size": n}) for n in (4, 8))
+        preset["state_size"] = next(config.state_size for config in sizes if config.full_state_dim == 4)
+    return preset
+
+
 def network(spec: InputSpec = PIXELS, family: str = "s5", **options: Any) -> Classifier:
     """Returns two blocks of six features and four stored states (a channel) each, changed by `options`."""
-    config = load_family(family).Config(**{"n_layers": 2, "d_model": 6, **FOUR_STATES[family], **options})
+    config = load_family(family).Config(**{**smallest(family), "n_layers": 2, "d_model": 6, **options})
     return Classifier(config, spec, (config.full_state_dim,) * config.n_layers)
 
 

@@ -15,19 +15,21 @@ from omegaconf import OmegaConf
 from systems import random_system
 from white import white_moments
 
+from s5c import cli, lookup
 from s5c.config import reduction_job
 from s5c.locations import conf_dir
 from s5c.reduction import contract, stage
-from s5c.reduction.contract import Masking, Method, Projection, Selection, load_allocation, load_method
+from s5c.reduction.contract import Masking, Method, Projection, Selection, load_allocation, load_method, traits
 from s5c.reduction.layer import Layer
 from s5c.ssm.system import DiagonalSSM
 
-PRESET_FILES = sorted(path for path in (conf_dir() / "reduction").glob("*.yaml") if not path.stem.startswith("_"))
+PRESET_FILES = list(lookup.presets("reduction").values())
 
 
 @functools.cache
 def composed(path: Path) -> dict[str, Any]:
     """Returns a preset as Hydra composes it."""
+    cli.register_resolvers()
     with initialize_config_dir(str(conf_dir()), version_base=None):
         values = OmegaConf.to_container(compose(f"reduction/{path.stem}"), resolve=True)
     assert isinstance(values, dict)
@@ -48,12 +50,7 @@ SELECTIONS = {name: method for name, method in VARIANTS.items() if isinstance(me
 PROJECTIONS = {name: method for name, method in VARIANTS.items() if isinstance(method, Projection)}
 MASKINGS = {name: method for name, method in VARIANTS.items() if isinstance(method, Masking)}
 
-# The exemptions: what a method is documented not to do.
-PROTECTS_ALL = {"none"}
-DRAWS_NUMBERS = {"random"}  # its scores belong to positions, not to states
-# A state's score depends on the others: of equals one is worthless.
-ELIMINATIONS = {"calibrated", "aire_greedy"}
-DEPENDS_ON_REALISATION = {"hinf released", "calibrated"}  # on bidirectional layers; through the ridge
+TRAITS = {name: traits(method) for name, method in VARIANTS.items()}
 
 P, H = 6, 4
 
@@ -71,10 +68,14 @@ def unstable(system: DiagonalSSM, states: list[int]) -> DiagonalSSM:
     return with_arrays(system, Lambda=Lambda)
 
 
+def treats_unstable(name: str) -> bool:
+    """Returns whether a method has an option for unstable modes."""
+    return "unstable" in [field.name for field in dataclasses.fields(VARIANTS[name])]
+
+
 def protecting(name: str) -> dict[str, str]:
     """Returns the options with which a method never removes an unstable mode; none where it knows nothing else."""
-    fields = [field.name for field in dataclasses.fields(SELECTIONS[name])]
-    return {"unstable": "protect"} if "unstable" in fields else {}
+    return {"unstable": "protect"} if treats_unstable(name) else {}
 
 
 def with_arrays(system: DiagonalSSM, **arrays: Any) -> DiagonalSSM:

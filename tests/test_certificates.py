@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -33,8 +34,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "dss": {"family": "dss", "d_model": CHANNELS},
     "dss softmax": {"family": "dss", "d_model": CHANNELS, "variant": "softmax", "length": 64},
 }
-FEWER = ("s5 of one input", "s5 bilinear", "s4d bilinear", "dss softmax")
-"""Much the same code as the others: with the slow tests."""
 
 
 def config_of(name: str, bidirectional: bool) -> ModelConfig:
@@ -100,19 +99,34 @@ def cuts(name: str, bidirectional: bool, variant: str, slowest: float) -> Cut:
     return cut(config, [drawn(config, rng, P, slowest) for _ in range(count)], orders, variant=variant)
 
 
-every_family = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in FEWER else name for name in FAMILIES]
-)
 one_and_two = pytest.mark.parametrize("bidirectional", [False, True], ids=["one direction", "two directions"])
-both_variants = pytest.mark.parametrize("variant", ["truncation", "perturbation"])
+
+
+def every_combination(quick: set[tuple[str, bool, str]]) -> pytest.MarkDecorator:
+    """Runs a test with every family, direction and variant; all but some that cover each pair of these are slow."""
+    found = itertools.product(FAMILIES, (False, True), ("truncation", "perturbation"))
+    return pytest.mark.parametrize(
+        ("name", "bidirectional", "variant"),
+        [
+            pytest.param(*each, marks=[] if each in quick else [pytest.mark.slow], id=f"{name}-{ways}-{variant}")
+            for each in found
+            for name, ways, variant in [(each[0], "two directions" if each[1] else "one direction", each[2])]
+        ],
+    )
+
+
+PAIRS = {
+    ("s5", False, "truncation"),
+    ("s5", True, "perturbation"),
+    ("s4d", False, "perturbation"),
+    ("s4d", True, "truncation"),
+}
 
 
 # ---- the contract
 
 
-@both_variants
-@one_and_two
-@every_family
+@every_combination(PAIRS | {("dss", True, "truncation")})
 def test_no_error_exceeds_its_bound_and_what_is_reported_is_true(name: str, bidirectional: bool, variant: str) -> None:
     found = cuts(name, bidirectional, variant, 1e-5)
     np.testing.assert_allclose(found.reported, found.true, rtol=1e-6)
@@ -120,11 +134,7 @@ def test_no_error_exceeds_its_bound_and_what_is_reported_is_true(name: str, bidi
     assert np.median(found.true / found.bounds) > 0.1  # a bound of anything would hold
 
 
-@both_variants
-@one_and_two
-@pytest.mark.parametrize(
-    "name", [n if n in ("s5", "s4d") else pytest.param(n, marks=pytest.mark.slow) for n in FAMILIES]
-)
+@every_combination(PAIRS)
 def test_next_to_the_circle_a_bound_holds_what_rounding_does(name: str, bidirectional: bool, variant: str) -> None:
     """Single precision turns a pole by more than its distance from the circle."""
     found = cuts(name, bidirectional, variant, 1e-13)
@@ -210,8 +220,14 @@ def test_no_smaller_factors_do() -> None:
         assert together / apart == pytest.approx(factor, rel=2e-3)
 
 
-@pytest.mark.parametrize("name", ["s5", "s4d", "dss"])
-@one_and_two
+@pytest.mark.parametrize(
+    ("name", "bidirectional"),
+    [
+        pytest.param(name, both, marks=[] if (name == "s4d") != both else [pytest.mark.slow])
+        for both in (False, True)
+        for name in ("s5", "s4d", "dss")
+    ],
+)
 def test_the_layer_that_runs_answers_to_the_worst_tone_as_reported(
     name: str, bidirectional: bool, rng: np.random.Generator
 ) -> None:
@@ -235,7 +251,8 @@ def test_the_layer_that_runs_answers_to_the_worst_tone_as_reported(
     for module, weights, sign in ((config, params, 1), (small, written, -1)):
         states = weights["Lambda_im"].shape[-1]
         single = {name: jnp.asarray(value, jnp.float32) for name, value in weights.items()}
-        one = np.asarray(family.Layer(module, states).apply({"params": single}, jnp.asarray(u, jnp.float32)))[0]
+        layer = jax.jit(family.Layer(module, states).apply)
+        one = np.asarray(layer({"params": single}, jnp.asarray(u, jnp.float32)))[0]
         y, size = y + sign * one, max(size, float(np.abs(one).max()))
     middle = slice(length // 3, -length // 3)
     answer = transfer(error, np.full((len(angles), 1), angles[worst]))[:, 0]
@@ -267,7 +284,7 @@ def test_the_bound_counts_what_the_diagonal_leaves_out(bidirectional: bool) -> N
     assert broken > 0
 
 
-@both_variants
+@pytest.mark.parametrize("variant", ["truncation", "perturbation"])
 @one_and_two
 def test_a_channel_without_states_has_a_bound_too(variant: str, bidirectional: bool) -> None:
     """All that is left is D: the gain for a constant after singular perturbation."""
@@ -345,13 +362,14 @@ def test_samples_leave_no_room_for_a_peak(rng: np.random.Generator) -> None:
 
 def test_a_ceiling_next_to_and_on_the_circle() -> None:
     """Where no sample can be near enough, the sum of the gains bounds; on the circle nothing does."""
+    hinf_ceiling = jax.jit(norms.hinf_ceiling)  # step by step it would compile every operation
     with jax.enable_x64(True):
         one = jnp.ones((1, 1), complex)
         for decay, expected in ((1e-18, 2 / 1e-18), (0.0, np.inf)):
             system = ModalSystem(jnp.array([-decay + 1j]), one, one, jnp.zeros((1, 1)))
-            ceiling = float(norms.hinf_ceiling(system))
+            ceiling = float(hinf_ceiling(system))
             assert ceiling == np.inf if expected == np.inf else expected / 2 <= ceiling <= 1.001 * expected
-        assert float(norms.hinf_ceiling(system._replace(B=0 * one))) == 0
+        assert float(hinf_ceiling(system._replace(B=0 * one))) == 0
 
 
 # ---- slow modes keep their digits

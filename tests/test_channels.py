@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from channel_layers import kernel_of
 from networks import LENGTH, PIXELS, batch_for, network, weights_of
-from reductions import PROTECTS_ALL, SELECTIONS, same
+from reductions import SELECTIONS, TRAITS, same
 
 from s5c.evaluation.cost import size
 from s5c.model import surgery
@@ -62,7 +62,7 @@ def test_the_order_is_honoured_and_every_layer_keeps_one(name: str, kind: str) -
     before = np.ones(SLOTS, bool)
     for ratio, removed in {0.0: 0, 0.25: 6, 0.5: 12, 0.9: 22, 0.999: 22}.items():
         selected = stage.select(ranking, ratio)
-        assert sum(selected.orders) == SLOTS - (0 if name in PROTECTS_ALL else removed)
+        assert sum(selected.orders) == SLOTS - (0 if TRAITS[name].keeps_all else removed)
         assert min(selected.orders) >= 1
         kept = np.concatenate([keep.ravel() for keep in selected.keep])
         assert not (kept & ~before).any()
@@ -88,7 +88,7 @@ def test_masked_equals_shrunk(name: str, kind: str) -> None:
     masked = surgery.mask(params, selected.keep, model.config)
     expected = outputs(model, weights, masked, model.config)
     np.testing.assert_allclose(outputs(model, weights, shrunk, config), expected, atol=1e-5)
-    if name not in PROTECTS_ALL:
+    if not TRAITS[name].keeps_all:
         assert np.abs(outputs(model, weights, params, model.config) - expected).max() > 1e-3
 
 
@@ -97,7 +97,7 @@ def test_equal_shares_leave_every_channel_the_same(name: str, kind: str) -> None
     ranking = ranked(name, kind, "equal")
     for ratio, kept in ((0.25, 3), (0.5, 2), (0.75, 1)):
         selected = stage.select(ranking, ratio)
-        expected = P if name in PROTECTS_ALL else kept
+        expected = P if TRAITS[name].keeps_all else kept
         assert all((counts == expected).all() for counts in selected.counts)
         for scores, keep in zip(ranking.scores, selected.keep, strict=True):
             assert (np.where(keep, scores, np.inf).min(1) >= np.where(keep, -np.inf, scores).max(1)).all()

@@ -12,7 +12,7 @@ import jobs
 import pytest
 from omegaconf import OmegaConf
 
-from s5c import axes
+from s5c import axes, lookup
 from s5c import config as settings
 from s5c.data.base import task_class
 from s5c.errors import UserError
@@ -24,14 +24,14 @@ from s5c.train import resolve
 from s5c.training.loop import Recipe
 
 CONF = conf_dir()
-FILES = sorted(CONF.rglob("*.yaml"))
+FILES = [path for folder in lookup.conf_folders() for path in sorted(folder.rglob("*.yaml"))]
 COMMANDS = [path for path in FILES if path.stem.lstrip("_") != "base"]
 OPTIONS = [(path.parent.name, path.stem) for path in COMMANDS if path.parent != CONF]
 GROUPS = sorted({group for group, _ in OPTIONS} - {"experiment"})
 
 
 def name_of(path: Path) -> str:
-    return str(path.relative_to(CONF))
+    return next(str(path.relative_to(folder)) for folder in lookup.conf_folders() if path.is_relative_to(folder))
 
 
 def fields(schema: Any) -> set[str]:

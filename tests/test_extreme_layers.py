@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reductions import MASKINGS, PROJECTIONS, SELECTIONS, VARIANTS, with_arrays
+from reductions import MASKINGS, PROJECTIONS, SELECTIONS, TRAITS, VARIANTS, treats_unstable, with_arrays
 from stored_layers import Stored, difference, discretised, stable, swept_norms
 from systems import complex_normal
 
 from s5c.errors import UserError
 from s5c.reduction import stage
-from s5c.reduction.contract import Fitted, Projection, load_allocation
+from s5c.reduction.contract import Fitted, Fresh, Projection, load_allocation
 from s5c.reduction.gate import Gate
 from s5c.reduction.layer import Layer
 from s5c.reduction.moments import Moments, real_states
@@ -62,15 +62,23 @@ WRONG = {
 }
 STILL = {"a step of 0": layer_of(Delta=0.0), "a step that underflows": layer_of(Delta=1e-320)}
 
-SEARCHES = {"h2", "lqo"}
 every_method = pytest.mark.parametrize(
     "name",
     [
-        pytest.param(n, marks=pytest.mark.slow) if n in SEARCHES else n
+        pytest.param(n, marks=pytest.mark.slow) if TRAITS[n].searches else n
         for n in VARIANTS
         if n in SELECTIONS | PROJECTIONS
     ],
 )
+
+
+SCORING = [
+    name
+    for name in SELECTIONS
+    if (treats_unstable(name) or TRAITS[name].protects_unstable)
+    and not (TRAITS[name].keeps_all or TRAITS[name].eliminates)
+]
+"""Methods that score every state for itself, and unstable ones in a way of their own."""
 
 
 @functools.cache
@@ -152,7 +160,7 @@ def test_nothing_but_numbers_comes_out(name: str, discretisation: str) -> None:
         system = single(system)
         ranking, found = reduced(name, system)
         for scores, priorities in zip(ranking.scores, ranking.priorities, strict=True):
-            assert np.isfinite(scores).all() or name == "none", case
+            assert np.isfinite(scores).all() or TRAITS[name].keeps_all, case
             assert not np.isnan(priorities).any(), case
         for layer in found or ():
             assert all(np.isfinite(x).all() for x in jax.tree.leaves(layer.system)), case
@@ -166,15 +174,17 @@ def test_nothing_but_numbers_comes_out(name: str, discretisation: str) -> None:
 @every_method
 @pytest.mark.parametrize("discretisation", ["zoh", "bilinear"])
 def test_on_the_circle_is_unstable_for_every_method(name: str, discretisation: str) -> None:
-    if name == "lqo":
-        pytest.skip("on its horizon, the length of the sequences, every mode is finite")
+    if not (treats_unstable(name) or TRAITS[name].protects_unstable or TRAITS[name].keeps_all):
+        pytest.skip(
+            "it knows no unstable modes: on a finite horizon, the length of the sequences, every mode is finite"
+        )
     for case, (system, count) in UNSTABLE.items():
         if system.discretisation != discretisation:
             continue
         system = single(system)
         ranking, found = reduced(name, system)
         assert not np.isnan(ranking.scores[0]).any(), case
-        assert np.isinf(ranking.scores[0]).sum() == (P if name == "none" else count), case
+        assert np.isinf(ranking.scores[0]).sum() == (P if TRAITS[name].keeps_all else count), case
         assert name in PROJECTIONS or np.isinf(ranking.scores[0][:count]).all(), case
         if found:
             with jax.enable_x64(True):
@@ -187,7 +197,7 @@ def test_on_the_circle_is_unstable_for_every_method(name: str, discretisation: s
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("case", WRONG)
 def test_what_is_not_a_number_is_refused(name: str, case: str) -> None:
-    if name == "fresh":
+    if isinstance(VARIANTS[name], Fresh):
         pytest.skip("draws new layers")
     layers = [Layer(layer_of(), STEPS, gate()), Layer(WRONG[case], STEPS, gate())]
     method = VARIANTS[name]
@@ -211,7 +221,7 @@ def test_a_step_of_zero_is_refused_where_poles_are_written_and_unstable_elsewher
     one = with_arrays(channels, Delta=np.asarray(channels.Delta) * np.array([[1.0], [0.0]]))
     with pytest.raises(UserError, match="Layer 0, channel 1 state 0: the step Delta is 0,"):
         PROJECTIONS["bt"].fit([Layer(one)], 0)
-    for name in ("hinf", "aire", "magnitude", "random"):
+    for name in SCORING:
         ranking, _ = reduced(name, STILL[case])
         assert np.isinf(ranking.scores[0]).all() and np.isfinite(ranking.scores[1]).all(), name
 
@@ -219,6 +229,6 @@ def test_a_step_of_zero_is_refused_where_poles_are_written_and_unstable_elsewher
 def test_a_decay_that_no_modulus_shows_is_a_decay() -> None:
     """|exp(-1e-17 + 2i)| rounds to 1, and |exp(0.02i)| to 1 - 1e-16 on some machines: neither decides."""
     slow = layer_of([-1e-15 + 2j, *DECAY[1:]])
-    for name in ("hinf", "aire", "magnitude", "random", "bt"):
+    for name in (*SCORING, "bt"):
         ranking, _ = reduced(name, slow)
         assert np.isfinite(ranking.scores[0]).all(), name

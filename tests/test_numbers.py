@@ -33,11 +33,6 @@ SCHEMAS: dict[str, type] = {
     **{f"task:{name}": task_class(name) for name in names()},
 }
 
-REQUIRED = {
-    "s5": {"n_layers": 2, "d_model": 4, "state_size": 4, "blocks": 1},
-    "s4d": {"n_layers": 2, "d_model": 4, "state_size": 4},
-    "dss": {"n_layers": 2, "d_model": 4, "state_size": 4},
-}
 LATER = {("train", "batch_size")}
 """Compared with the data when they are there."""
 
@@ -55,7 +50,9 @@ def numbers() -> Iterator[Any]:
 def given(where: str, schema: type) -> dict[str, Any]:
     """Returns values that a schema cannot do without."""
     if where.startswith("model:"):
-        return dict(REQUIRED[where.partition(":")[2]])
+        preset = jobs.compose("train", f"model={where.partition(':')[2]}")["model"]
+        required = {field.name for field in dataclasses.fields(schema) if field.default is dataclasses.MISSING}
+        return {key: value for key, value in preset.items() if key in required}
     names = {"reduction": {"name": "x", "method": "hinf", "allocation": "global"}, "task": {"name": "digits"}}
     return names.get(where, {"epochs": 3, "batch_size": 2} if where == "train" else {})
 

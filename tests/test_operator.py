@@ -18,12 +18,19 @@ from systems import complex_normal, simulate
 from s5c.errors import UserError
 from s5c.ssm.backend import blocked
 from s5c.ssm.call import Shape
-from s5c.ssm.operator import LIFTED_FEATURES, available_backends, diagonal_ssm, resolve_backend, why_unavailable
+from s5c.ssm.operator import (
+    LIFTED_FEATURES,
+    available_backends,
+    diagonal_ssm,
+    is_causal,
+    resolve_backend,
+    why_unavailable,
+)
 from s5c.ssm.precision import PRECISIONS
 
 BATCH, FEATURES, OUT = 3, 4, 2
 BACKENDS = [name for name in available_backends() if why_unavailable(name, "cpu") is None]
-CAUSAL = [name for name in BACKENDS if name != "lifted"]
+CAUSAL = [name for name in BACKENDS if is_causal(name)]
 VARIANTS = ("forward", "reverse", "forward_x0", "reverse_x0", "bidirectional")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from networks import network, weights_of
 
 from s5c.data import padding
-from s5c.data.base import Dataset, Split, Splits, task_class
+from s5c.data.base import Dataset, Split, Splits, names, task_class
 from s5c.data.batching import eval_batches, padding_saved, train_batches
 from s5c.data.ragged import Ragged
 from s5c.errors import UserError
@@ -28,18 +29,13 @@ from s5c.pipeline.trained import TrainedModel, checksum, described, identity, lo
 from s5c.ssm.backend import blocked
 from s5c.train import resolve
 
-TASKS = ("imdb", "imdb_small", "listops", "listops_small", "retrieval", "same_movie", "fsdd")
+TASKS = [name for name in names() if "pad" in {field.name for field in dataclasses.fields(task_class(name))}]
 """Tasks whose sequences differ in length."""
 
 
 def load(name: str, folder: Path, **keys: Any) -> Dataset:
     """Loads a task from tiny files."""
-    raw = folder / "raw"
-    if name in layouts.FILES:
-        if not raw.exists():
-            layouts.FILES[name](raw)
-        keys["data_dir"] = str(raw)
-    return task_class(name)(cache_dir=str(folder / "cache"), **layouts.GENERATED.get(name, {}), **keys).load()
+    return task_class(name)(**{**layouts.tiny(name, folder), **keys}).load()
 
 
 def ragged(lengths: list[int], max_length: int) -> Split:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import reductions
-from reductions import PROJECTIONS
+from reductions import PROJECTIONS, TRAITS
 from systems import random_system
 from white import white_moments
 
@@ -22,13 +23,17 @@ from s5c.reduction.method import bt
 from s5c.ssm.system import DiagonalSSM
 
 P, H, STEPS = 6, 3, 60
-WHOLE_LAYERS = type(PROJECTIONS["lqo"])  # the gate mixes channels
-SHARED = [name for name, method in PROJECTIONS.items() if not isinstance(method, WHOLE_LAYERS)]
+SHARED = [name for name in PROJECTIONS if not TRAITS[name].mixes_channels]
 
-# Those that search compile for half a minute.
-every_projection = pytest.mark.parametrize(
-    "name", [name if name.startswith("bt") else pytest.param(name, marks=pytest.mark.slow) for name in PROJECTIONS]
-)
+
+def parametrised(names: Iterable[str]) -> pytest.MarkDecorator:
+    """Runs a test with every projection; those that search compile for half a minute."""
+    return pytest.mark.parametrize(
+        "name", [pytest.param(name, marks=pytest.mark.slow) if TRAITS[name].searches else name for name in names]
+    )
+
+
+every_projection = parametrised(PROJECTIONS)
 
 
 def gate(rng: np.random.Generator) -> Gate:
@@ -155,8 +160,8 @@ def test_permuting_states_changes_nothing(name: str, fits: Fits) -> None:
     other = PROJECTIONS[name].fit(permuted, 0)
     for a, b in zip(fits[name].scores, other.scores, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
-    if name != "bt":
-        return  # a search ends where rounding leads it
+    if TRAITS[name].searches:
+        return  # it ends where rounding leads it
     for a, b in zip(fits[name].reduce(order), other.reduce(order), strict=True):
         scale = np.abs(response(a.system)).max()
         np.testing.assert_allclose(response(a.system), response(b.system), atol=1e-4 * scale)
@@ -171,7 +176,7 @@ def test_a_cut_is_shared_out_as_for_states(name: str, fits: Fits) -> None:
         assert list(keep) == sorted(keep, reverse=True), "the slots that stay are the leading ones"
 
 
-@pytest.mark.parametrize("name", [n if n.startswith("bt") else pytest.param(n, marks=pytest.mark.slow) for n in SHARED])
+@parametrised(SHARED)
 def test_channels_get_orders_of_their_own(name: str) -> None:
     layers = channels()
     fitted = PROJECTIONS[name].fit(layers, 0)

@@ -67,7 +67,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("readme")
 
 
-COMPILING = ("+experiment=imdb_last", "reduction=calibrated", "refit=", "readout=", "norm=", "finetune.", "tolerance=")
+COMPILING = (
+    *("+experiment=imdb_last", "reduction=calibrated", "refit=", "readout=", "norm=", "finetune.", "tolerance="),
+    *("reduction.params=", "reduction.order=", "reduction.ratio=["),  # much the same as the first ones
+)
 
 
 def cases() -> list[object]:

@@ -1,8 +1,12 @@
-"""What every reduction method must do, whichever methods there are, and how a network takes it."""
+"""What every reduction method must do, whichever methods there are, and how a network takes it.
+
+No method is named: what one need not do, it says itself (`s5c.reduction.contract.Traits`).
+"""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,18 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from reductions import (
-    DEPENDS_ON_REALISATION,
-    DRAWS_NUMBERS,
-    ELIMINATIONS,
     MASKINGS,
-    PROTECTS_ALL,
     SELECTIONS,
+    TRAITS,
     H,
     P,
     make_network,
     protecting,
     rank,
     same,
+    treats_unstable,
     unstable,
     with_arrays,
 )
@@ -31,6 +33,7 @@ from s5c.model.classifier import Classifier, InputSpec
 from s5c.model.family.s5 import Config
 from s5c.model.layerwise import log_probs
 from s5c.reduction import stage
+from s5c.reduction.contract import Traits
 from s5c.ssm.system import DiagonalSSM
 
 every_selection = pytest.mark.parametrize("name", SELECTIONS)
@@ -40,8 +43,14 @@ REMOVED = {0.0: 0, 1e-6: 1, 0.1: 2, 0.3: 6, 0.1 + 0.2: 6, 0.5: 9, 0.75: 14, 0.9:
 """Ratio -> states removed out of 18 in three layers, each of which keeps one."""
 
 
-def every_selection_but(*exempt: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("name", [name for name in SELECTIONS if name not in exempt])
+def selections(which: Callable[[Traits], bool]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("name", [name for name in SELECTIONS if which(TRAITS[name])])
+
+
+every_protecting = pytest.mark.parametrize(
+    "name",
+    [n for n in SELECTIONS if (treats_unstable(n) or TRAITS[n].protects_unstable) and not TRAITS[n].keeps_all],
+)
 
 
 # --- selection --------------------------------------------------------------------------------------------------------
@@ -53,7 +62,7 @@ def test_the_order_is_honoured_exactly(name: str) -> None:
     before = np.ones(3 * P, bool)
     for ratio, removed in REMOVED.items():
         selected = stage.select(ranking, ratio)
-        removed = 0 if name in PROTECTS_ALL else removed
+        removed = 0 if TRAITS[name].keeps_all else removed
         assert sum(selected.orders) == 3 * P - removed
         assert min(selected.orders) >= 1
         assert selected.ratio_achieved == pytest.approx(removed / (3 * P))
@@ -71,7 +80,7 @@ def test_layers_of_unequal_size_compete(name: str) -> None:
     assert ranking.slots == [P, 1, 3]
     assert sorted(ranking.order) == list(range(10))
     selected = [stage.select(ranking, ratio) for ratio in (0.1, 0.5, 0.9)]
-    assert [sum(s.orders) for s in selected] == ([10, 10, 10] if name in PROTECTS_ALL else [9, 5, 3])
+    assert [sum(s.orders) for s in selected] == ([10, 10, 10] if TRAITS[name].keeps_all else [9, 5, 3])
     assert all([len(keep) for keep in s.keep] == [P, 1, 3] and min(s.orders) == 1 for s in selected)
 
 
@@ -86,12 +95,54 @@ def test_scores_are_deterministic_and_in_double_precision(name: str) -> None:
     assert not jax.config.read("jax_enable_x64")
     assert jnp.ones(1).dtype == jnp.float32
     other = rank(name, systems, seed=1)
-    assert same(first.scores, other.scores) == (name not in DRAWS_NUMBERS)
-    if name in DRAWS_NUMBERS:
+    assert same(first.scores, other.scores) != TRAITS[name].draws_numbers
+    if TRAITS[name].draws_numbers:
         assert not np.array_equal(first.scores[0], first.scores[1])  # every layer has a stream of its own
 
 
-@every_selection_but(*PROTECTS_ALL, *DRAWS_NUMBERS, *ELIMINATIONS)
+def changed(system: DiagonalSSM, part: str) -> DiagonalSSM:
+    """Returns the system with another third state, in one part of it: twice the inputs or outputs, or a slower pole."""
+    third = np.where(np.arange(P) == 2, 2.0, 1.0)
+    if part == "poles":  # B_bar is what it was, so that the inputs are
+        Lambda = np.array(system.Lambda)
+        Lambda[2] = complex(0.5 * Lambda[2].real, Lambda[2].imag)
+        slower = with_arrays(system, Lambda=Lambda)
+        with jax.enable_x64(True):
+            was, now = (np.asarray(s.discretise()[1]) for s in (system, slower))
+        return with_arrays(slower, B=np.asarray(system.B) * (was / now))
+    if part == "inputs":
+        return with_arrays(system, B=np.asarray(system.B) * third[:, None])
+    assert part == "outputs" and system.C_backward is not None
+    return with_arrays(system, C=np.asarray(system.C) * third, C_backward=np.asarray(system.C_backward) * third)
+
+
+@pytest.mark.parametrize("part", ["poles", "inputs", "outputs"])
+@selections(lambda traits: traits.depends_on is not None)
+def test_scores_look_at_what_they_say_and_at_nothing_else(name: str, part: str) -> None:
+    system = make_network()[0]
+    before, after = (rank(name, [one] * 3).scores[0] for one in (system, changed(system, part)))
+    depends_on = TRAITS[name].depends_on
+    assert depends_on is not None and depends_on <= {"poles", "inputs", "outputs"}
+    if part not in depends_on:
+        np.testing.assert_allclose(after, before, rtol=1e-12)
+    elif part == "poles":
+        assert abs(after[2] / before[2] - 1) > 1e-3
+    else:
+        assert after[2] > before[2]
+
+
+@selections(lambda traits: "poles" in (traits.depends_on or ()) and not traits.eliminates)
+def test_poles_that_differ_below_single_precision_score_differently(name: str) -> None:
+    system = make_network()[0]
+    one = with_arrays(system, **{n: np.array(getattr(system, n)) for n in ("B", "C", "C_backward")})
+    with jax.enable_x64(True):
+        equal = one.take(np.zeros(P, int))
+    ranking = rank(name, [with_arrays(equal, Lambda=np.asarray(equal.Lambda) * (1 + 1e-10 * np.arange(P)))] * 3)
+    steps = np.diff(ranking.scores[0])
+    assert (steps > 0).all() or (steps < 0).all()
+
+
+@selections(lambda traits: "inputs" in (traits.depends_on or ()) and not traits.eliminates)
 def test_differences_below_single_precision_count(name: str) -> None:
     """Two modes apart by 1e-10 are ranked rightly, in whichever order they are stored."""
     system = make_network()[0]
@@ -105,7 +156,7 @@ def test_differences_below_single_precision_count(name: str) -> None:
     np.testing.assert_array_equal(np.argsort(-ranking.scores[0]), [2, 4, 0, 5, 1, 3])
 
 
-@every_selection_but(*DRAWS_NUMBERS)
+@selections(lambda traits: not traits.draws_numbers)
 def test_permuted_states_give_the_permuted_selection(name: str) -> None:
     systems, rng = make_network(), np.random.default_rng(1)
     permutations = [rng.permutation(P) for _ in systems]
@@ -131,12 +182,12 @@ def test_the_choice_of_coordinates_does_not_matter(name: str) -> None:
     scales = [np.exp(rng.normal(size=P) + 1j * rng.uniform(0, 6, P)) for _ in systems]
     one, two = rank(name, systems), rank(name, [rescaled(s, x) for s, x in zip(systems, scales, strict=True)])
     unchanged = all(np.allclose(a, b, rtol=1e-9) for a, b in zip(one.scores, two.scores, strict=True))
-    assert unchanged == (name not in DEPENDS_ON_REALISATION)
+    assert unchanged == TRAITS[name].invariant
     if unchanged:
         np.testing.assert_array_equal(one.order, two.order)
 
 
-@every_selection_but(*ELIMINATIONS)
+@selections(lambda traits: not traits.eliminates)
 def test_both_directions_count(name: str) -> None:
     system = make_network()[0]
     silenced = {}
@@ -147,13 +198,11 @@ def test_both_directions_count(name: str) -> None:
     full = rank(name, [system] * 3).scores[0]
     for scores in silenced.values():
         np.testing.assert_allclose(np.delete(scores, 2), np.delete(full, 2), rtol=1e-12)
-        if name in PROTECTS_ALL | DRAWS_NUMBERS:
-            assert scores[2] == full[2]
-        else:
-            assert 0 < scores[2] < full[2]
+        if (depends_on := TRAITS[name].depends_on) is not None:
+            assert 0 < scores[2] < full[2] if "outputs" in depends_on else scores[2] == full[2]
 
 
-@every_selection_but(*PROTECTS_ALL)
+@every_protecting
 def test_unstable_modes_stay_if_protected_and_are_reported(name: str) -> None:
     first, second, third = make_network()
     ranking = rank(name, [unstable(first, [1, 4]), second, unstable(third, [0])], **protecting(name))
@@ -167,7 +216,7 @@ def test_unstable_modes_stay_if_protected_and_are_reported(name: str) -> None:
     assert selected.notes[1] == "ratio 0.999 asks for 3 states, 4 are protected and stay."
 
 
-@every_selection_but(*PROTECTS_ALL)
+@every_protecting
 def test_a_network_of_unstable_modes_stays_whole_if_they_are_protected(name: str) -> None:
     systems = [unstable(system, list(range(P))) for system in make_network()]
     ranking = rank(name, systems, **protecting(name))
@@ -185,9 +234,10 @@ def test_dead_layers_and_equal_states_are_no_obstacle(name: str) -> None:
     ranking = rank(name, [with_arrays(first, C=zero, C_backward=zero), second, twins])
     assert not any(np.isnan(x).any() for x in (*ranking.scores, *ranking.priorities))
     selected = stage.select(ranking, 0.5)
-    assert sum(selected.orders) == (18 if name in PROTECTS_ALL else 9)
-    if name not in DRAWS_NUMBERS | ELIMINATIONS:
-        for keep in (selected.keep[0], selected.keep[2]):  # of equals the first ones stay
+    assert sum(selected.orders) == (18 if TRAITS[name].keeps_all else 9)
+    if not (TRAITS[name].draws_numbers or TRAITS[name].eliminates):
+        dead = [selected.keep[0]] if "outputs" in (TRAITS[name].depends_on or ()) else []
+        for keep in (*dead, selected.keep[2]):  # of equals the first ones stay
             assert keep[: keep.sum()].all()
 
 
@@ -230,7 +280,7 @@ def test_masks_are_nested_and_change_no_shape(name: str, caplog: pytest.LogCaptu
             for a, b in ((old.real, new.real), (old.imag, new.imag)):
                 assert ((np.asarray(b) == 0) | (np.asarray(a) == np.asarray(b))).all()
     assert same(stage.mask(method, systems, 0.9, seed=0), masked[-1])
-    assert not same(other, masked[-1])
+    assert same(other, masked[-1]) != TRAITS[name].draws_numbers
 
 
 # --- on the network ---------------------------------------------------------------------------------------------------
@@ -270,7 +320,7 @@ def test_masked_equals_shrunk(name: str, bidirectional: bool) -> None:
     assert surgery.state_dims(shrunk, config) == tuple(selected.orders)
     assert surgery.state_dims(masked, config) == (P, P, P)
     np.testing.assert_allclose(outputs(bidirectional, shrunk), outputs(bidirectional, masked), atol=1e-5)
-    if name not in PROTECTS_ALL:
+    if not TRAITS[name].keeps_all:
         assert np.abs(outputs(bidirectional, shrunk) - full).max() > 1e-3
 
 

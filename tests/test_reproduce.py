@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import jobs
 import layouts
@@ -117,13 +116,7 @@ def test_a_task_of_unknown_size_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("name", step_cost.PUBLISHED)
 def test_what_is_published_is_what_the_tasks_give(name: str, tmp_path: Path) -> None:
     data = step_cost.PUBLISHED[name]
-    keys: dict[str, Any] = {}
-    if name != "digits":
-        keys["cache_dir"] = str(tmp_path)
-    if name in layouts.FILES:
-        layouts.FILES[name](tmp_path / "raw")
-        keys["data_dir"] = str(tmp_path / "raw")
-    dataset = task_class(name)(**keys, **layouts.GENERATED.get(name, {})).load()
+    dataset = task_class(name)(**layouts.tiny(name, tmp_path)).load()
     spec = input_spec(dataset)
     if name in ("imdb_small", "retrieval", "same_movie"):  # the number of ids is that of the published texts
         spec = spec._replace(features=data.spec.features)

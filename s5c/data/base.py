@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
-import pkgutil
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from s5c import lookup
 from s5c.data import task as tasks
 from s5c.data.decode import Decode
 from s5c.data.ragged import Ragged
@@ -156,7 +155,12 @@ class Dataset:
 
 @runtime_checkable
 class Task(Protocol):
-    """The surface of a task file: a frozen dataclass whose fields are its yaml keys."""
+    """The surface of a task file: a frozen dataclass whose fields are its yaml keys.
+
+    Two more attributes of the class are optional: `licence`, a sentence on the terms of its data, and `few`, options
+    that make little data quickly, for tests. A task whose data does not come with its code is `Located`
+    (`s5c.data.origin`).
+    """
 
     def load(self) -> Dataset:
         """Reads, or makes, the data."""
@@ -181,19 +185,17 @@ class Splits:
 
 
 def names() -> list[str]:
-    """Returns the tasks found in the folder `task`."""
-    return sorted(module.name for module in pkgutil.iter_modules(tasks.__path__))
+    """Returns the names of the tasks that are found (`s5c.lookup`)."""
+    return lookup.names(tasks)
 
 
 def task_class(name: str) -> type[Any]:
     """Imports a task by its name.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is none of that name, or its file is incomplete.
     """
-    if name not in names():
-        raise unknown("task", name, names())
-    return importlib.import_module(f"{tasks.__name__}.{name}").Task
+    return lookup.schema(tasks, "task", name, "Task", ("load",))
 
 
 def assign_splits(dataset: Dataset, *, protocol: str, validation_fraction: float, seed: int) -> Splits:

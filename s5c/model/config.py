@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import importlib
-import pkgutil
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, ClassVar
 
+from s5c import lookup
 from s5c.errors import UserError, bounded, unknown
 from s5c.model import family
 from s5c.ssm.convolution import SISO_BACKENDS
@@ -96,19 +95,17 @@ class ModelConfig(abc.ABC):
 
 
 def families() -> list[str]:
-    """Returns the names of the model families found in `s5c.model.family`."""
-    return sorted(module.name for module in pkgutil.iter_modules(family.__path__))
+    """Returns the names of the model families that are found (`s5c.lookup`)."""
+    return lookup.names(family)
 
 
 def load_family(name: str) -> ModuleType:
     """Imports a family's module by its name.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is none of that name, or its file is incomplete.
     """
-    if name not in families():
-        raise unknown("model", name, families())
-    return importlib.import_module(f"s5c.model.family.{name}")
+    return lookup.load(family, "model", name, family.SURFACE)
 
 
 def from_dict(description: Mapping[str, Any]) -> ModelConfig:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import s5c
-from s5c import axes
+from s5c import axes, lookup
 from s5c import config as settings
 from s5c.data.origin import PLACE_KEYS
 from s5c.keys import EvaluationKeys
@@ -105,11 +105,13 @@ def digest(description: Mapping[str, Any]) -> str:
 
 @functools.cache
 def code() -> str:
-    """Returns a checksum of the code that decides what is in a row."""
+    """Returns a checksum of the code that decides what is in a row, that of `S5C_PLUGINS` included."""
     package, found = Path(s5c.__file__).parent, hashlib.sha256()
     for place in DECISIVE:
         for path in sorted((package / place).rglob("*.py")) or [package / place]:
             found.update(path.relative_to(package).as_posix().encode() + b"\n" + path.read_bytes())
+    for path in lookup.sources():
+        found.update(f"{path.parent.name}/{path.name}\n".encode() + path.read_bytes())
     return found.hexdigest()[:16]
 
 

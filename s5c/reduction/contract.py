@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from s5c.errors import unknown
+from s5c import lookup
 from s5c.reduction import allocation as allocations
 from s5c.reduction import method as methods
 from s5c.reduction import refit as refits
@@ -148,35 +146,57 @@ Method = Selection | Projection | Masking | Fresh
 """A method may also have `idle(weighed)` and `solved(refit)`: what changes nothing beside it (CONTRIBUTING.md)."""
 
 
-def _found(package: Any) -> list[str]:
-    # A trailing underscore keeps Python's keywords usable as names: global_.py is "global".
-    return sorted(module.name.rstrip("_") for module in pkgutil.iter_modules(package.__path__))
+class Traits(NamedTuple):
+    """What a method is known to be. Each is an attribute of `Method`, a `ClassVar` or a property, where it is not so.
+
+    Tests ask for them and hold every method to what it says, so that a new one needs no exemption by name.
+
+    Attributes:
+        depends_on: parts of a state that its score looks at, of "poles", "inputs" and "outputs". Scores rise with what
+            they look at of B and C and are the same whatever the rest is. None: nothing is said.
+        draws_numbers: the seed decides the result.
+        eliminates: the score of a state depends on the others; of equal states one is worth nothing.
+        keeps_all: no state is ever removed.
+        invariant: the coordinates of the states, B times s and C over s, do not matter.
+        protects_unstable: a mode that is not stable scores infinity. A method with an option `unstable` need not say
+            so: with `unstable: protect` it has to.
+        searches: it runs an optimiser, which takes long to compile.
+        mixes_channels: it reduces layers that are one system, not channels that are systems of their own.
+    """
+
+    depends_on: frozenset[str] | None = None
+    draws_numbers: bool = False
+    eliminates: bool = False
+    keeps_all: bool = False
+    invariant: bool = True
+    protects_unstable: bool = False
+    searches: bool = False
+    mixes_channels: bool = False
+
+
+def traits(method: Method) -> Traits:
+    """Returns what a method says of itself, and the defaults for what it does not."""
+    found: dict[str, Any] = {name: getattr(method, name, usual) for name, usual in Traits._field_defaults.items()}
+    return Traits(**found)
 
 
 def method_names() -> list[str]:
-    """Returns the methods found in `s5c/reduction/method`."""
-    return _found(methods)
+    """Returns the names of the methods that are found (`s5c.lookup`)."""
+    return lookup.names(methods)
 
 
 def allocation_names() -> list[str]:
-    """Returns the allocations found in `s5c/reduction/allocation`."""
-    return _found(allocations)
-
-
-def _module(package: Any, kind: str, name: str) -> Any:
-    for module in pkgutil.iter_modules(package.__path__):
-        if module.name.rstrip("_") == name:
-            return importlib.import_module(f"{package.__name__}.{module.name}")
-    raise unknown(kind, name, _found(package))
+    """Returns the names of the allocations that are found."""
+    return lookup.names(allocations)
 
 
 def method_class(name: str) -> type[Any]:
     """Imports a method by its name.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is none of that name, or its file is incomplete.
     """
-    return _module(methods, "reduction method", name).Method
+    return lookup.schema(methods, "reduction method", name, "Method", ("scores", "fit", "mask", "ranking"))
 
 
 def load_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
@@ -188,21 +208,21 @@ def load_allocation(name: str) -> Allocation:
     """Returns an allocation by its name.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is none of that name, or its file is incomplete.
     """
-    module = _module(allocations, "allocation", name)
+    module = lookup.load(allocations, "allocation", name, ("priority",))
     return Allocation(module.priority, getattr(module, "PER_CHANNEL", False))
 
 
 def refit_names() -> list[str]:
-    """Returns the refits found in `s5c/reduction/refit`."""
-    return _found(refits)
+    """Returns the names of the refits that are found."""
+    return lookup.names(refits)
 
 
 def load_refit(name: str) -> type[Any]:
     """Imports a refit by its name.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is none of that name, or its file is incomplete.
     """
-    return _module(refits, "refit", name).Refit
+    return lookup.schema(refits, "refit", name, "Refit", ("__call__",))

@@ -9,8 +9,6 @@ behind it (`s5c.ssm.backend`).
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from functools import partial
 from types import ModuleType
 from typing import Literal, overload
@@ -18,6 +16,7 @@ from typing import Literal, overload
 import jax
 import jax.numpy as jnp
 
+from s5c import lookup
 from s5c.errors import UserError, unknown
 from s5c.ssm import backend as backends
 from s5c.ssm.backend.blocked import BLOCK
@@ -31,8 +30,8 @@ an accelerator)."""
 
 
 def available_backends() -> list[str]:
-    """Returns the names of the backends found in the `s5c.ssm.backend` folder."""
-    return sorted(module.name for module in pkgutil.iter_modules(backends.__path__))
+    """Returns the names of the backends that are found (`s5c.lookup`)."""
+    return lookup.names(backends)
 
 
 def resolve_backend(requested: str, platform: str, shape: Shape) -> str:
@@ -73,8 +72,13 @@ def why_unavailable(name: str, platform: str) -> str | None:
     return needs(platform) if needs else None
 
 
+def is_causal(name: str) -> bool:
+    """Returns whether no output has a later input as a term of it, not even one that is multiplied by zero."""
+    return bool(getattr(_backend(name), "CAUSAL", True))
+
+
 def _backend(name: str) -> ModuleType:
-    return importlib.import_module(f"s5c.ssm.backend.{name}")
+    return lookup.load(backends, "backend", name, ("forward", "backward"))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -15,6 +15,7 @@ class Task(listops.Task):
 
     name: ClassVar[str] = "listops_small"
     published: ClassVar[bool] = False
+    few: ClassVar[dict[str, object]] = {"examples": [300, 30, 30]}
     max_length: int = bounded(100, least=2)
     examples: list[int] = dataclasses.field(default_factory=lambda: [20_000, 2_000, 2_000])
     max_depth: int = bounded(4, least=1)

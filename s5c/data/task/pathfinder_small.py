@@ -14,5 +14,6 @@ class Task(pathfinder.Task):
 
     name: ClassVar[str] = "pathfinder_small"
     published: ClassVar[bool] = False
+    few: ClassVar[dict[str, object]] = {"examples": 30}
     contour_length: int = 6
     examples: int = 10_000

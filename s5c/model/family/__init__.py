@@ -1,4 +1,4 @@
-"""Families of sequence layers, found by file name: `model.name=NAME` takes `NAME.py` from here.
+"""Families of sequence layers, found by file name (`s5c.lookup`): `model.name=NAME` takes `NAME.py`.
 
 A family's module has
 
@@ -12,3 +12,9 @@ A family's module has
 
 A layer must be one linear, time-invariant system: a family whose system depends on its input (Mamba) cannot enter.
 """
+
+from s5c.lookup import extended
+
+__path__ = extended(__path__, __name__)
+
+SURFACE = ("Config", "Layer", "PARAMETERS", "to_system", "from_system", "accommodating", "macs_per_step")

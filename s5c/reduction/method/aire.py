@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +51,8 @@ class Method:
     Modal Truncation (arXiv 2009.11540), which solves for the best set.
     """
 
+    depends_on: ClassVar[frozenset[str]] = frozenset({"poles", "inputs", "outputs"})
+
     variant: str = "modes"
     score: str = "paper"
     eps: float = bounded(0.0, least=0)
@@ -66,6 +69,16 @@ class Method:
                 f"reduction.variant=gram computes exact energies: reduction.score={self.score} and "
                 f"reduction.eps={self.eps:g} belong to reduction.variant=modes. Leave them at paper and 0."
             )
+
+    @property
+    def invariant(self) -> bool:
+        """Whether the coordinates do not matter: the released score of bidirectional layers is linear in ||C||."""
+        return self.score != "released"
+
+    @property
+    def eliminates(self) -> bool:
+        """Whether the score of a state depends on the others."""
+        return self.variant == "gram"
 
     def scores(self, layer: Layer, key: Array) -> Float[Array, "p"]:
         """Returns E, or the rises of the error in the order of removal, shape (p,).

@@ -31,6 +31,9 @@ class Method:
     """
 
     needs_moments: ClassVar[bool] = True
+    eliminates: ClassVar[bool] = True
+    invariant: ClassVar[bool] = False  # the ridge pulls at every coefficient of a state alike
+    protects_unstable: ClassVar[bool] = True
 
     ridge: float = 1e-4
 

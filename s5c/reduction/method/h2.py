@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,8 @@ class Method:
     Source: Sakamoto and Sato (arXiv 2507.10078), of which parametrisation, start and optimiser are not known; variable
     projection and starts are ours.
     """
+
+    searches: ClassVar[bool] = True
 
     horizon: str = "infinite"
     optimiser: str = "lbfgs"

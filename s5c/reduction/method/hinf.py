@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 
@@ -36,6 +37,8 @@ class Method:
     Source: LAST (arXiv 2411.02824), section 4; code msgwak/LAST.
     """
 
+    depends_on: ClassVar[frozenset[str]] = frozenset({"poles", "inputs", "outputs"})
+
     score: str = "paper"
     eps: float = bounded(0.0, least=0)
     unstable: str = "formula"
@@ -44,6 +47,11 @@ class Method:
         if self.score not in ("paper", "released"):
             raise unknown("value for reduction.score", self.score, ("paper", "released"))
         check_treatment(self.unstable)
+
+    @property
+    def invariant(self) -> bool:
+        """Whether the coordinates do not matter: the released score of bidirectional layers is linear in ||C||."""
+        return self.score != "released"
 
     def scores(self, layer: Layer, key: Array) -> Float[Array, "p"]:
         """Returns h of shape (p,)."""

@@ -67,6 +67,8 @@ class Method:
     """
 
     SHARING: ClassVar[tuple[str, ...]] = ("shared",)
+    searches: ClassVar[bool] = True
+    mixes_channels: ClassVar[bool] = True  # as the gate does
 
     coefficients: str = "statistical"
     quadratic: float = bounded(1.0, least=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 
@@ -26,6 +27,8 @@ class Method:
 
     Source: LAST (arXiv 2411.02824), section 5, baselines; the published code does not contain them.
     """
+
+    depends_on: ClassVar[frozenset[str]] = frozenset({"poles", "inputs", "outputs"})
 
     power: int = bounded(1, least=1)
     unstable: str = "formula"

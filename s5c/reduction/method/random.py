@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 
@@ -21,6 +22,9 @@ class Method:
 
     Source: "structured random" in LAST (arXiv 2411.02824), section 5.
     """
+
+    depends_on: ClassVar[frozenset[str]] = frozenset()
+    draws_numbers: ClassVar[bool] = True
 
     unstable: str = "formula"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,8 @@ class Method:
 
     Source: "unstructured random" in LAST (arXiv 2411.02824), section 5; details not known.
     """
+
+    draws_numbers: ClassVar[bool] = True
 
     def mask(self, system: DiagonalSSM, ratio: Float[Array, ""], key: Array) -> DiagonalSSM:
         """Returns the masked system, all shapes unchanged. The masks of growing ratios are nested."""

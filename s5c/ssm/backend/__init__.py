@@ -8,4 +8,10 @@ A backend has two functions (see `s5c.ssm.call` for the types):
 and, if it does not run everywhere, a third:
 
     unavailable(platform) -> what it lacks to run here, as a sentence, or None
+
+One in which NaN or Inf reach steps before their own says `CAUSAL = False`.
 """
+
+from s5c.lookup import extended
+
+__path__ = extended(__path__, __name__)

@@ -24,6 +24,9 @@ import numpy as np
 from s5c.ssm.call import Call, Pair, RealSystem, States, before, conjugate, matmul, outer, times, total
 from s5c.types import Array, Features, Float
 
+CAUSAL = False
+"""What is no number reaches back to the beginning of its chunk."""
+
 LONGEST = 8
 """Most steps in a chunk, which also bounds the number of powers of `a` and their rounding."""
 
