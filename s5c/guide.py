@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from s5c.locations import conf_dir, results_dir
+from s5c.lookup import conf_folders, presets
 
 COMMANDS = {
     "train": "train a model, or reuse it, and reduce it",
@@ -59,7 +60,7 @@ class Key:
 
 def options(group: str) -> list[str]:
     """Returns the files of a group of the configuration."""
-    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml") if not path.stem.startswith("_"))
+    return list(presets(group))
 
 
 def summary(path: Path) -> str:
@@ -86,7 +87,7 @@ def keys(command: str, chosen: dict[str, str]) -> dict[str, list[Key]]:
         group, _, name = entry.partition(": ")
         if name and not group.startswith("override"):
             found = groups.setdefault(group, {})
-            _merge(found, f"{group}.", conf_dir() / group / f"{chosen.get(group, name)}.yaml")
+            _merge(found, f"{group}.", _file(group, chosen.get(group, name)))
         elif group != "_self_" and not name:
             _merge(groups[""], "", conf_dir() / f"{group}.yaml")
     _merge(groups[""], "", conf_dir() / f"{command}.yaml")
@@ -96,14 +97,14 @@ def keys(command: str, chosen: dict[str, str]) -> dict[str, list[Key]]:
 def file_keys(group: str, name: str) -> set[str]:
     """Returns the keys that a file of a group sets, with those of the files it builds on."""
     found: dict[str, Key] = {}
-    _merge(found, f"{group}.", conf_dir() / group / f"{name}.yaml")
+    _merge(found, f"{group}.", _file(group, name))
     return set(found)
 
 
 def help_text(command: str, arguments: Sequence[str]) -> RenderableType:
     """Returns what a command says about itself; `reduction=bt --help` shows the keys of that preset."""
     chosen = dict(word.split("=", 1) for word in arguments if re.fullmatch(r"\w+=\w+", word))
-    chosen = {group: name for group, name in chosen.items() if (conf_dir() / group / f"{name}.yaml").is_file()}
+    chosen = {group: name for group, name in chosen.items() if _file(group, name).is_file()}
     path = conf_dir() / f"{command}.yaml"
     said = summary(path).partition(": ")[2]
     head = Text.assemble((f"python -m s5c.{command}", "bold"), f": {said}")
@@ -222,8 +223,8 @@ def _values(command: str, name: str, chosen: dict[str, str]) -> list[str]:
         trainings = results_dir() / "trained"
         zoo = [f"zoo:{path.name}" for path in sorted(zoo_dir().glob("*")) if path.is_dir()]
         return [*zoo, *sorted(str(path) for path in trainings.glob("*") if path.is_dir())]
-    if (conf_dir() / name).is_dir():
-        return options(name)
+    if found := options(name):
+        return found
     key = next((key for group in keys(command, chosen).values() for key in group if key.name == name), Key(name, ""))
     if key.value in ("true", "false"):
         return ["false", "true"]
@@ -236,6 +237,12 @@ def _chosen(words: Sequence[str]) -> dict[str, str]:
 
 
 # ---- reading the files
+
+
+def _file(group: str, name: str) -> Path:
+    """Returns the file of a group, s5c's own or one of `S5C_PLUGINS`; a path without a file if there is none."""
+    places = [folder / group / f"{name}.yaml" for folder in conf_folders()]
+    return next((place for place in places if place.is_file()), places[0])
 
 
 def _defaults(path: Path) -> list[str]:
@@ -255,7 +262,7 @@ def _merge(found: dict[str, Key], prefix: str, path: Path) -> None:
     """Puts the keys of a file, and of the files it builds on, over those that are there."""
     for entry in _defaults(path):
         if entry != "_self_" and ":" not in entry and path.parent != conf_dir():
-            _merge(found, prefix, path.parent / f"{entry}.yaml")
+            _merge(found, prefix, _file(path.parent.name, entry))
     for key in _lines(path):
         name = prefix + key.name
         comment = key.comment or (found[name].comment if name in found else "")
