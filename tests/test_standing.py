@@ -86,18 +86,18 @@ def test_the_table_of_leads_shows_who_is_ahead_where_others_win(compared: list[R
     assert lines[2] == "| digits | +8.3 ± 0.3 (last) | **−9.7 ± 0.3** (last) | – |"
 
 
-# ---- fields of README.md
+# ---- fields of templates
 
 
 def test_fields_take_the_first_arm_that_is_stored_and_mark_the_second() -> None:
     rows = aggregate([row("last +protect", 0.8, 0.5), row("h2", 0.8, 0.6, orders=[3, 5])])
-    assert fields.of_rows(rows, "last / last +protect", "0.8") == "50.0†"
-    assert fields.of_rows(rows, "h2 / last +protect", "0.8") == "60.0"
-    assert fields.of_rows(rows, "lqo / –", "0.8, 0.9") == "– | –"
-    assert fields.of_rows(rows, "h2", "0.8", "orders", ".0f") == "3 to 5"
-    assert fields.of_rows(rows, "h2", "0.8", "orders.1", ".0f") == "5"
+    assert fields.of_rows(rows, "last / last +protect", ["0.8"]) == "50.0†"
+    assert fields.of_rows(rows, "h2 / last +protect", ["0.8"]) == "60.0"
+    assert fields.of_rows(rows, "lqo / –", ["0.8", "0.9"]) == "– | –"
+    assert fields.of_rows(rows, "h2", ["0.8"], "orders", ".0f") == "3 to 5"
+    assert fields.of_rows(rows, "h2", ["0.8"], "orders.1", ".0f") == "5"
     with pytest.raises(UserError, match="Unknown arm"):
-        fields.of_rows(rows, "last", "0.8")
+        fields.of_rows(rows, "last", ["0.8"])
 
 
 def test_rows_of_before_the_published_formulas_are_named_as_long_as_there_are_no_others() -> None:
