@@ -36,8 +36,11 @@ def _reachable(link: re.Match[str]) -> str:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replaces $...$ and $$...$$ by MathML, which browsers show without any script; code stays as it is."""
-    parts = CODE.split(markdown)
+    """Replaces $...$ and $$...$$ by MathML, which browsers show without any script; code stays as it is.
+
+    Links to the repository's results page, as one reads it there, lead to that of the site.
+    """
+    parts = CODE.split(markdown.replace("(../../results/README.md", "(results.md"))
     for i in range(0, len(parts), 2):
         shown = DISPLAY.sub(lambda found: convert(found[1].strip(), display="block"), parts[i])
         parts[i] = INLINE.sub(lambda found: convert(found[1]), shown)

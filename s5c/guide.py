@@ -265,7 +265,8 @@ def _merge(found: dict[str, Key], prefix: str, path: Path) -> None:
             _merge(found, prefix, _file(path.parent.name, entry))
     for key in _lines(path):
         name = prefix + key.name
-        comment = key.comment or (found[name].comment if name in found else "")
+        before = found[name].comment if name in found else ""
+        comment = f"{before}; {key.comment}" if before and key.comment.startswith("default ") else key.comment or before
         found[name] = Key(name, key.value, comment)
 
 

@@ -90,11 +90,11 @@ def test_the_bound_of_balanced_truncation_holds_as_the_notebook_says(rng: np.ran
         assert s5c.hinf_norm(system - s5c.reduce_system(system, order=order)) <= 2 * values[2 * order :].sum()
 
 
-def test_channels_act_together(rng: np.random.Generator) -> None:
+def test_channels_have_norms_of_their_own(rng: np.random.Generator) -> None:
     one, two = random_system(rng, 4, 1), random_system(rng, 4, 1)
     both = jax.tree.map(lambda *leaves: jnp.stack(leaves), one, two)
-    assert s5c.h2_norm(both) == pytest.approx(np.hypot(s5c.h2_norm(one), s5c.h2_norm(two)))
-    assert s5c.hinf_norm(both) == pytest.approx(max(s5c.hinf_norm(one), s5c.hinf_norm(two)))
+    for norm in (s5c.h2_norm, s5c.hinf_norm):
+        np.testing.assert_allclose(norm(both), [norm(one), norm(two)], rtol=1e-9)
     assert s5c.frequency_response(both, [0.0, 1.0]).shape == (2, 2, 1, 1)
 
 

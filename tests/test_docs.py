@@ -53,8 +53,15 @@ def test_python_on_a_page_compiles_and_yaml_is_read(page: Path) -> None:
     for language, block in BLOCK.findall(page.read_text("utf-8")):
         if language == "python":
             ast.parse(block)
-        elif language not in ("sh", "yaml", "text"):
+        elif language not in ("sh", "bash", "yaml", "text"):
             pytest.fail(f"{page.name}: a block of {language!r}")
+
+
+def test_the_method_that_is_added_on_the_page_is_one_that_all_tests_know() -> None:
+    text, plants = (PAGES / "extend.md").read_text("utf-8"), ROOT / "tests" / "plants"
+    blocks = [block for _, block in BLOCK.findall(text)]
+    for path in (plants / "method/decay.py", plants / "conf/reduction/decay.yaml"):
+        assert path.read_text("utf-8") in blocks
 
 
 def test_names_on_the_api_page_exist_and_all_public_names_are_there() -> None:
