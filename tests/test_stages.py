@@ -75,22 +75,16 @@ def test_nothing_above_the_stages_knows_their_keys() -> None:
 
 def test_what_all_targets_share_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
-    found = job("bt")
-    rank, fit = choose.stage.rank, type(found.method).fit
+    rank = choose.stage.rank
 
     def ranked(*given: Any, **options: Any) -> Any:
         made.append("ranking")
         return rank(*given, **options)
 
-    def fitted(*given: Any) -> Any:
-        made.append("fit")
-        return fit(*given)
-
     monkeypatch.setattr(choose.stage, "rank", ranked)
-    monkeypatch.setattr(type(found.method), "fit", fitted)
-    context = Context(trained(), found, Path("nowhere"))
+    context = Context(trained(), job("last"), Path("nowhere"))
     first, second = (run(context, Target("ratio", ratio)) for ratio in (0.25, 0.5))
-    assert sorted(made) == ["fit", "ranking"] and sum(first.orders) > sum(second.orders)
+    assert made == ["ranking"] and sum(first.orders) > sum(second.orders)
 
 
 # ---- the clock
@@ -171,28 +165,33 @@ def reduced(checkpoint: Path, folder: Path, *overrides: str) -> dict[str, Any]:
     return {**row, "run": jobs.only(folder, "results/reduce/*").name}
 
 
-def test_a_new_axis_is_one_file_and_one_key(planted: None, checkpoint: Path, tmp_path: Path) -> None:
-    bare = reduced(checkpoint, tmp_path / "bare")
+@pytest.fixture(scope="module")
+def bare(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The row from before there was the axis, and the question of the run."""
+    found = reduced(checkpoint, tmp_path_factory.mktemp("bare") / "run")
+    assert "rounding" not in found
+    return {**found, "question": ask("x", {}, job("last"), EvaluationKeys())}
+
+
+def test_a_new_axis_is_one_file_and_one_key(
+    bare: dict[str, Any], planted: None, checkpoint: Path, tmp_path: Path
+) -> None:
     short = reduced(checkpoint, tmp_path / "short", "+reduction.rounding=2")
     assert short["arm"] == "last +2 bits" and bare["arm"] == "last"
     assert short["rounding"] == 2 and short["rounding_to"] == "nearest" and short["rounding_lost"] > 0
     assert short["settings"]["rounding"] == 2 and short["differences"] == {"rounding": 2}
     assert short["orders"] == bare["orders"] and short["test_loss"] != bare["test_loss"]
     assert all(after > before for after, before in zip(short["error_h2"], bare["error_h2"], strict=True))
-    towards = reduced(checkpoint, tmp_path / "towards", "+reduction.rounding=2", "+reduction.rounding_to=zero")
-    assert towards["arm"] == "last +2 bits (rounding_to=zero)" and towards["test_loss"] != short["test_loss"]
+    assert axes.name(job("last", rounding=2, rounding_to="zero")) == "last +2 bits (rounding_to=zero)"
 
 
 def test_rows_and_folders_without_it_are_those_from_before_there_was_one(
-    request: pytest.FixtureRequest, checkpoint: Path, tmp_path: Path
+    bare: dict[str, Any], planted: None, checkpoint: Path, tmp_path: Path
 ) -> None:
-    before = reduced(checkpoint, tmp_path / "before")
-    question = ask("x", {}, job("last"), EvaluationKeys())
-    request.getfixturevalue("planted")
-    after = reduced(checkpoint, tmp_path / "after")
-    assert "rounding" not in before and after["rounding"] is None
-    assert identity(after) == identity(before) and after["settings"] == before["settings"]
-    assert after["run"] == before["run"] and ask("x", {}, job("last"), EvaluationKeys()) == question
+    after, question = reduced(checkpoint, tmp_path / "after"), bare["question"]
+    assert after["rounding"] is None and after["test_loss"] == bare["test_loss"]
+    assert identity(after) == identity(bare) and after["settings"] == bare["settings"]
+    assert after["run"] == bare["run"] and ask("x", {}, job("last"), EvaluationKeys()) == question
     asked = ask("x", {}, job("last", rounding=3), EvaluationKeys())
     assert asked != question and asked != ask("x", {}, job("last", rounding=4), EvaluationKeys())
 
@@ -206,6 +205,9 @@ def test_python_takes_the_key_too(planted: None, checkpoint: Path) -> None:
         assert len(np.unique(np.round(parts / np.abs(parts).max(), 6))) <= 2 * 2**3 + 1
         np.testing.assert_array_equal(layer.Lambda, other.Lambda)
         assert not np.array_equal(layer.C, other.C)
+    down = s5c.reduce(model, "last", ratio=0.5, rounding=3, rounding_to="zero")
+    pairs = zip(down.systems(), short.systems(), strict=True)
+    assert all(np.abs(a.C).sum() < np.abs(b.C).sum() for a, b in pairs)
 
 
 @pytest.mark.parametrize(
