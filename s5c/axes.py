@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import jax.numpy as jnp
 
+from s5c import lookup
 from s5c.errors import UserError, unknown
 from s5c.keys import ReductionKeys
 from s5c.model.config import ModelConfig
@@ -153,12 +153,11 @@ A = TypeVar("A", bound=Axis)
 def find() -> list[type[Axis]]:
     """Returns all axes: the calibration sequences, the stages as a network passes them, the search on top.
 
-    A file in `s5c/pipeline/stage`, or in another folder on that package's path, is a stage. It stands where `LINE` of
-    the package has it, else before the one that its class names as `BEFORE`.
+    A file in `s5c/pipeline/stage`, or in stage/ of a folder of `S5C_PLUGINS`, is a stage. It stands where `LINE` of the
+    package has it, else before the one that its class names as `BEFORE`.
     """
     package = importlib.import_module(STAGES)
-    there = [module.name for module in pkgutil.iter_modules(package.__path__)]
-    found = {name: importlib.import_module(f"{STAGES}.{name}").Stage for name in there}
+    found = {name: lookup.schema(package, "stage", name, "Stage", ("apply",)) for name in lookup.names(package)}
     line = [name for name in package.LINE if name in found]
     for name in sorted(found.keys() - set(line)):
         if found[name].BEFORE not in line:

@@ -35,6 +35,7 @@ from s5c.errors import UserError, unknown
 from s5c.guide import file_keys, options
 from s5c.locations import chosen_results, conf_dir, results_dir
 from s5c.model import family as families
+from s5c.pipeline import stage as stages
 from s5c.pipeline.folder import check_name
 from s5c.reduction import allocation as allocations
 from s5c.reduction import method as methods
@@ -52,7 +53,7 @@ EXPERIMENT = "experiment"
 """The one group of which nothing may be chosen: the defaults stand without it."""
 PRESETS_OF = {"reduction": methods, "task": tasks, "model": families}
 """Groups whose presets configure a file that is found by its name."""
-KINDS = (*PRESETS_OF.values(), allocations, refits, backends)
+KINDS = (*PRESETS_OF.values(), allocations, refits, backends, stages)
 HERE = "."
 """What conf/base.yaml tells Hydra to use as output folder: s5c makes run folders itself, of accepted commands only."""
 

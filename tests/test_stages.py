@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import sys
+import os
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ import pytest
 from test_axes import composed, trained
 
 import s5c
-from s5c import axes
+from s5c import axes, lookup
 from s5c.config import reduction_job
 from s5c.errors import UserError
 from s5c.keys import EvaluationKeys
@@ -32,7 +32,7 @@ from s5c.pipeline.stage import choose
 from s5c.reduction.target import Target
 from s5c.report.arms import identity
 
-PLANTS = Path(__file__).parent / "plants" / "stage"
+PLANTS = Path(__file__).parent / "planted"
 
 
 def job(preset: str, **settings: Any) -> axes.ReductionJob:
@@ -140,12 +140,11 @@ def test_every_stage_runs_on_its_clock(tick: Any, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def planted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Puts a stage from outside on the package's path, as an installation of a third party would."""
-    monkeypatch.setattr(package, "__path__", [*package.__path__, str(PLANTS)])
-    importlib.invalidate_caches()
-    yield
-    sys.modules.pop("s5c.pipeline.stage.rounding", None)
-    vars(package).pop("rounding", None)
+    """Adds a folder with a stage from outside, as a user does."""
+    with monkeypatch.context() as patch:
+        patch.setenv(lookup.VARIABLE, os.pathsep.join([os.environ[lookup.VARIABLE], str(PLANTS)]))
+        yield
+    axes.find()  # the folder is left out again
 
 
 @pytest.fixture(scope="module")
