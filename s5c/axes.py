@@ -176,7 +176,7 @@ class ReductionJob:
         method: what reduces.
         options: the method's own keys.
         targets: what is asked for; empty with `max_drop`.
-        refit: solves the outputs of the reduced layers anew.
+        refit: solves the outputs of the reduced layers again.
         allocation: makes the scores of different layers comparable.
         axes: what else may be chosen, each as it is set, in the order of `find`.
         preset: name of the preset it was made from; None if that is not known.

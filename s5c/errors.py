@@ -48,7 +48,7 @@ def bounded(
     """Returns a dataclass field for a number, or a list of numbers, between bounds that `check_numbers` looks at.
 
     Args:
-        default: of the field.
+        default: default of the field.
         least: the number may not be smaller.
         above: the number must be larger.
         most: the number may not be larger.

@@ -174,7 +174,7 @@ def complete(words: Sequence[str]) -> list[str]:
     """Returns what the last word may become.
 
     Args:
-        words: of the command line behind `s5c`, the last one as far as it has been typed.
+        words: words of the command line behind `s5c`, the last one as far as it has been typed.
     """
     *before, word = words
     if not before:

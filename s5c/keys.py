@@ -20,7 +20,7 @@ class TaskKeys:
     Attributes:
         name: file name in s5c/data/task.
         validation_fraction: share of the training split carved for validation where the task publishes none.
-        validation_seed: of that carving.
+        validation_seed: seeds that carving.
     """
 
     name: str
@@ -42,7 +42,7 @@ class ReductionKeys:
         order: instead of a ratio: stored states to keep in every layer (every channel); a number, a list of numbers, or
             a list of lists with one number per layer.
         tolerance: instead of a ratio: share of a layer's summed scores that may be lost; a number or a list.
-        seed: of methods that draw random numbers, and of training after the reduction.
+        seed: seeds methods that draw random numbers, and the training after the reduction.
         weights: best | latest checkpoint of the training.
         save: keep the reduced models as checkpoints.
     """

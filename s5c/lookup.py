@@ -74,7 +74,7 @@ def names(package: ModuleType) -> list[str]:
     """Returns the choices of a kind.
 
     Args:
-        package: of the kind.
+        package: package of the kind.
 
     Raises:
         UserError: two files have one name.
@@ -86,9 +86,9 @@ def load(package: ModuleType, kind: str, name: str, needed: Iterable[str]) -> Mo
     """Imports a choice by its name.
 
     Args:
-        package: of the kind.
+        package: package of the kind.
         kind: the kind in words, for messages.
-        name: of the choice.
+        name: name of the choice.
         needed: what its file has to define.
 
     Raises:
@@ -130,9 +130,9 @@ def schema(package: ModuleType, kind: str, name: str, attribute: str, one_of: tu
     """Imports a choice that is a dataclass, whose fields are the keys of its yaml.
 
     Args:
-        package: of the kind.
+        package: package of the kind.
         kind: the kind in words, for messages.
-        name: of the choice.
+        name: name of the choice.
         attribute: name of the class in the file.
         one_of: what the class does; it has one of these.
 

@@ -20,7 +20,7 @@ def chosen(config: DictConfig) -> tuple[str, dict[str, Any]] | None:
     gets the value that it has in this job.
 
     Args:
-        config: of the job, as composed.
+        config: configuration of the job, as composed.
 
     Returns:
         Name and keys; None without a preset: `reduction=null`, or a file that is for another package.

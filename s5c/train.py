@@ -55,7 +55,7 @@ def resolve(
 
     Args:
         values: the configuration.
-        preset: of the reduction, as it is by itself (`s5c.presets.chosen`).
+        preset: the preset of the reduction, as it is by itself (`s5c.presets.chosen`).
     """
     groups = ("task", "model", "train", "reduction", "evaluation", "wandb")
     settings.check_keys(values, (*groups, "seed", "protocol", "resume"))

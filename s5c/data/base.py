@@ -100,8 +100,8 @@ class Dataset:
         pairs: two sequences per example.
         vocabulary: the tokens in id order, for token tasks.
         step_rescale: factor on Delta that the sampling rate of these inputs asks for (2 at half the rate).
-        steps: of the longest sequences, where there is no example to tell; None to ask the first one.
-        checksum: of everything stored; None if the data is small and in memory, and can be read whole for one.
+        steps: length of the longest sequences, where there is no example to tell; None to ask the first one.
+        checksum: checksum of everything stored; None if the data is small and in memory, and can be read whole for one.
     """
 
     name: str
@@ -208,7 +208,7 @@ def assign_splits(dataset: Dataset, *, protocol: str, validation_fraction: float
         dataset: the task.
         protocol: "validation" | "paper".
         validation_fraction: share of the training split to carve.
-        seed: of the carving permutation; a property of the task, not of the run, so that all runs share the split.
+        seed: seeds the carving permutation; a property of the task, not of the run, so that all runs share the split.
 
     Raises:
         UserError: unknown protocol, or a fraction that leaves a split empty.

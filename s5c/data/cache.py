@@ -118,7 +118,7 @@ class Writer:
 
         Args:
             name: `<split>.inputs`, `<split>.labels` and so on.
-            chunk: of the dtype and the trailing shape of all other chunks.
+            chunk: an array with the dtype and the trailing shape of all other chunks.
         """
         chunk = np.ascontiguousarray(chunk)
         facts = self._arrays.setdefault(name, {"dtype": chunk.dtype.str, "shape": [0, *chunk.shape[1:]]})
@@ -160,8 +160,8 @@ class Shelf:
     Attributes:
         root: the data directory.
         name: the set.
-        version: of the preparation; raised when its code changes what it writes.
-        options: of the preparation, all that change what it writes.
+        version: version of the preparation; raised when its code changes what it writes.
+        options: options of the preparation, all that change what it writes.
     """
 
     root: Path

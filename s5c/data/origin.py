@@ -39,7 +39,7 @@ class Origin:
         title: what is looked for, or made, in a few words; the help on missing data prints it.
         build: writes the arrays from the data at a place; returns the source in words.
         find: the place of the data in a folder, or None if it is not there; None for generators, which need no data.
-        names: of files and folders at the place whose sizes and times tell whether it has changed, or a function that
+        names: files and folders at the place whose sizes and times tell whether it has changed, or a function that
             returns them; all if empty.
         archives: names of the published archives; found ones are unpacked.
         tfds: data set of TFDS that this is, or whose download consists of these files.

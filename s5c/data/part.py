@@ -12,7 +12,7 @@ def scored(n: int, examples: int | None, skip: int) -> Int[np.ndarray, "m"] | No
     """Returns which of n test examples are scored, ascending, chosen by these numbers alone; None for all of them.
 
     Args:
-        n: of the test split.
+        n: number of examples in the test split.
         examples: at most; None for no limit.
         skip: left out before: those that `examples` of this number scores.
 

@@ -48,7 +48,7 @@ class Measured(NamedTuple):
         latency_ms: median of the warm forward pass of one batch.
         temp_bytes: XLA's temporary memory of that program.
         backend: implementation of the sequence operator in its first layer.
-        times_ms: of every round, in order.
+        times_ms: times of every round, in order.
     """
 
     latency_ms: float

@@ -38,7 +38,8 @@ class ModelConfig(abc.ABC):
         dropout: rate; one mask per example and feature, shared over time.
         pooling: mean (over the valid steps) | last.
         backend: implementation of the sequence operator, "auto" or a name.
-        precision: of all matrix products, float32 | tf32 | bfloat16; everything else is float32 (`s5c.ssm.precision`).
+        precision: precision of all matrix products, float32 | tf32 | bfloat16; everything else is float32
+            (`s5c.ssm.precision`).
         remat: keep only the input of every block in training and run the block again in its derivative.
     """
 

@@ -23,7 +23,7 @@ class SigmoidGate(nn.Module):
     """sigmoid(W g + b) with g = keep gelu(y): a dense layer's parameters, `kernel` and `bias`, and initial values.
 
     Attributes:
-        precision: of the matrix products, one of `s5c.ssm.precision.PRECISIONS`.
+        precision: precision of the matrix products, one of `s5c.ssm.precision.PRECISIONS`.
     """
 
     precision: str
@@ -46,9 +46,9 @@ def gate(precision: str, y: Features, keep: Factor, kernel: Float[Array, "h h"],
         dy = keep gelu'(y) (f W^T),    dW = g^T f,    db = sum(f)
 
     Args:
-        precision: of the matrix products, one of `s5c.ssm.precision.PRECISIONS`.
+        precision: precision of the matrix products, one of `s5c.ssm.precision.PRECISIONS`.
         y: output of a sequence layer.
-        keep: of dropout; no gradient is propagated to it.
+        keep: mask of dropout; no gradient is propagated to it.
         kernel: W.
         bias: b.
     """

@@ -1,4 +1,4 @@
-"""Statistics of batch normalisation measured anew: what a reduced network's norms should subtract and divide by."""
+"""Statistics of batch normalisation measured again: what a reduced network's norms should subtract and divide by."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The readout solved anew: the last linear map of a reduced network, fitted to what the full network answers.
+"""The readout solved again: the last linear map of a reduced network, fitted to what the full network answers.
 
 In a head that compares two documents that is its second layer.
 """

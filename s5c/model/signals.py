@@ -48,7 +48,7 @@ class BlockAt(NamedTuple):
     """One block of a network with its weights; calling it runs it in evaluation mode.
 
     Attributes:
-        config: of the network.
+        config: configuration of the network.
         state_dim: stored states of its layer.
         step_rescale: multiplies every Delta.
         variables: its weights.

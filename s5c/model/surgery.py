@@ -235,7 +235,7 @@ def with_layers_of(other: Params, params: Params, config: ModelConfig) -> dict[s
     Args:
         other: what the sequence layers are taken from.
         params: what everything else is taken from.
-        config: of both, whatever the number of states.
+        config: the configuration of both, whatever the number of states.
     """
     names = layer_names(config)
     return _replace(params, config, lambda i, _: other["encoder"][names[i]]["seq"])

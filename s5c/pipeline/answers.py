@@ -26,7 +26,7 @@ def random_batches(spec: InputSpec, length: int) -> Iterator[Batch]:
     """Yields the random inputs, in batches: ids drawn evenly and lengths of at least half, or normal numbers.
 
     Args:
-        spec: of the network.
+        spec: input specification of the network.
         length: steps per sequence.
     """
     rng, rows = np.random.default_rng(0), BATCH * (2 if spec.pairs else 1)
@@ -66,7 +66,7 @@ def deviation(checkpoint: Checkpoint, folder: Path) -> float:
 
     Args:
         checkpoint: as `zoo.load` returns it.
-        folder: of the model.
+        folder: folder of the model.
     """
     stored, facts = np.load(folder / FILE), checkpoint.metadata
     config = from_dict(facts["model"])

@@ -107,10 +107,10 @@ def calibration_split(splits: Splits, *, sequences: int, split: str = "train", s
     """Returns the sequences that calibration may look at; their labels are never used.
 
     Args:
-        splits: of the model that is reduced.
+        splits: splits of the model that is reduced.
         sequences: how many; the first ones of a permutation, so that a smaller number is a part of a larger.
         split: train | validation.
-        seed: of the permutation.
+        seed: seeds the permutation.
 
     Raises:
         UserError: the test split, or more sequences than there are.
@@ -149,7 +149,7 @@ def calibration_batches(split: Split, length: int, *, batch_size: int | None = N
     """Returns a function that starts the batches of calibration sequences.
 
     Args:
-        split: of `calibration_split`.
+        split: what `calibration_split` returned.
         length: steps per sequence.
         batch_size: sequences at a time; chosen by the length if None. No result depends on it beyond rounding.
     """

@@ -21,8 +21,8 @@ class Clock:
     """Seconds by clock, of one network and of what all share; what runs inside of something else counts alone.
 
     Attributes:
-        own: of the network that is being made.
-        shared: of what all networks have in common.
+        own: seconds of the network that is being made.
+        shared: seconds of what all networks have in common.
     """
 
     own: dict[str, float] = dataclasses.field(default_factory=_ZERO.copy)

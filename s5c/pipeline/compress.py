@@ -61,8 +61,8 @@ class Compression:
         trained: the model to reduce.
         reduction: the preset with its targets; None evaluates the model as it is.
         evaluation: what to measure.
-        folder: of the run, whose lock the caller holds; rows.jsonl, spectra.npz and models go there.
-        question: of `s5c.pipeline.question.ask`.
+        folder: folder of the run, whose lock the caller holds; rows.jsonl, spectra.npz and models go there.
+        question: what `s5c.pipeline.question.ask` returned.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Compression:
         """Computes what is missing; every part is kept as soon as it is whole.
 
         Args:
-            record: of the run.
+            record: record of the run.
 
         Returns:
             One row for the model as it is and one per target, as `rows.jsonl` has them.

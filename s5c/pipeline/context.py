@@ -37,7 +37,7 @@ class Context:
         folder: trainings after the reduction live below.
 
     Attributes:
-        config: of that network.
+        config: configuration of that network.
         clock: counts what is done.
         made: what targets share (`s5c.pipeline.clock.shared`).
         layers: of that network, double precision, with what was measured where the method asks for it.

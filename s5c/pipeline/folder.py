@@ -61,7 +61,7 @@ def readable(label: str, overrides: str) -> str:
 
     Args:
         label: what the checkpoint is called; "" for a training.
-        overrides: of `s5c.cli.run_name`.
+        overrides: what `s5c.cli.run_name` returned.
     """
     label = re.sub(r"[^\w.+-]+", "-", label, flags=re.ASCII).strip("-.")[:60]
     return "+".join(part for part in (label, overrides if not label or overrides != "run" else "") if part)
@@ -96,7 +96,7 @@ def opened(
     Args:
         base: folder of the experiment.
         name: readable part of the folder's name, if there is none yet.
-        question: of `s5c.pipeline.question.ask`.
+        question: what `s5c.pipeline.question.ask` returned.
         inputs: folders that are read: nothing is written there.
         exact: the folder to take, if somebody has chosen one.
 

@@ -63,7 +63,7 @@ def folder_of(
     """Gives the run folder of a question, locked, with the configuration in it and the log going there.
 
     Args:
-        question: of `s5c.pipeline.question.ask`.
+        question: what `s5c.pipeline.question.ask` returned.
         config: the composed configuration.
         values: the same in plain containers.
         checkpoint: the model that `checkpoint=` names, if there is one; nothing is written inside its folder.

@@ -39,7 +39,7 @@ def found(
     The descriptions beside it, which decide nothing, are written again where they are damaged.
 
     Args:
-        folder: of the training.
+        folder: folder of the training.
         described: everything that decides its result.
         trained_id: checksum of that.
         which: the step that is wanted, best | latest.
@@ -79,10 +79,10 @@ def finish(folder: Path, result: Mapping[str, Any], trained_id: str, best: Check
     """Writes `trained.json`, and says how a model that was made again compares with the one that was lost.
 
     Args:
-        folder: of the training.
+        folder: folder of the training.
         result: what is said about it besides.
         trained_id: checksum of everything that decides the result.
-        best: of the store.
+        best: the best step that the store knows of.
         store: the training's steps, all on disk.
     """
     latest = store.latest()

@@ -32,7 +32,7 @@ def measure(
     """Adds latency and memory: all networks interleaved in one run, each on the full model's backend and on its own.
 
     Args:
-        rows: of the model as it is and of the reduced ones, in order.
+        rows: rows of the model as it is and of the reduced ones, in order.
         trained: the model.
         reduced: the reduced ones.
         evaluation: batch size and rounds.

@@ -55,8 +55,8 @@ def run(context: Context, target: Target) -> ReducedNetwork:
     """Returns the network at one target.
 
     Args:
-        context: of the network and the preset.
-        target: of those that `s5c.pipeline.targets.check` lets pass.
+        context: what all targets of the network and the preset share.
+        target: a target that `s5c.pipeline.targets.check` lets pass.
 
     Raises:
         UserError: the data does not fit.

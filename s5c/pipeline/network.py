@@ -27,7 +27,7 @@ class ReducedNetwork:
         ratio_achieved: share of stored slots really removed.
         orders: slots per layer, all channels together.
         systems: the layers as they were made, double precision; None where their parameters were gathered or drawn.
-        errors: how far each layer is from the full one; empty where weights were drawn anew.
+        errors: how far each layer is from the full one; empty where weights were drawn again.
         bounds: upper bounds of the layers' H-infinity errors; None where none is known.
         notes: what the user should know.
         quadratic: with a method of quadratic outputs, the errors that it minimises; None with others.

@@ -34,10 +34,10 @@ def too_many(before: Parameters, params: Params, config: ModelConfig, target: Ta
     """Returns what to say where a network stores more parameters than were asked for.
 
     Args:
-        before: of the network before.
-        params: of the network after.
+        before: parameters of the network before the reduction.
+        params: parameters of the network after it.
         config: its configuration.
-        target: of kind `params`.
+        target: a target of kind `params`.
     """
     assert isinstance(target.value, float)
     stored = surgery.parameters(params, config).total

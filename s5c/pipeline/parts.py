@@ -64,7 +64,7 @@ class Parts:
     """The parts of one run folder, whose lock the caller holds.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         shared: what decides all of its parts (`s5c.pipeline.question.of_part`).
     """
 
@@ -111,7 +111,7 @@ class Parts:
         """Writes a part and moves it to its place.
 
         Args:
-            place: of `place`.
+            place: what `place` returned.
             part: what it answers, as given to `find`.
             row: JSON values.
             arrays: by name.

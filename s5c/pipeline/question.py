@@ -49,8 +49,8 @@ def ask(
     """Returns a question in JSON values.
 
     Args:
-        name: of the experiment.
-        model: of `of_training` or `of_checkpoint`.
+        name: name of the experiment.
+        model: what `of_training` or `of_checkpoint` returned.
         reduction: the preset with all its targets; None to evaluate the model as it is.
         evaluation: what is measured.
     """

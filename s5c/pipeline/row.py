@@ -43,7 +43,7 @@ def common(trained: TrainedModel, evaluation: EvaluationKeys, experiment: str, f
         trained: the model that is reduced.
         evaluation: what is measured.
         experiment: name printed in the rows.
-        facts: of the environment.
+        facts: facts of the environment.
     """
     size = cost.size(trained.model, trained.weights["params"], trained.dataset.length)
     stored = cost.stored(trained.weights)
@@ -156,7 +156,7 @@ def accuracies(selection: Predictions, test: Predictions, reference: Predictions
     Args:
         selection: on the split that the checkpoint was selected on.
         test: on the test split.
-        reference: of the model that is reduced, on the test split.
+        reference: answers of the model that is reduced, on the test split.
     """
     return {
         "val_accuracy": selection.accuracy,

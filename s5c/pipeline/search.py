@@ -103,7 +103,7 @@ def in_rounds(first: Context, target: Target) -> ReducedNetwork:
     """Reduces in `rounds` steps of equal ratio, each followed by training, each starting from the last one's result.
 
     Args:
-        first: of the network before the first round.
+        first: reduction of the network before the first round.
         target: a ratio.
     """
     job, rounds = first.job, first.job.of(Search).rounds
@@ -140,7 +140,7 @@ class Memory:
 
     Args:
         file: JSON.
-        identity: of what is searched; accuracies of another are not used.
+        identity: checksum of what is searched; accuracies of another are not used.
     """
 
     def __init__(self, file: Path, identity: str) -> None:
@@ -168,7 +168,7 @@ def largest_ratio(trained: TrainedModel, job: ReductionJob, folder: Path, valida
         job: the preset, with `max_drop`.
         folder: trainings after the reduction live below.
         validate: accuracy on the validation split.
-        memory: of an earlier search, which this one goes on with.
+        memory: what an earlier search has measured, which this one goes on with.
     """
     allowed = job.of(Search).max_drop
     assert allowed is not None and allowed >= 0, "checked before"

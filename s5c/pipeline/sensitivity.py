@@ -73,7 +73,7 @@ def measured_weights(
         model: the full network.
         weights: its weights.
         batches: starts the calibration batches.
-        scores: of every layer's states.
+        scores: scores of every layer's states.
         reduced: makes the network of the states that stay.
         step_rescale: multiplies every Delta.
 
@@ -115,7 +115,7 @@ def divergence_gains(
         model: the full network.
         weights: its weights.
         batches: starts the calibration batches.
-        scores: of every layer's states; infinite ones stay so.
+        scores: scores of every layer's states; infinite ones stay so.
         reduced: makes the network of the states that stay.
         step_rescale: multiplies every Delta.
 

@@ -30,9 +30,9 @@ def check(
 
     Args:
         job: the preset with its targets.
-        config: of the network.
+        config: configuration of the network.
         state_dims: stored states of every layer (of each of its channels).
-        splits: of its data.
+        splits: splits of its data.
         params: returns its parameters, or their shapes.
 
     Raises:

@@ -53,9 +53,9 @@ class TrainedModel:
     Attributes:
         model: the module.
         weights: `{"params": ..., "batch_stats": ...}`.
-        metadata: of its checkpoint.
-        path: of its checkpoint.
-        id: of the training it comes from.
+        metadata: metadata of its checkpoint.
+        path: path of its checkpoint.
+        id: identity of the training it comes from.
         dataset: the task.
         splits: what it was trained, selected and is tested on.
     """
@@ -194,7 +194,7 @@ def obtain(job: TrainJob, console: Console, *, which: str = "best", prepared: Pr
         job: the training.
         console: shows its progress.
         which: best | latest.
-        prepared: of `prepare`, if it has been called already.
+        prepared: what `prepare` returned, if it has been called already.
 
     Raises:
         UserError: batch larger than the data, diverging loss, full disk.

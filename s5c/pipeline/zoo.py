@@ -82,7 +82,7 @@ def export(trained: TrainedModel, name: str, *, batch_size: int = 64) -> Path:
     Args:
         trained: the best epoch of a finished training.
         name: folder in the zoo.
-        batch_size: of the evaluation.
+        batch_size: batch size of the evaluation.
 
     Returns:
         The folder.

@@ -18,7 +18,7 @@ normalisation for instance, which bounds R_l: `output_bound`, for model.activati
 networks are LQO to second order only, and no bound of theirs follows: `bound_weights` with `amplifications` are weights
 for them, and bound nothing.
 
-Source: a bound of the kind of Sakamoto and Sato (arXiv 2510.14542), derived anew; their constants are not known to us.
+Source: a bound of the kind of Sakamoto and Sato (arXiv 2510.14542), derived again; their constants are not known to us.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def layer_bound(
     Unstable modes must be stored as they were: they cancel.
 
     Args:
-        bound: of the stacked systems against `cut`, infinite where none is known.
+        bound: bound of the stacked systems against `cut`, infinite where none is known.
         cut: what it is a bound of, before the layer took the diagonal of D; the directions are stacked outputs.
         written: the layer made of it, double precision.
         full: the full layer.

@@ -49,7 +49,7 @@ class ReducedLayer(NamedTuple):
     """One layer after a projection.
 
     Attributes:
-        system: of as many slots as its largest channel was given; empty slots (B = C = 0) come last.
+        system: it has as many slots as its largest channel was given; empty slots (B = C = 0) come last.
         bound: upper bound of the H-infinity error (of the worst channel), None where none is known.
         notes: what the user should know, in sentences.
     """
@@ -112,7 +112,7 @@ class Masking(Protocol):
 
 @runtime_checkable
 class Fresh(Protocol):
-    """A start from scratch at a smaller size: the sequence layers' parameters are drawn anew.
+    """A start from scratch at a smaller size: the sequence layers' parameters are drawn again.
 
     Attributes:
         ranking: the selection that, with the allocation, decides how many states each layer gets.
@@ -124,7 +124,7 @@ class Fresh(Protocol):
 
 @runtime_checkable
 class Refit(Protocol):
-    """Solves the outputs of a reduced layer anew; its poles and inputs stay.
+    """Solves the outputs of a reduced layer again; its poles and inputs stay.
 
     Attributes:
         needs_moments: `layer.moments` must hold those of the reduced layer's states, with the full layer's output.

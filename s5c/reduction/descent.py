@@ -33,7 +33,7 @@ class Descent(NamedTuple):
 
     Attributes:
         parameters: as they were given.
-        value: of the function there.
+        value: value of the function there.
         evaluations: until it stopped.
     """
 

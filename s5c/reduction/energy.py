@@ -113,7 +113,7 @@ def squared_norm(parts: Parts, *, horizon: int | None = None) -> Float[Array, ""
     """Returns the squared H2 norm of all parts together, as accurate as `s5c.ssm.norms.h2_norm`.
 
     Args:
-        parts: of a layer, or a difference.
+        parts: parts of a layer, or a difference.
         horizon: number of taps on either side, lag 0 among them, or None for infinitely many.
     """
     outputs = jax.vmap(real_outputs)(parts.C)
@@ -143,7 +143,7 @@ def gram(parts: Parts, *, horizon: int | None = None) -> Float[Array, "p p"]:
     the set T, exactly.
 
     Args:
-        parts: of a layer.
+        parts: parts of a layer.
         horizon: as in `squared_norm`.
     """
     log_a, B, C, _, weight = parts

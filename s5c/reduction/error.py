@@ -51,7 +51,7 @@ def layer_errors(
     Args:
         layers: the full layers, double precision.
         reduced: their replacements, double precision.
-        hinf: of which layers the H-infinity norm is computed, which costs 170 singular value problems a system.
+        hinf: for which layers the H-infinity norm is computed, which costs 170 singular value problems a system.
     """
     with jax.enable_x64(True):
         found = []

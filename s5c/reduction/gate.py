@@ -18,7 +18,7 @@ class Gate:
 
     Attributes:
         activation: gelu | half_glu1 | half_glu2 | full_glu | lqo.
-        scale: of the input normalisation at inference: gamma / sigma for batch normalisation; None for layer
+        scale: scale of the input normalisation at inference: gamma / sigma for batch normalisation; None for layer
             normalisation, whose statistics depend on the input, and where the norm comes after the block.
         shift: beta - mu gamma / sigma; None as for `scale`.
         gain: learned scale gamma of the normalisation: what deviation a normalised input has per feature.

@@ -22,8 +22,8 @@ class Parameters:
     fewer states than the widest of their layer are filled up, and what fills them is stored and counts.
 
     Attributes:
-        total: of the whole network before the reduction.
-        rest: of all that belongs to no state, after the reduction.
+        total: number of parameters of the whole network before the reduction.
+        rest: number of parameters that belong to no state, after the reduction.
         per_state: per layer, those of one state, of all channels together.
         own_poles: the same once every channel has poles of its own, in a network whose channels share theirs; None if
             that cannot come to pass. From then on it holds in all layers.
@@ -45,7 +45,7 @@ class Parameters:
         """Returns the parameters stored with the first 0, 1, ..., n slots of the removal order kept.
 
         Args:
-            ranking: of the network before the reduction.
+            ranking: ranking of the network before the reduction.
         """
         count = len(ranking.order)
         layers = np.repeat(np.arange(len(ranking.slots)), ranking.slots)[ranking.order]
@@ -82,9 +82,9 @@ def select_parameters(ranking: Ranking, share: float, parameters: Parameters) ->
     """Cuts the removal order where at least a share of all parameters is gone, and no later.
 
     Args:
-        ranking: of `s5c.reduction.stage.rank`.
-        share: of the parameters of the whole network, in [0, 1).
-        parameters: of that network.
+        ranking: what `s5c.reduction.stage.rank` returned.
+        share: share of the parameters of the whole network, in [0, 1).
+        parameters: parameters of that network.
 
     Raises:
         UserError: the share is out of range, or the states that may go do not hold so many parameters.

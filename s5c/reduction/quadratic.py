@@ -201,7 +201,7 @@ def output_covariance(a: ModalSystem, b: ModalSystem, *, horizon: int | None = N
 
     Args:
         a: h inputs, and h outputs per direction.
-        b: of the same inputs and outputs, or the same layer.
+        b: a form with the same inputs and outputs, or the same layer.
         horizon: number of taps on either side, or None for infinitely many.
     """
     P = cross_gramian(a.log_a, a.B, b.log_a, b.B, horizon=None if horizon is None else horizon - 1)
@@ -229,7 +229,7 @@ def squared_norm(form: QuadraticForm, V: Float[Array, "h h"], *, weight: float =
         ||S||^2 = tr(L V L^T) + weight sum_i tr(V N_i V N_i)
 
     Args:
-        form: of h linear outputs.
+        form: LQO form of h linear outputs.
         V: covariance of the linear outputs, `output_covariance`.
         weight: 1 is the h2 norm, 2 the variance under Gaussian white noise, 0 the h2 norm of the linear part.
     """
@@ -245,7 +245,7 @@ def squared_error(form: QuadraticForm, found: Covariances, *, weight: float = 1.
     Right to about 1e-15 of the squared norm, so that an error below 1e-7 of the norm is noise.
 
     Args:
-        form: of h linear outputs, that of the full layer.
+        form: LQO form of h linear outputs, that of the full layer.
         found: `covariances`.
         weight: as in `squared_norm`.
     """

@@ -49,7 +49,7 @@ def descend(
         start: reduced layer, its inputs not scaled by the gain: dividing by it would fail where it is 0.
         gain: deviation of the inputs.
         horizon: number of steps, or None for infinitely many.
-        weight: of the quadratic part, as in `squared_norm`.
+        weight: weight of the quadratic part, as in `squared_norm`.
         optimiser: "lbfgs" or "adam", of `s5c.reduction.descent`.
         steps: most evaluations of the error and its gradient.
 

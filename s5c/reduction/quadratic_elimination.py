@@ -1,4 +1,4 @@
-"""Backward elimination of states on the h2 norm of the LQO form, the outputs of the others solved anew every time.
+"""Backward elimination of states on the h2 norm of the LQO form, the outputs of the others solved again every time.
 
 Under white noise the best outputs of the states S that stay regress C x on them, C_S = C R, R = X P_S^{-1}. That is the
 optimum of the linear and of the quadratic part at once: the best M_i is R^T M_i R, and this is what the gate makes of
@@ -37,7 +37,7 @@ class Elimination(NamedTuple):
     Attributes:
         order: slots, first removed first.
         errors: squared error with 0, ..., p slots left.
-        squared_norm: of the layer, D included, as errors are measured by.
+        squared_norm: squared norm of the layer, D included, as errors are measured by.
     """
 
     order: Int[Array, "p"]
@@ -67,7 +67,7 @@ def eliminate(full: LQO, protected: Bool[Array, "p"], *, horizon: int | None, we
         full: the layer, float64.
         protected: slots that go last.
         horizon: number of steps, or None for infinitely many.
-        weight: of the quadratic part, as in `squared_norm`.
+        weight: weight of the quadratic part, as in `squared_norm`.
     """
     linear, form = full
     p, h = linear.B.shape

@@ -45,7 +45,7 @@ def centred(
     """Returns the sums of z z^T and y z^T, z = [x, u], after the best constant, or a given one, is taken off y.
 
     Args:
-        moments: of one system.
+        moments: second moments of one system.
         constant: the best constant is taken off, which is the same as taking the means off y and z.
         bias: with `constant` off, the one that is; None for zero.
     """
@@ -68,7 +68,7 @@ def normal_equations(
 
     Args:
         system: the system of these states.
-        moments: of one system.
+        moments: second moments of one system.
         ridge: relative to the energy of each feature.
         constant: the regression has a constant; else the system's bias is taken off y.
         D: taken off the target; None for zero.
@@ -98,7 +98,7 @@ def regress(
 
     Args:
         system: one system, double precision.
-        moments: of its states. A state that was zero throughout keeps its C.
+        moments: second moments of its states. A state that was zero throughout keeps its C.
         ridge: relative to the energy of each feature.
         feedthrough: solve for the diagonal feedthrough too.
         constant: solve for an output constant too.

@@ -54,7 +54,7 @@ def reduce_system(system: DiagonalSSM, *, order: int, method: str = "bt", **opti
         system: p stored states, any precision.
         order: stored states to keep, from 1 to p.
         method: file name in s5c/reduction/method; one that keeps states, or makes new systems.
-        options: of the method, such as `variant="perturbation"`.
+        options: options of the method, such as `variant="perturbation"`.
 
     Returns:
         The system with `order` stored states, double precision.

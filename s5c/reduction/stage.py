@@ -130,8 +130,8 @@ def rank(
         method: scores the states of one system, or is fitted to the network.
         allocation: makes the scores of different layers comparable.
         layers: double precision.
-        seed: of the random stream; layer l draws from `fold_in(key, l)`.
-        fitted: of a projection that has been fitted already.
+        seed: seeds the random stream; layer l draws from `fold_in(key, l)`.
+        fitted: what a projection's `fit` returned, if it has been called already.
 
     Returns:
         The ranking. Ties are broken by (layer, index), lower first. The best slot of every layer (of every competition,
@@ -157,7 +157,7 @@ def weighed(ranking: Ranking, allocation: Allocation, weights: Sequence[float]) 
     An allocation that does not see a layer's scale (`normalised`, `tolerance`, `uniform`) is not changed by them.
 
     Args:
-        ranking: of `rank`.
+        ranking: what `rank` returned.
         allocation: the same as then.
         weights: one per layer.
     """
@@ -216,7 +216,7 @@ def select(ranking: Ranking, ratio: float) -> Selected:
     """Cuts the removal order at a ratio.
 
     Args:
-        ranking: of `rank`.
+        ranking: what `rank` returned.
         ratio: fraction of stored slots to remove, network-wide, in [0, 1).
 
     Returns:
@@ -264,7 +264,7 @@ def select_orders(ranking: Ranking, orders: Sequence[int]) -> Selected:
     """Keeps the best slots of every system, a given number per layer.
 
     Args:
-        ranking: of `rank`.
+        ranking: what `rank` returned.
         orders: slots per layer; of every channel where a layer has channels.
 
     Raises:
@@ -288,7 +288,7 @@ def select_tolerance(ranking: Ranking, tolerance: float) -> Selected:
         sum_{i removed} h_i <= tolerance sum_i h_i
 
     Args:
-        ranking: of `rank`.
+        ranking: what `rank` returned.
         tolerance: share of the summed scores that may be lost, in [0, 1). With Hankel singular values as scores this is
             half the error bound relative to its value at order 0.
 
@@ -333,7 +333,7 @@ def mask(method: Masking, systems: Sequence[DiagonalSSM], ratio: float, *, seed:
         method: silences single parameters.
         systems: one system per layer, double precision.
         ratio: share of the parameters to silence.
-        seed: of the random stream.
+        seed: seeds the random stream.
 
     Raises:
         UserError: a parameter is not finite.

@@ -40,12 +40,12 @@ def eliminate(system: DiagonalSSM, moments: Moments, ridge: Float[Array, ""] | f
 
     Args:
         system: one system, double precision.
-        moments: of its states.
+        moments: second moments of its states.
         ridge: pull towards the present C, relative to the energy of each state.
 
     Returns:
         The order and the costs. The sum of the first k costs is the rise of J after k removals, C and the output
-        constant solved anew. A state that was zero throughout costs nothing.
+        constant solved again. A state that was zero throughout costs nothing.
     """
     p = system.state_dim
     S, R, *_ = normal_equations(system, moments, ridge, D=system.D)

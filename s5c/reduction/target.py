@@ -50,7 +50,7 @@ class Target:
         """Returns the slots that stay.
 
         Args:
-            ranking: of the network.
+            ranking: ranking of the network.
             parameters: what it stores at every cut, for `params`.
 
         Raises:

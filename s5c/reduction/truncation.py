@@ -104,7 +104,8 @@ def realise(
 
     Args:
         system: complex128; any leading batch axes.
-        covariance: of the states on data, in place of the controllability Gramian (`s5c.reduction.balanced.balance`).
+        covariance: covariance of the states on data, in place of the controllability Gramian
+            (`s5c.reduction.balanced.balance`).
         horizon: number of steps the Gramians count (the sequence length), or None for infinitely many. With one,
             neither stability nor a bound is guaranteed; unstable results are lowered in order by `truncate`.
         time: "discrete", or "continuous" where `log_a` is the generator per step; what comes out is of the same kind.
@@ -168,7 +169,7 @@ def truncate(
     An order with a defective matrix (condition of E above `limit`) or an unstable pole is passed over.
 
     Args:
-        realisation: of `realise`.
+        realisation: what `realise` returned.
         slots: budget of stored slots, for all systems or one by one; 1 to p, and above the number of unstable poles.
         limit: largest condition number of E accepted.
         silent: systems whose stable part is cut to order 0, whatever their budget: D alone is left of it.

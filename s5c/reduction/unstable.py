@@ -86,7 +86,7 @@ def account(layers: Sequence[Layer], keep: Sequence[Bool[np.ndarray, "..."]], tr
     Args:
         layers: double precision.
         keep: which states stay.
-        treatment: of the method.
+        treatment: treatment of the method.
     """
     if treatment == "protect":
         return []  # the stage says so

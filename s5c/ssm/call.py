@@ -34,8 +34,8 @@ class Call(NamedTuple):
 
     Attributes:
         directions: per direction, whether it runs against time.
-        precision: of the matrix products, one of `s5c.ssm.precision.PRECISIONS`. The recurrence, the eigenvalues and
-            their gradient always keep the precision of the eigenvalues.
+        precision: precision of the matrix products, one of `s5c.ssm.precision.PRECISIONS`. The recurrence, the
+            eigenvalues and their gradient always keep the precision of the eigenvalues.
     """
 
     directions: tuple[bool, ...]

@@ -210,7 +210,7 @@ def difference(a: ModalSystem, b: ModalSystem) -> ModalSystem:
 
     Args:
         a: any number of slots.
-        b: of the same inputs and outputs.
+        b: a system with the same inputs and outputs.
 
     Returns:
         A system with the slots of both.

@@ -171,7 +171,7 @@ def diagonal_ssm(
         x0: state before the first step (in running order); zero if None. Not for bidirectional calls.
         reverse: run from the end to the beginning. Not for bidirectional calls.
         backend: "auto" or one of `available_backends()`.
-        precision: of the matrix products, one of `s5c.ssm.precision.PRECISIONS`.
+        precision: precision of the matrix products, one of `s5c.ssm.precision.PRECISIONS`.
         return_state: also return the state after the last step (in running order). Not for bidirectional calls.
 
     Returns:

@@ -89,7 +89,7 @@ def append_row(
 ) -> None:
     """Appends one row and flushes it.
 
-    The file is opened anew each time: no handle outlives a truncation, and a killed process loses at most this row.
+    The file is opened again each time: no handle outlives a truncation, and a killed process loses at most this row.
 
     Args:
         path: The file, created if need be.

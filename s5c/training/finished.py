@@ -30,7 +30,7 @@ class LostModelError(UserError):
     """The step that a training is known by is damaged or gone; any other would be another model under its name.
 
     Attributes:
-        folder: of the training.
+        folder: folder of the training.
         problem: what is damaged, in a sentence.
     """
 
@@ -53,8 +53,8 @@ def read(folder: Path, name: str = FINISHED) -> dict[str, Any] | None:
     """Returns what `write` wrote, without the checksum; None if the training is not finished.
 
     Args:
-        folder: of the training.
-        name: of the file.
+        folder: folder of the training.
+        name: name of the file.
 
     Raises:
         LostModelError: the file is not what was written.
@@ -89,7 +89,7 @@ def write(folder: Path, facts: Mapping[str, Any]) -> None:
     """Writes `trained.json`, complete or not at all.
 
     Args:
-        folder: of the training.
+        folder: folder of the training.
         facts: JSON values.
     """
     sealed = json.loads(json.dumps(dict(facts), default=str))

@@ -155,7 +155,7 @@ def take_signals(handler: Handler, names: tuple[str, ...] = (*ASKING, *ONLY_IF_F
 
     Args:
         handler: as `signal.signal` takes it.
-        names: of the signals.
+        names: names of the signals.
 
     Returns:
         What they did before, for `give_signals_back`.

@@ -51,7 +51,7 @@ class Recipe:
         batch_size: examples per step; the rest of an epoch is dropped.
         ssm_lr: learning rate of the state-space parameters.
         lr_factor: the others train at lr_factor * ssm_lr.
-        weight_decay: of the AdamW groups.
+        weight_decay: weight decay of the AdamW groups.
         warmup_epochs: linear warm-up.
         lr_min: end of the cosine.
         grouping: standard | BandCdecay | BfastandCdecay | noBCdecay | noCdecay (`s5c.training.optimiser`).
@@ -161,7 +161,7 @@ def fit(
         model: the network.
         feed: its data.
         recipe: how to train.
-        seed: of initialisation, dropout and data order.
+        seed: seeds initialisation, dropout and data order.
         store: checkpoints are written to, and resumed from, here.
         directory: named in messages.
         metadata: what a checkpoint must carry besides arrays; step, epoch and metrics are added.

@@ -60,8 +60,8 @@ def training_progress(console: Console, *, steps: int, epochs: int, done: int = 
 
     Args:
         console: where to draw; one that is no terminal gets a line per epoch.
-        steps: of the whole training.
-        epochs: of the whole training.
+        steps: number of steps of the whole training.
+        epochs: number of epochs of the whole training.
         done: steps finished before, in a resumed training.
     """
     if not console.is_terminal:

@@ -64,7 +64,7 @@ def generate(
 
     Args:
         count: how many.
-        seed: of everything.
+        seed: seeds everything.
         max_depth: levels of a tree; a digit alone has one.
         max_args: most arguments of an operator; the fewest is 2.
         min_length: every expression has more tokens than this,
@@ -73,7 +73,7 @@ def generate(
         progress: called with the number of expressions found so far.
 
     Returns:
-        tokens: of all expressions, one after another, uint8.
+        tokens: tokens of all expressions, one after another, uint8.
         offsets: (count + 1,) int64; expression i is `tokens[offsets[i]:offsets[i + 1]]`.
         labels: (count,) int8, the values, 0 to 9.
 

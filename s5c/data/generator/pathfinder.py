@@ -56,8 +56,8 @@ def generate(
 
     Args:
         count: how many.
-        seed: of everything.
-        size: of the window: 32, 64, 128 (Path-X) or 256.
+        seed: seeds everything.
+        size: side of the window: 32, 64, 128 (Path-X) or 256.
         contour_length: dashes of a target: 14 for the Arena's hard level, the usual one; 9 and 6 for the easier ones.
         processes: how many to work with; None for one per core.
         progress: called with the number of images drawn so far.

@@ -25,7 +25,7 @@ class Look(NamedTuple):
         margins: free space around a dash and half the gap inside a contour; one is drawn per image.
         padding: border that no dash enters.
         dash_length, dash_thickness: of the dashes.
-        marker_radius: of the two discs.
+        marker_radius: radius of the two discs.
         seed_distance: from the first dash of one target to that of the other.
         continuity: how much a turn is held against a direction; larger is straighter.
         distractor_dashes: all distractors together have at most this many.

@@ -28,7 +28,7 @@ def fetch(name: str, root: Path) -> str | None:
     """Downloads what a data set of TFDS is made from into `<root>/downloads/<name>`.
 
     Args:
-        name: of the data set in TFDS.
+        name: name of the data set in TFDS.
         root: the data directory.
 
     Returns:

@@ -32,7 +32,7 @@ def find(folder: Path, name: str, config: str | None = None) -> Path | None:
 
     Args:
         folder: TFDS's data directory, or a folder of the data set in it.
-        name: of the data set.
+        name: name of the data set.
         config: the only configuration that is taken; one without a name is taken too.
 
     Raises:

@@ -38,7 +38,7 @@ def read(path: Path, rate: int) -> np.ndarray:
     """Returns the samples of a clip, int16.
 
     Args:
-        path: of the file.
+        path: path of the file.
         rate: that it must have, in samples a second.
 
     Raises:

@@ -23,7 +23,7 @@ class Task:
     """Sequential digits.
 
     Attributes:
-        split_seed: of the permutation that separates the 360 test images from the 1,437 others. The set has no
+        split_seed: seeds the permutation that separates the 360 test images from the 1,437 others. The set has no
             official split; results are comparable only for the same seed.
     """
 

@@ -21,7 +21,7 @@ class Task(Located):
     """Grey sequential CIFAR-10.
 
     Attributes:
-        split_seed: of the permutation that separates 5,000 validation images.
+        split_seed: seeds the permutation that separates 5,000 validation images.
     """
 
     licence: ClassVar[str] = "CIFAR-10 (Krizhevsky 2009): no licence stated, to be cited."

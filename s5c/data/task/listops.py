@@ -39,7 +39,7 @@ class Task(Located):
         width: ids that the encoder provides for; null for as many as there are.
         pad: full (published) | bucket | a list of lengths | how many to choose (`s5c.data.padding`).
         examples: drawn for training, validation and test, in this order.
-        generator_seed: of the drawing.
+        generator_seed: seeds the drawing.
         max_depth, max_args: levels of nesting and arguments of an operator that are drawn.
         tokens: exclusive bounds of the drawn lengths, without parentheses.
     """

@@ -37,9 +37,9 @@ class Task(Located):
 
     Attributes:
         contour_length: dashes of a contour: 14 (hard, the published one), 9 or 6.
-        split_seed: of the permutation that separates validation and test images.
+        split_seed: seeds the permutation that separates validation and test images.
         examples: images to draw.
-        generator_seed: of the drawing.
+        generator_seed: seeds the drawing.
     """
 
     licence: ClassVar[str] = "images drawn by the recipe of the Long Range Arena."

@@ -20,7 +20,7 @@ class Task(Located):
     """Permuted sequential MNIST.
 
     Attributes:
-        split_seed: of the permutation that separates 6,000 validation images.
+        split_seed: seeds the permutation that separates 6,000 validation images.
     """
 
     licence: ClassVar[str] = smnist.Task.licence

@@ -42,8 +42,8 @@ class Task(Located):
         max_length: steps of each text with <eos>; longer ones are cut.
         min_freq: rarer characters become <unk>.
         width: ids that the encoder provides for; null for as many as there are.
-        pairs: of one film, for training, validation and test; as many of two films are added.
-        split_seed: of the films held out and of the pairs drawn.
+        pairs: pairs of one film, for training, validation and test; as many of two films are added.
+        split_seed: seeds which films are held out and which pairs are drawn.
         pad: full | bucket | a list | how many to choose (`s5c.data.padding`), by the longer text.
     """
 

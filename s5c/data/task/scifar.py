@@ -19,7 +19,7 @@ class Task(Located):
     """Colour sequential CIFAR-10.
 
     Attributes:
-        split_seed: of the permutation that separates 5,000 validation images.
+        split_seed: seeds the permutation that separates 5,000 validation images.
     """
 
     licence: ClassVar[str] = image.Task.licence

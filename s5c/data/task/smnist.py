@@ -16,7 +16,7 @@ class Task(Located):
     """Sequential MNIST.
 
     Attributes:
-        split_seed: of the permutation that separates 6,000 validation images.
+        split_seed: seeds the permutation that separates 6,000 validation images.
     """
 
     licence: ClassVar[str] = "MNIST (LeCun, Cortes, Burges), usually given as CC BY-SA 3.0."

@@ -18,7 +18,7 @@ class Task(Located):
     """Sequential MNIST of a quarter of the length.
 
     Attributes:
-        split_seed: of the permutation that separates 6,000 validation images.
+        split_seed: seeds the permutation that separates 6,000 validation images.
         pool: side of the blocks that are averaged: 2, or 4 for 49 steps.
     """
 

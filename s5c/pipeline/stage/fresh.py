@@ -18,7 +18,7 @@ from s5c.reduction.contract import Fresh
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage(Base):
-    """Draws the sequence layers anew, at the orders that were chosen."""
+    """Draws the sequence layers again, at the orders that were chosen."""
 
     METHODS: ClassVar[tuple[type, ...]] = (Fresh,)
 

@@ -19,7 +19,7 @@ from s5c.pipeline.network import ReducedNetwork
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage(Base):
-    """Solves the readout anew.
+    """Solves the readout again.
 
     Attributes:
         readout: keep | refit the last linear map to the full network's answers on the calibration sequences.

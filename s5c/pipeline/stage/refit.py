@@ -1,4 +1,4 @@
-"""The outputs of the reduced layers solved anew; their poles and inputs stay."""
+"""The outputs of the reduced layers solved again; their poles and inputs stay."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from s5c.reduction.slots import kept
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage(Base):
-    """Solves the outputs of every layer anew.
+    """Solves the outputs of every layer again.
 
     Attributes:
         refit: file name in s5c/reduction/refit.

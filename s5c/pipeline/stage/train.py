@@ -112,10 +112,10 @@ def finetune(
         model: the smaller network.
         weights: where its training starts.
         keys: epochs, learning rate and loss.
-        seed: of dropout and data order, and of weights drawn anew.
+        seed: seeds dropout and data order, and new weights.
         folder: the training lives in a folder below, named after all that decides its result; started again it goes on
             from its last checkpoint, or from one before a best one that was lost.
-        label: of the messages.
+        label: label of the messages.
 
     Raises:
         UserError: the loss diverges, or the disk is full.

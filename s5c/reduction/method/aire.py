@@ -113,8 +113,8 @@ def elimination_scores(
     Args:
         system: one layer or channel, double precision.
         horizon: number of lags, or None for all.
-        treatment: of unstable modes. With "formula" Gamma is continued beyond the unit circle; on it, with infinitely
-            many lags, it is infinite, and the mode protected.
+        treatment: treatment of unstable modes. With "formula" Gamma is continued beyond the unit circle; on it, with
+            infinitely many lags, it is infinite, and the mode protected.
     """
     parts = parts_of(treated(system, treatment), every=treatment == "formula")
     log_a = jax.lax.complex(within_reach(parts.log_a.real, horizon), parts.log_a.imag)

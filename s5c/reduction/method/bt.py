@@ -35,7 +35,7 @@ class Method:
     Attributes:
         balance: `discrete` balances the system that runs; `continuous` the one before discretisation.
         horizon: `infinite`, or `sequence`: the Gramians count the length of the sequences only.
-        gramian: of the states: `white` input, or `empirical`: their covariance on calibration sequences.
+        gramian: Gramian of the states: `white` input, or `empirical`: their covariance on calibration sequences.
         variant: `truncation` drops the weak states, `perturbation` lets them settle at once (the answer to a constant
             stays; of a layer of many inputs only the diagonal of the changed D fits into the model).
         unstable: `keep` splits poles with |a| >= 1 off and puts them back, as every method keeps them; `refuse` raises.

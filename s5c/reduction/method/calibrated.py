@@ -16,7 +16,7 @@ from s5c.types import Array, Float
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """Scores a state by what its removal costs after all cheaper ones, the output matrix solved anew each time.
+    """Scores a state by what its removal costs after all cheaper ones, the output matrix solved again each time.
 
         e(k) = min_C E|y - D u - C x - c|^2 over the k states left,    score = (e(k) - e(k + 1)) / E|y|^2
 

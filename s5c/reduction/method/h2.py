@@ -39,7 +39,7 @@ class Method:
     with a_r = exp(-decay + i angle), decay > 0: stable by construction, |a_r| <= 1 - 1e-6. Where there is one input
     B = 1 and D is solved along; a matrix D keeps its values until the search is over. The search starts from the modes
     that the greedy elimination of `aire` keeps, or from balanced truncation, whichever is better with C and D solved
-    anew; where its end is not better still, the start is the result. The budget is shared out by the costs of that
+    again; where its end is not better still, the start is the result. The budget is shared out by the costs of that
     elimination.
 
     Attributes:
@@ -222,9 +222,9 @@ def _search(
         target: the full system.
         system: the start.
         horizon: number of lags that count, or None for all.
-        optimiser: of `descend`.
+        optimiser: passed to `descend`.
         steps: at most.
-        learning_rate: of `descend`.
+        learning_rate: passed to `descend`.
     """
     log_a, B, _, _ = from_ssm(system)
     start = Start(log_a, B @ target.basis, (log_a.real < 0) & jnp.any(B != 0, axis=1))

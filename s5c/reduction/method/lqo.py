@@ -47,8 +47,8 @@ class Method:
     (`shared`); `normalised` does not see a layer's scale, and with it the weights change nothing.
 
     Attributes:
-        coefficients: of the gate's quadratic form: `statistical` at the amplitude and mean that white noise gives,
-            `taylor` at zero.
+        coefficients: coefficients of the gate's quadratic form: `statistical` at the amplitude and mean that white
+            noise gives, `taylor` at zero.
         quadratic: weight of the quadratic part: 1 is the h2 norm, 2 the variance under Gaussian noise, 0 the linear
             part behind the gate's mean slope alone.
         horizon: `sequence`: as many lags as the sequences have steps; `infinite` needs stable poles.

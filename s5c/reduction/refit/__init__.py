@@ -1,4 +1,4 @@
-"""One refit a file: a frozen dataclass `Refit` that solves the outputs of a reduced layer anew, its poles kept."""
+"""One refit a file: a frozen dataclass `Refit` that solves the outputs of a reduced layer again, its poles kept."""
 
 from s5c.lookup import extended
 

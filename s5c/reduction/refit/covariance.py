@@ -47,7 +47,7 @@ def input_roots(moments: Moments, inputs: int) -> Float[Array, "*channels h h"]:
     """Returns symmetric square roots of the covariance of the inputs, their means taken off.
 
     Args:
-        moments: of a layer, or of its channels.
+        moments: second moments of a layer, or of its channels.
         inputs: h.
     """
     second = moments.zz[..., -inputs - 1 :, -inputs - 1 :] / moments.count[..., None, None]

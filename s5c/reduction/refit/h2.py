@@ -57,7 +57,7 @@ class Refit:
 
         Args:
             layer: the full layer.
-            reduced: of the same inputs and outputs, any poles, double precision.
+            reduced: a system with the same inputs and outputs, any poles, double precision.
 
         Raises:
             UserError: the horizon is the length of the sequences, and the layer does not know it.
@@ -105,8 +105,8 @@ def best_outputs(
 
     Args:
         full: one system, or several on a leading axis.
-        reduced: as many.
-        roots: as many square roots of input covariances.
+        reduced: one reduced system for each of them.
+        roots: one square root of an input covariance for each of them.
         horizon: lags that count, or None for all.
         feedthrough: solve D too.
     """

@@ -32,7 +32,7 @@ class Plan(NamedTuple):
         steps: time steps in a block.
         padding: rows of the last block, in time, that are not part of the sequence. They are not run over.
         reverse: the run goes against time.
-        precision: of the matrix products, as in `s5c.ssm.precision`.
+        precision: precision of the matrix products, as in `s5c.ssm.precision`.
         interpret: evaluate the kernels step by step in XLA, on any platform.
     """
 
@@ -276,7 +276,7 @@ def _differentiate_block(
     arriving_ref[:] = jnp.concatenate(arriving, axis=-1)
     d_a_ref[:] = jnp.concatenate([da_re, da_im], axis=-1)
 
-    # Each product reads its factors anew: a value kept from one to the other would take VMEM of its own.
+    # Each product reads its factors again: a value kept from one to the other would take VMEM of its own.
     du = product(_flat(adjoint_ref[:]), W_in_ref[:], (1, 1))
     du_ref[:] = du.reshape(du_ref.shape).astype(du_ref.dtype)
     dW_in_ref[:] += product(_flat(u_ref[:]).astype(du.dtype), _flat(adjoint_ref[:]), (0, 0))
