@@ -70,14 +70,17 @@ def balance(
     Source: Antoulas, Approximation of Large-Scale Dynamical Systems (2005), section 7.3; measured covariances: Lall,
     Marsden and Glavaski, Empirical model reduction of controlled nonlinear systems (1999).
     """
+    # Factors of the Gramians, P P^T and Q Q^T: the Gramians themselves would square the condition.
     if covariance is None:
         P, Q = gramian_factors(system, horizon=horizon, time=time)
     else:
         P, Q = factor(covariance), gramian_factor(system, "observability", horizon=horizon, time=time)
     U, hsv, Vt = jnp.linalg.svd(Q.T @ P)
+    # Balancing and inverse transformation, W^T T = I, for the singular values that stand out of rounding; others get zeros.
     above = hsv > len(hsv) * np.finfo(float).eps * hsv[0]
     scale = jnp.where(above, 1 / jnp.sqrt(jnp.where(above, hsv, 1)), 0)
     T, W = P @ Vt.T * scale, Q @ U * scale
+    # The system in these coordinates; with A - I for A in discrete time, slow poles keep their digits.
     rate = expm1(system.log_a) if time == "discrete" else system.log_a
     return Balanced(
         W.T @ turned(rate, T),

@@ -304,12 +304,17 @@ def _linear(form: QuadraticForm, V: Float[Array, "h h"]) -> Float[Array, ""]:
 
 
 def _quadratic(form: QuadraticForm, X: Float[Array, "h h"]) -> Float[Array, ""]:
-    """Returns sum_i tr(X N_i X^T N_i) in three products of h x h matrices or so, whatever the number of outputs."""
+    """Returns sum_i tr(X N_i X^T N_i) in three products of h x h matrices or so, whatever the number of outputs.
+
+    With N_i = (f_i g_i^T + g_i f_i^T) / 2 + diag(k_i) the trace has three parts: of the outer products with each other,
+    of the outer products with the diagonal, and of the diagonal with itself.
+    """
     _, F, G, K = form
     FX, GX, FXt, GXt = F @ X, G @ X, F @ X.T, G @ X.T
 
     def along(a: Array, b: Array) -> Array:
         return jnp.sum(a * b, axis=1)
 
+    # (f X f)(g X g) + (f X g)(g X f), the two ways of pairing the factors of an outer product.
     rank_two = jnp.sum(along(FX, F) * along(GX, G) + along(FX, G) * along(GX, F)) / 2
     return rank_two + jnp.sum(K * (FX * GX + FXt * GXt)) + jnp.sum((K.T @ K) * X**2)

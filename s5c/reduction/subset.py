@@ -49,18 +49,22 @@ def eliminate(system: DiagonalSSM, moments: Moments, ridge: Float[Array, ""] | f
     """
     p = system.state_dim
     S, R, *_ = normal_equations(system, moments, ridge, D=system.D)
+    # M = S^{-1} of the states left and T = M R, their best outputs: kept up to date instead of solved for each state.
     M = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(S), jnp.eye(len(S)))
     parts = len(S) // p  # features that a state owns
     stable = log_poles(system).real < 0
 
     def remove(carry: tuple[Array, Array, Array], _: None) -> tuple[tuple[Array, Array, Array], tuple[Array, Array]]:
         M, T, left = carry
+        # What it costs to do without state i: its outputs, weighed by the inverse of its own block of M.
         blocks = jnp.einsum("aibi->iab", M.reshape(parts, p, parts, p))
         inverses = jnp.linalg.inv(jnp.where(left[:, None, None], blocks, jnp.eye(parts)))
         rows = T.reshape(parts, p, -1)
         costs = jnp.maximum(jnp.einsum("aij,iab,bij->i", rows, inverses, rows), 0)
+        # The cheapest goes: unstable ones after all others, those that are gone never.
         places = jnp.where(left, jnp.where(stable, costs, jnp.finfo(costs.dtype).max), jnp.inf)
         i = p - 1 - jnp.argmin(places[::-1])  # of equals the first ones stay
+        # M and T without it (Schur complement); its rows and columns are zero from here on.
         own = jnp.arange(parts) * p + i
         gain = M[:, own] @ inverses[i]
         carry = M - gain @ M[own], T - gain @ T[own], left.at[i].set(False)

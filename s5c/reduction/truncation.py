@@ -241,25 +241,32 @@ def _cut(realisation: Realisation, members: Int[np.ndarray, "k"], r: int, limit:
     """Takes the leading blocks of order r and diagonalises them."""
     chosen = Balanced(*(x[members] for x in realisation.balanced))
     discrete, perturbed = realisation.time == "discrete", realisation.variant == "perturbation"
+    # The balanced system of order r. In discrete time A stands for A - I, whose small eigenvalues survive rounding.
     if perturbed:
         A, B, C, D = _settled(chosen, r)
     else:
         A, B, C, D = chosen.generator[:, :r, :r], chosen.B[:, :r], chosen.C[:, :, :r], chosen.D
+    # Its modes: A = E diag(rate) E^{-1}. Where E is too ill-conditioned to invert, the order is not to be had.
     rate, E = np.linalg.eig(A)
     rate, E = rate.astype(complex), E.astype(complex)
     condition = np.linalg.cond(E)
     sound = condition < limit
     E = np.where(sound[:, None, None], E, np.eye(r))
+    # Poles as logarithms, which decide on stability.
     with np.errstate(divide="ignore"):
         log_a = _log1p(rate) if discrete else rate
     sound &= (log_a.real < 0).all(1)
+    # Inputs and outputs of the modes, and what rounding in the change of basis adds to the bound.
     modal_B, modal_C = np.linalg.solve(E, B.astype(complex)), C @ E
     rounding = of_cut(chosen.hsv, A, E, modal_B, modal_C, log_a if discrete else rate)
+    # `_settled` gives y = C x_{k-1} + D u_k; the layer reads its state after the input, so C loses a factor a and D the
+    # part of the current input that then comes through the state. A pole at 0 has no such form.
     if perturbed and discrete:
         at_zero = np.abs(1 + rate) < 1 / limit
         sound &= ~at_zero.any(1)
         modal_C = modal_C / np.where(at_zero, 1, 1 + rate)[:, None, :]
         D = D - (modal_C @ modal_B).real
+    # One of each conjugate pair is stored, and counts twice; a real pole is its own partner.
     is_real = rate.imag == 0
     modal_C = np.where(is_real[:, None, :], modal_C / 2, modal_C)
     return _Cut(log_a, modal_B, modal_C, D, rate.imag >= 0, condition, rounding, sound)

@@ -110,6 +110,7 @@ def hinf_norm(system: ModalSystem, *, bidirectional: bool = False) -> Peak:
     Source: definition: Antoulas (2005), section 5.3; the start at the poles' angles: Bruinsma and Steinbuch (1990),
     who go on with Hamiltonian eigenvalues, a general eigenvalue problem that XLA solves on few platforms.
     """
+    # Sweep, and brackets around the highest local maxima; both ends of the circle may be one.
     angles, _ = samples(system.log_a, PER_SLOT)
     found = terms(system, angles, bidirectional=bidirectional)
     swept = _swept_gains(found)
@@ -121,6 +122,7 @@ def hinf_norm(system: ModalSystem, *, bidirectional: bool = False) -> Peak:
     def measured(at: Float[Array, "f"]) -> Float[Array, "f"]:
         return _largest_singular_values(frequency_response(system, at, bidirectional=bidirectional))
 
+    # Golden sections of all brackets at once: low < x < y < high, one new probe a step.
     ratio = (np.sqrt(5) - 1) / 2
     inner = high - ratio * (high - low), low + ratio * (high - low)
 
@@ -139,6 +141,7 @@ def hinf_norm(system: ModalSystem, *, bidirectional: bool = False) -> Peak:
     first = jnp.split(measured(jnp.concatenate([*inner, angles[best]])), 3)
     state = (low, *inner, high, *first[:2])
     _, x, y, _, at_x, at_y = jax.lax.fori_loop(0, SECTIONS, section, state)
+    # The largest gain that was measured anywhere, so that what is returned is attained.
     at = jnp.concatenate([x, y, angles[best]])
     reached = jnp.concatenate([at_x, at_y, first[2]])
     winner = jnp.argmax(reached)
