@@ -76,7 +76,7 @@ def balance(
     else:
         P, Q = factor(covariance), gramian_factor(system, "observability", horizon=horizon, time=time)
     U, hsv, Vt = jnp.linalg.svd(Q.T @ P)
-    # Balancing and inverse transformation, W^T T = I, for the singular values that stand out of rounding; others get zeros.
+    # Balancing and its inverse, W^T T = I, for the singular values that stand out of rounding; others get zeros.
     above = hsv > len(hsv) * np.finfo(float).eps * hsv[0]
     scale = jnp.where(above, 1 / jnp.sqrt(jnp.where(above, hsv, 1)), 0)
     T, W = P @ Vt.T * scale, Q @ U * scale
