@@ -15,6 +15,7 @@ from s5c.evaluation.cost import size
 from s5c.model import surgery
 from s5c.model.classifier import Classifier, resized
 from s5c.model.layerwise import log_probs
+from s5c.model.network import layer_names
 from s5c.model.roles import outputs_of
 from s5c.reduction import stage
 from s5c.reduction.contract import load_allocation
@@ -37,7 +38,7 @@ INPUTS, _ = batch_for(PIXELS, np.random.default_rng(1))
 def trained(kind: str) -> tuple[Classifier, dict[str, Any]]:
     model = network(PIXELS, n_layers=2, d_model=H, activation="half_glu1", **NETWORKS[kind])
     weights = weights_of(model, np.random.default_rng(0))
-    for name in surgery.layer_names(model.config):  # slow enough for states to matter within a short sequence
+    for name in layer_names(model.config):  # slow enough for states to matter within a short sequence
         seq = weights["params"]["encoder"][name]["seq"]
         seq |= {"log_step": seq["log_step"] + 2, **{n: 5 * seq[n] for n in outputs_of(model.config) if n in seq}}
     return model, weights

@@ -13,10 +13,10 @@ import pytest
 from networks import LENGTH, PIXELS, batch_for, network, weights_of
 from systems import simulate
 
-from s5c.evaluation.cost import resized
 from s5c.model import surgery
-from s5c.model.classifier import Classifier
+from s5c.model.classifier import Classifier, resized
 from s5c.model.config import ModelConfig, families, from_dict, load_family
+from s5c.model.network import layer_names
 from s5c.model.roles import outputs_of
 from s5c.ssm.system import DiagonalSSM
 
@@ -28,7 +28,7 @@ every_family = pytest.mark.parametrize("name", families())
 def made(name: str) -> tuple[Classifier, dict[str, Any]]:
     model = network(family=name)
     weights = weights_of(model, np.random.default_rng(0))
-    for layer in surgery.layer_names(model.config):  # what states do must show within a short sequence
+    for layer in layer_names(model.config):  # what states do must show within a short sequence
         seq = weights["params"]["encoder"][layer]["seq"]
         seq |= {name: 5 * seq[name] for name in outputs_of(model.config) if name in seq}
     return model, weights

@@ -191,3 +191,21 @@ def test_a_planted_violation_is_found(tmp_path: Path, name: str, text: str, expe
     (line,) = violations(tmp_path)
     assert expected in line
     assert line.startswith(name)
+
+
+def opened(root: Path) -> list[str]:
+    """Returns the places, besides `s5c.model.network`, that reach into the parameters of a network by name."""
+    found = []
+    for path in sorted((root / "s5c").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            inside = isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant)
+            if inside and node.slice.value in ("encoder", "decoder") and path.name != "network.py":
+                found.append(f"{path.relative_to(root).as_posix()}:{node.lineno}")
+    return found
+
+
+def test_one_module_opens_the_parameters_of_a_network(tmp_path: Path) -> None:
+    assert opened(REPOSITORY) == []
+    (tmp_path / "s5c").mkdir()
+    (tmp_path / "s5c" / "x.py").write_text('def f(params):\n    return params["encoder"]["layers_0"]\n')
+    assert opened(tmp_path) == ["s5c/x.py:2"]

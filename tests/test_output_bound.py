@@ -15,6 +15,7 @@ from networks import LENGTH, PIXELS, network, weights_of
 from scipy.linalg import solve_discrete_lyapunov
 
 from s5c.model import surgery
+from s5c.model.network import layer_names
 from s5c.reduction.bound import LAYER_NORM_EPSILON, output_bound
 from s5c.reduction.layer import Layer
 from s5c.reduction.method.lqo import Curves, Method
@@ -28,7 +29,7 @@ OF_THE_CLASS: dict[str, Any] = {"activation": "lqo", "norm": "layer"}
 def drawn(seed: int, **options: Any) -> tuple[Any, dict[str, Any]]:
     model = network(PIXELS, **{**OF_THE_CLASS, **options})
     weights = weights_of(model, np.random.default_rng(seed))
-    for name in surgery.layer_names(model.config):
+    for name in layer_names(model.config):
         block = weights["params"]["encoder"][name]
         block["seq"] |= {"B": block["seq"]["B"] / 10, "log_step": block["seq"]["log_step"] + 2}
         for gate in ("out1", "out2"):
@@ -40,7 +41,7 @@ def in_double(model: Any, weights: dict[str, Any], systems: list[DiagonalSSM], i
     """Returns the logits of one sequence by recursion in NumPy, the systems put in place of the network's own."""
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), weights["params"])
     z = inputs @ params["encoder"]["encoder"]["kernel"] + params["encoder"]["encoder"]["bias"]
-    for name, system in zip(surgery.layer_names(model.config), systems, strict=True):
+    for name, system in zip(layer_names(model.config), systems, strict=True):
         block = params["encoder"][name]
         centred = z - z.mean(1, keepdims=True)
         u = centred / np.sqrt((centred**2).mean(1, keepdims=True) + LAYER_NORM_EPSILON)

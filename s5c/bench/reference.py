@@ -20,7 +20,7 @@ import optax
 
 from s5c.model.classifier import InputSpec
 from s5c.model.family.s5 import Config
-from s5c.model.surgery import layer_names
+from s5c.model.network import layer_names
 from s5c.training.steps import Inputs, Step, TrainState
 from s5c.types import Array, Complex, Features, Float, Int, Num, Params
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import jax
 
+from s5c.model import network
 from s5c.model.block import Block
 from s5c.model.classifier import Classifier, InputSpec, input_encoder, output_head, pool
 from s5c.model.config import ModelConfig
-from s5c.model.surgery import layer_names
 from s5c.types import Array, Features, Float, Int, Num, Params
 
 
@@ -36,7 +36,7 @@ def log_probs(
         step_rescale: as for `Classifier`.
     """
     features = pooled(model, weights, inputs, lengths, step_rescale)
-    return _classify(model.config, model.spec, weights["params"]["decoder"], features)
+    return _classify(model.config, model.spec, network.readout(weights), features)
 
 
 def pooled(
@@ -48,16 +48,14 @@ def pooled(
 ) -> Float[Array, "rows h"]:
     """Returns what the readout gets; arguments as for `log_probs`."""
     x = encoded(model, weights, inputs)
-    stats = weights.get("batch_stats", {}).get("encoder", {})
-    for name, p in zip(layer_names(model.config), model.state_dims, strict=True):
-        variables = {"params": weights["params"]["encoder"][name], "batch_stats": stats.get(name, {})}
+    for variables, p in zip(network.blocks(weights, model.config), model.state_dims, strict=True):
         x = _block(model.config, p, step_rescale, variables, x)
     return _pool(x, lengths, model.config.pooling)
 
 
 def encoded(model: Classifier, weights: Params, inputs: Num[Array, "rows l *features"]) -> Features:
     """Returns the input of the first block."""
-    return _encode(model.config, model.spec, weights["params"]["encoder"]["encoder"], inputs)
+    return _encode(model.config, model.spec, network.of_inputs(weights), inputs)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from s5c.model import norm, surgery
+from s5c.model import network, norm
 from s5c.model.classifier import Classifier
 from s5c.model.signals import BlockAt, Stream, blocks
 from s5c.types import Array, Bool, Features, Float, Params
@@ -33,14 +33,14 @@ def recalibrated(
     """
     if model.config.norm != "batch":
         return dict(weights)
-    stats = dict(weights["batch_stats"]["encoder"])
+    found: list[dict[str, Array]] = []
     with tempfile.TemporaryDirectory(prefix="s5c-") as folder:
         stream = Stream(model, weights, batches, Path(folder))
-        for name, block in zip(surgery.layer_names(model.config), blocks(model, weights, step_rescale), strict=True):
-            stats[name] = {"norm": _measured(stream, block)}
-            for _ in stream.advance(_with_norm(block, stats[name]["norm"])):
+        for block in blocks(model, weights, step_rescale):
+            found.append(_measured(stream, block))
+            for _ in stream.advance(_with_norm(block, found[-1])):
                 pass
-    return {**weights, "batch_stats": {**weights["batch_stats"], "encoder": stats}}
+    return network.with_statistics(weights, model.config, found)
 
 
 def _measured(stream: Stream, block: BlockAt) -> dict[str, Array]:

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from s5c.model import network
 from s5c.model.classifier import Classifier, output_head
 from s5c.model.layerwise import pooled
 from s5c.types import Float, Params
@@ -71,14 +72,13 @@ def refitted(
     pull += np.finfo(float).tiny  # features that are never there
     found = np.linalg.solve(energy + np.diag(pull), cross + pull[:, None] * present)
     solved = {"kernel": jnp.asarray(found[:-1], jnp.float32), "bias": jnp.asarray(found[-1], jnp.float32)}
-    decoder = weights["params"]["decoder"]
-    decoder = {**decoder, LAST: solved} if LAST in decoder else solved
-    return {**weights, "params": {**weights["params"], "decoder": decoder}}
+    decoder = network.readout(weights)
+    return network.with_readout(weights, {**decoder, LAST: solved} if LAST in decoder else solved)
 
 
 def _matrix(weights: Params) -> Float[np.ndarray, "rows c"]:
     """Returns the readout without what is common to all classes, the constants last."""
-    decoder = weights["params"]["decoder"]
+    decoder = network.readout(weights)
     last = decoder.get(LAST, decoder)
     found = np.concatenate([np.asarray(last["kernel"], np.float64), np.asarray(last["bias"], np.float64)[None]])
     return found - found.mean(axis=1, keepdims=True)
@@ -90,7 +90,7 @@ def _features(model: Classifier, weights: Params, batch: Any, step_rescale: floa
     found = pooled(model, weights, jnp.asarray(batch.inputs), lengths, step_rescale)
     if model.spec.pairs:
         head = output_head(model.config, model.spec)
-        params = {"params": weights["params"]["decoder"]}
+        params = {"params": network.readout(weights)}
         _, seen = head.apply(
             params, found, capture_intermediates=lambda module, _: module.name == "layer1", mutable=["intermediates"]
         )

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from s5c.model.classifier import Classifier
-from s5c.model.surgery import layer_names
+from s5c.model.network import layer_names
 from s5c.types import Array, Bool, Float, Int, Num, Params
 
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from s5c.model import surgery
+from s5c.model import network
 from s5c.model.block import Block
 from s5c.model.classifier import Classifier, InputSpec, input_encoder
 from s5c.model.config import ModelConfig
@@ -70,11 +70,8 @@ class BlockAt(NamedTuple):
 
 def blocks(model: Classifier, weights: Params, step_rescale: float = 1.0) -> list[BlockAt]:
     """Returns the blocks of a network, from input to output."""
-    encoder, stats = weights["params"]["encoder"], weights.get("batch_stats", {}).get("encoder", {})
-    return [
-        BlockAt(model.config, p, step_rescale, {"params": encoder[name], "batch_stats": stats.get(name, {})})
-        for name, p in zip(surgery.layer_names(model.config), model.state_dims, strict=True)
-    ]
+    every = network.blocks(weights, model.config)
+    return [BlockAt(model.config, p, step_rescale, one) for one, p in zip(every, model.state_dims, strict=True)]
 
 
 def _signals(config: ModelConfig, state_dim: int, step_rescale: float, variables: Any, x: Features) -> Signals:
@@ -130,7 +127,7 @@ class Stream:
         """
         self._folder, self._masks = folder, list[tuple[np.ndarray | None, np.ndarray]]()
         folder.mkdir(parents=True, exist_ok=True)
-        params = weights["params"]["encoder"]["encoder"]
+        params = network.of_inputs(weights)
         for number, batch in enumerate(batches):
             self[number] = _encode(model.config, model.spec, params, jnp.asarray(batch.inputs))
             self._masks.append((batch.lengths, _rows(batch)))

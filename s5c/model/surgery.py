@@ -1,9 +1,9 @@
-"""The crossing between parameters and systems: the only module that takes a network apart and puts it together."""
+"""The crossing between parameters and systems: states are taken out of a network, systems put into it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ import numpy as np
 
 from s5c.model import norm
 from s5c.model.config import ModelConfig, load_family
+from s5c.model.network import blocks, sequence_layers, with_sequence_layers
 from s5c.model.roles import outputs_of, state_axes
 from s5c.reduction.gate import Gate
 from s5c.reduction.layer import Layer
@@ -20,18 +21,11 @@ from s5c.reduction.unstable import count
 from s5c.ssm.system import DiagonalSSM
 from s5c.types import Array, Bool, Params
 
-"""The output matrices of a layer, in every family: of both directions, or of the only one."""
-
-
-def layer_names(config: ModelConfig) -> list[str]:
-    """Returns the keys of the blocks under `params["encoder"]`, from input to output."""
-    return [f"layers_{i}" for i in range(config.n_layers)]
-
 
 def state_dims(params: Params, config: ModelConfig) -> tuple[int, ...]:
     """Reads the number of stored states of every layer (of each of its channels) off the parameters."""
     (name, axis), *_ = state_axes(config).items()
-    return tuple(params["encoder"][layer]["seq"][name].shape[axis] for layer in layer_names(config))
+    return tuple(layer[name].shape[axis] for layer in sequence_layers(params, config))
 
 
 def systems(params: Params, config: ModelConfig) -> list[DiagonalSSM]:
@@ -48,7 +42,7 @@ def systems(params: Params, config: ModelConfig) -> list[DiagonalSSM]:
     """
     to_system = load_family(config.family).to_system
     with jax.enable_x64(True):
-        return [to_system(_double(params["encoder"][name]["seq"]), config) for name in layer_names(config)]
+        return [to_system(_double(layer), config) for layer in sequence_layers(params, config)]
 
 
 def layers(weights: Params, config: ModelConfig, *, horizon: int | None = None) -> list[Layer]:
@@ -59,11 +53,10 @@ def layers(weights: Params, config: ModelConfig, *, horizon: int | None = None) 
         config: the model's configuration.
         horizon: steps of the sequences.
     """
-    params, stats = weights["params"], weights.get("batch_stats", {}).get("encoder", {})
     with jax.enable_x64(True):
         return [
-            Layer(system, horizon, _gate(_double(params["encoder"][name]), _double(stats.get(name, {})), config))
-            for system, name in zip(systems(params, config), layer_names(config), strict=True)
+            Layer(system, horizon, _gate(_double(block["params"]), _double(block["batch_stats"]), config))
+            for system, block in zip(systems(weights["params"], config), blocks(weights, config), strict=True)
         ]
 
 
@@ -111,7 +104,7 @@ def with_systems(params: Params, new: Sequence[DiagonalSSM], config: ModelConfig
     with jax.enable_x64(True):
         config = family.accommodating(config, new)
         written = [family.from_system(system, config) for system in new]
-    return _replace(params, config, lambda i, _: written[i]), config
+    return with_sequence_layers(params, config, lambda i, _: written[i]), config
 
 
 def take(
@@ -141,7 +134,7 @@ def take(
             n: jnp.asarray(np.take(np.asarray(v), rows, axis=axes[n])) if n in axes else v for n, v in layer.items()
         }
 
-    return _replace(params, config, gather), config
+    return with_sequence_layers(params, config, gather), config
 
 
 def _gather_channels(
@@ -170,7 +163,7 @@ def mask(params: Params, keep: Sequence[Bool[np.ndarray, "..."]], config: ModelC
         kept = jnp.asarray(keep[i], jnp.float32)[..., None]
         return {name: value * kept if name in outputs else value for name, value in layer.items()}
 
-    return _replace(params, config, silence)
+    return with_sequence_layers(params, config, silence)
 
 
 def silent(params: Params, config: ModelConfig) -> Params:
@@ -194,7 +187,7 @@ def silent(params: Params, config: ModelConfig) -> Params:
         return marks
 
     nothing = jax.tree.map(lambda _: jnp.zeros((), bool), params)
-    return _replace(nothing, config, lambda i, _: mark(params["encoder"][layer_names(config)[i]]["seq"]))
+    return with_sequence_layers(nothing, config, lambda i, _: mark(sequence_layers(params, config)[i]))
 
 
 def parameters(params: Params, config: ModelConfig) -> Parameters:
@@ -207,8 +200,7 @@ def parameters(params: Params, config: ModelConfig) -> Parameters:
     axes, shared = state_axes(config), config.unshared() != config
     total, held, own = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)), [], []
     rest = total
-    for name in layer_names(config):
-        layer = params["encoder"][name]["seq"]
+    for layer in sequence_layers(params, config):
         of_states = {n: (value.shape, value.shape[axes[n]]) for n, value in layer.items() if n in axes}
         rest -= sum(math.prod(shape) for shape, _ in of_states.values())
         held.append(sum(math.prod(shape) // width for shape, width in of_states.values()))
@@ -225,7 +217,7 @@ def constants(params: Params, config: ModelConfig) -> list[int]:
         params: the network's parameters, or their shapes.
         config: the model's configuration.
     """
-    found = [params["encoder"][name]["seq"].get("bias") for name in layer_names(config)]
+    found = [layer.get("bias") for layer in sequence_layers(params, config)]
     return [0 if bias is None else math.prod(bias.shape) for bias in found]
 
 
@@ -237,17 +229,10 @@ def with_layers_of(other: Params, params: Params, config: ModelConfig) -> dict[s
         params: what everything else is taken from.
         config: the configuration of both, whatever the number of states.
     """
-    names = layer_names(config)
-    return _replace(params, config, lambda i, _: other["encoder"][names[i]]["seq"])
+    layers = sequence_layers(other, config)
+    return with_sequence_layers(params, config, lambda i, _: layers[i])
 
 
 def without_systems(params: Params, config: ModelConfig) -> Params:
     """Returns all parameters but those of the sequence layers."""
-    return _replace(params, config, lambda i, _: {})
-
-
-def _replace(params: Params, config: ModelConfig, change: Callable[[int, Params], Params]) -> dict[str, Any]:
-    encoder = dict(params["encoder"])
-    for i, name in enumerate(layer_names(config)):
-        encoder[name] = {**encoder[name], "seq": change(i, encoder[name]["seq"])}
-    return {**params, "encoder": encoder}
+    return with_sequence_layers(params, config, lambda i, _: {})

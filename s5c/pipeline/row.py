@@ -19,6 +19,7 @@ from s5c.evaluation import cost
 from s5c.evaluation.metrics import Predictions
 from s5c.keys import EvaluationKeys
 from s5c.model import surgery
+from s5c.model.network import readout
 from s5c.pipeline.latency import NOT_MEASURED
 from s5c.pipeline.network import ReducedNetwork
 from s5c.pipeline.provenance import shown
@@ -238,7 +239,7 @@ def _guarantee(trained: TrainedModel, network: ReducedNetwork) -> Row:
     if not all(map(np.array_equal, *map(jax.tree.leaves, around))):
         return {}  # trained or solved again: not the systems alone have changed
     length, reduced = trained.dataset.length, surgery.systems(network.weights["params"], network.model.config)
-    layers, decoder = surgery.layers(weights, config, horizon=length), weights["params"]["decoder"]["kernel"]
+    layers, decoder = surgery.layers(weights, config, horizon=length), readout(weights)["kernel"]
     found = output_bound(layers, reduced, decoder, steps=length, pooling=config.pooling)
     if found is None:
         return {}

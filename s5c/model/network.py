@@ -1,0 +1,70 @@
+"""Where things stand in the parameters of a network; the only module besides `s5c.model.classifier` that knows.
+
+params       encoder/encoder          the linear map, or the embedding, of the inputs
+             encoder/layers_0, ...    the blocks: seq (the sequence layer), norm, gate
+             decoder                  the readout
+batch_stats  encoder/layers_0, ...    the statistics of the blocks' norms
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from s5c.model.config import ModelConfig
+from s5c.types import Params
+
+
+def layer_names(config: ModelConfig) -> list[str]:
+    """Returns the names of the blocks, from input to output."""
+    return [f"layers_{i}" for i in range(config.n_layers)]
+
+
+def sequence_layers(params: Params, config: ModelConfig) -> list[Params]:
+    """Returns the parameters of the sequence layers, from input to output."""
+    return [params["encoder"][name]["seq"] for name in layer_names(config)]
+
+
+def with_sequence_layers(
+    params: Params, config: ModelConfig, change: Callable[[int, Params], Params]
+) -> dict[str, Any]:
+    """Returns parameters with other sequence layers.
+
+    Args:
+        params: the network's parameters.
+        config: the model's configuration.
+        change: takes the place of a layer, from 0, and its parameters, and returns those in their place.
+    """
+    encoder = dict(params["encoder"])
+    for i, name in enumerate(layer_names(config)):
+        encoder[name] = {**encoder[name], "seq": change(i, encoder[name]["seq"])}
+    return {**params, "encoder": encoder}
+
+
+def blocks(weights: Params, config: ModelConfig) -> list[dict[str, Any]]:
+    """Returns the variables of the blocks, `{"params": ..., "batch_stats": ...}` each, from input to output."""
+    params, stats = weights["params"]["encoder"], weights.get("batch_stats", {}).get("encoder", {})
+    return [{"params": params[name], "batch_stats": stats.get(name, {})} for name in layer_names(config)]
+
+
+def with_statistics(weights: Params, config: ModelConfig, found: Sequence[Params]) -> dict[str, Any]:
+    """Returns the weights with other statistics of the norms, one mapping per block."""
+    stats = {**weights["batch_stats"]["encoder"]}
+    for name, own in zip(layer_names(config), found, strict=True):
+        stats[name] = {"norm": own}
+    return {**weights, "batch_stats": {**weights["batch_stats"], "encoder": stats}}
+
+
+def of_inputs(weights: Params) -> Params:
+    """Returns the parameters of the input's linear map or embedding."""
+    return weights["params"]["encoder"]["encoder"]
+
+
+def readout(weights: Params) -> Params:
+    """Returns the parameters behind the last block."""
+    return weights["params"]["decoder"]
+
+
+def with_readout(weights: Params, decoder: Params) -> dict[str, Any]:
+    """Returns the weights with another readout."""
+    return {**weights, "params": {**weights["params"], "decoder": decoder}}
