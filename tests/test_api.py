@@ -336,10 +336,9 @@ def test_norm_gain_and_taps_of_one_system_are_those_of_its_impulse_response(
 
 def test_channels_and_unstable_modes_have_norms_of_their_own(rng: np.random.Generator) -> None:
     one, other = (random_system(rng, 3, 1) for _ in range(2))
-    other = dataclasses.replace(
-        other, Lambda=np.asarray(other.Lambda) + 2 * np.abs(np.asarray(other.Lambda).real).max()
-    )
-    channels = jax.tree.map(lambda *x: np.stack(x), one, other)
+    with jax.enable_x64(True):
+        other = dataclasses.replace(other, Lambda=other.Lambda + 2 * abs(other.Lambda.real).max())
+        channels = jax.tree.map(lambda *x: jax.numpy.stack(x), one, other)
     np.testing.assert_allclose(s5c.h2_norm(channels), [s5c.h2_norm(one), np.inf], rtol=1e-12)
     assert np.isfinite(s5c.h2_norm(channels, horizon=4)).all() and s5c.impulse_response(channels, 4).shape == (
         2,

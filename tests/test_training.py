@@ -211,12 +211,17 @@ class TestDivergence:
 
 
 class TestProgress:
-    def test_is_silent_in_a_pipe(self) -> None:
+    def test_says_one_line_per_epoch_in_a_pipe(self) -> None:
         console = Console(file=io.StringIO())
         with training_progress(console, steps=10, epochs=2) as reporter:
-            reporter.step(10, epoch=1, examples=500)
+            reporter.step(5, epoch=0, examples=500)
             reporter.epoch("loss 1.0")
-        assert console.file.getvalue() == ""
+            reporter.step(10, epoch=1, examples=500)
+            reporter.epoch("loss 0.5")
+        assert console.file.getvalue() == "epoch 1/2 · loss 1.0\nepoch 2/2 · loss 0.5\n"
+        with training_progress(console, steps=10, epochs=2, done=5) as reporter:
+            reporter.epoch("loss 0.5")
+        assert console.file.getvalue().endswith("\nepoch 2/2 · loss 0.5\n"), "counted from where it goes on"
 
     def test_shows_a_training_on_a_terminal(self, tmp_path: Path) -> None:
         terminal = Console(file=io.StringIO(), force_terminal=True, width=160)
