@@ -28,6 +28,7 @@ COMMANDS = {
     "report": "tables, figures and a page from runs",
     "data": "find, download or generate the data of a task",
     "bench": "time s5c against the published formulation",
+    "studies": "the queue of published trainings and comparisons",
 }
 COMPOSED = ("train", "reduce", "evaluate", "report", "data")
 """Commands that Hydra composes a configuration for."""
