@@ -15,6 +15,7 @@ import jobs
 import pytest
 
 from s5c.errors import UserError
+from s5c.locations import conf_dir
 from s5c.pipeline import shelf
 from s5c.pipeline.trained import described
 from s5c.studies import __main__ as program
@@ -167,6 +168,17 @@ def test_a_wrong_plan_is_a_message(mine: Path, text: str, said: str) -> None:
     mine.write_text(text)
     with pytest.raises(UserError, match=said):
         plans.plans()
+
+
+@pytest.mark.parametrize("path", sorted((conf_dir() / plans.GROUP).glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_plan_says_what_it_is_and_its_command_names_a_study_of_it(path: Path) -> None:
+    lines = path.read_text("utf-8").splitlines()
+    assert lines[0].startswith("# ") and lines[0].endswith(".") and max(map(len, lines)) <= 120
+    shown = [line.split()[5:] for line in lines if line.startswith("#   python -m s5c.studies run ")]
+    assert shown
+    found = {study.name: study for study in studies.studies(set(recipes.known()))}
+    end = plans.read(path.stem).experiment or path.stem
+    assert all(name in found and name.endswith(f"_{end}") for names in shown for name in names)
 
 
 def test_old_cards_are_counted_once(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
