@@ -228,7 +228,7 @@ def _crossed(group: str, name: str, names: Mapping[str, Path]) -> UserError | No
     was, else None."""
     if group != EXPERIMENT:
         return None
-    for method in lookup.presets("reduction"):
+    for method in (one for one in lookup.presets("reduction") if one != "none"):
         recipe = f"{name.removesuffix(f'_{method}')}_s5"
         if name.endswith(f"_{method}") and recipe in names:
             return UserError(
