@@ -260,6 +260,12 @@ def test_a_damaged_record_stops_nothing(results: Path, capsys: pytest.CaptureFix
     assert record.entries()["digits_s5"].line() == "skipped: why not"
 
 
+def test_a_device_that_is_not_there_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAX_PLATFORMS", "nothing")
+    with pytest.raises(UserError, match=r"No device to measure on: .*nothing(.|\n)*--no-measure"):
+        cost.device_here()
+
+
 def test_help_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         program.main(["--help"])

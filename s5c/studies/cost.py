@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.console import Console
 
 from s5c.atomic import write_text
+from s5c.errors import UserError
 from s5c.locations import results_dir
 
 if TYPE_CHECKING:
@@ -83,8 +84,15 @@ def costs(recipes: Sequence[Recipe], device: str) -> dict[str, Cost]:
 
 
 def device_here() -> str:
-    """Returns the name of the device, asked for in another process: this one must not take its memory."""
-    done = subprocess.run([sys.executable, *PROGRAM, "device"], capture_output=True, text=True, check=True)
+    """Returns the name of the device, asked for in another process: this one must not take its memory.
+
+    Raises:
+        UserError: JAX finds none, or not the one that `JAX_PLATFORMS` asks for.
+    """
+    done = subprocess.run([sys.executable, *PROGRAM, "device"], capture_output=True, text=True)
+    if done.returncode:
+        said = done.stderr.strip().splitlines()[-1:] or [f"the process ended with status {done.returncode}"]
+        raise UserError(f"No device to measure on: {said[0]}. Mend that, or leave costs unknown: --no-measure.")
     return done.stdout.strip()
 
 
