@@ -58,7 +58,7 @@ bench: $(READY) ## Time s5c against S5 as published, half an hour: make bench AR
 	$(PY) -m s5c.bench $(ARGS)
 
 reproduce: $(READY) ## Train and compare what this machine can, hours to days: make reproduce ARGS="imdb_s5 --hours 40"
-	$(PY) scripts/reproduce.py run $(ARGS)
+	$(PY) -m s5c.studies run $(ARGS)
 
 faults: $(READY) ## Inject faults and check that each is survived or noticed, scripts/faults*.py
 	@found=; for script in scripts/faults*.py; do \

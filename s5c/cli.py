@@ -13,7 +13,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -208,7 +208,7 @@ def check_choices(arguments: Sequence[str]) -> None:
         names = lookup.presets(group, places)
         for name in (part.strip() for part in chosen.split(",")):
             if name not in names and (group, name) != (EXPERIMENT, "null"):
-                raise _without_preset(group, name) or unknown(group, name, names)
+                raise _without_preset(group, name) or _crossed(group, name, names) or unknown(group, name, names)
         if group == EXPERIMENT and not plus:
             raise UserError(f"Experiments are added to the defaults: write +experiment={chosen} (with the plus sign).")
 
@@ -222,6 +222,22 @@ def _without_preset(group: str, name: str) -> UserError | None:
         f"There is {package}.{name} but no preset for it: write conf/{group}/{name}.yaml, in the folder conf/ "
         f"beside its folder, as conf/{group}/*.yaml of s5c are."
     )
+
+
+def _crossed(group: str, name: str, names: Mapping[str, Path]) -> UserError | None:
+    """Returns the error for an experiment that would only cross the model of a task with a method, as TASK_METHOD once
+    was, else None."""
+    if group != EXPERIMENT:
+        return None
+    for method in (one for one in lookup.presets("reduction") if one != "none"):
+        recipe = f"{name.removesuffix(f'_{method}')}_s5"
+        if name.endswith(f"_{method}") and recipe in names:
+            return UserError(
+                f"There is no experiment {name!r}: a method on the model of a task is spelled by its parts. Write "
+                f"+experiment={recipe} reduction={method} ratios=wide; with name={name} the results go to the folder "
+                "of that name, too."
+            )
+    return None
 
 
 def _own_folders(arguments: Sequence[str]) -> list[Path]:

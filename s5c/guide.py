@@ -28,6 +28,7 @@ COMMANDS = {
     "report": "tables, figures and a page from runs",
     "data": "find, download or generate the data of a task",
     "bench": "time s5c against the published formulation",
+    "studies": "the queue of published trainings and comparisons",
 }
 COMPOSED = ("train", "reduce", "evaluate", "report", "data")
 """Commands that Hydra composes a configuration for."""
@@ -86,8 +87,9 @@ def keys(command: str, chosen: dict[str, str]) -> dict[str, list[Key]]:
     for entry in _defaults(conf_dir() / f"{command}.yaml"):
         group, _, name = entry.partition(": ")
         if name and not group.startswith("override"):
-            found = groups.setdefault(group, {})
-            _merge(found, f"{group}.", _file(group, chosen.get(group, name)))
+            groups.setdefault(group, {})
+            path = _file(group, chosen.get(group, name))
+            _merge(groups.setdefault(_package(group, path), {}), f"{_package(group, path)}.", path)
         elif group != "_self_" and not name:
             _merge(groups[""], "", conf_dir() / f"{group}.yaml")
     _merge(groups[""], "", conf_dir() / f"{command}.yaml")
@@ -97,7 +99,8 @@ def keys(command: str, chosen: dict[str, str]) -> dict[str, list[Key]]:
 def file_keys(group: str, name: str) -> set[str]:
     """Returns the keys that a file of a group sets, with those of the files it builds on."""
     found: dict[str, Key] = {}
-    _merge(found, f"{group}.", _file(group, name))
+    path = _file(group, name)
+    _merge(found, f"{_package(group, path)}.", path)
     return set(found)
 
 
@@ -243,6 +246,12 @@ def _file(group: str, name: str) -> Path:
     """Returns the file of a group, s5c's own or one of `S5C_PLUGINS`; a path without a file if there is none."""
     places = [folder / group / f"{name}.yaml" for folder in conf_folders()]
     return next((place for place in places if place.is_file()), places[0])
+
+
+def _package(group: str, path: Path) -> str:
+    """Returns what the keys of a file come below: its group, unless the file says another one."""
+    said = re.match(r"# @package (\w+)", path.read_text("utf-8")) if path.is_file() else None
+    return said[1] if said else group
 
 
 def _defaults(path: Path) -> list[str]:

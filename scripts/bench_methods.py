@@ -24,7 +24,6 @@ import hydra
 import jax
 import jax.numpy as jnp
 import numpy as np
-from step_cost import PUBLISHED
 
 from s5c import config as settings
 from s5c.cli import register_resolvers
@@ -39,6 +38,7 @@ from s5c.reduction.contract import Fitted, Projection, Selection, load_allocatio
 from s5c.reduction.layer import Layer
 from s5c.report.cells import table
 from s5c.report.csvfile import write_csv
+from s5c.studies.sizes import PUBLISHED
 from s5c.train import resolve
 
 METHODS = ("last", "aire", "aire_greedy", "bt", "bt_tolerance", "h2", "lqo", "calibrated")

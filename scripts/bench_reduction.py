@@ -18,7 +18,8 @@ import argparse
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,6 +98,10 @@ def with_pymor(system: ModalSystem, order: int) -> LTIModel:
     return BTReductor(LTIModel.from_matrices(A, B, C, sampling_time=1)).reduce(order)
 
 
+def _theirs(systems: Sequence[ModalSystem], orders: Sequence[int]) -> list[LTIModel]:
+    return [with_pymor(*pair) for pair in zip(systems, orders, strict=True)]
+
+
 def deviation(ours: ModalSystem, theirs: LTIModel) -> float:
     """Returns the largest difference of two reduced transfer functions, relative to the largest gain met."""
     G = np.exp(-1j * ANGLES)[:, None, None] * np.asarray(frequency_response(ours, jnp.asarray(ANGLES)))
@@ -116,10 +121,10 @@ def measure(case: Case, rounds: int, sample: int) -> dict[str, Any]:
     for _ in range(rounds):
         realisation, seconds = timed(lambda: realise(case.systems))
         balancing.append(seconds)
-        reduced, seconds = timed(lambda realisation=realisation: truncate(realisation, case.slots))
+        reduced, seconds = timed(partial(truncate, realisation, case.slots))
         cutting.append(seconds)
         orders = reduced.order[chosen]
-        roms, seconds = timed(lambda orders=orders: [with_pymor(*pair) for pair in zip(systems, orders, strict=True)])
+        roms, seconds = timed(partial(_theirs, systems, orders))
         theirs.append(Seconds(*(count / len(chosen) * s for s in seconds)))
     ours = [ModalSystem(*(jnp.asarray(x[i]) for x in reduced.system)) for i in chosen]
     balance, cut, pymor = median(balancing), median(cutting), median(theirs)

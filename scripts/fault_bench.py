@@ -108,7 +108,7 @@ def fingerprint(run: Path) -> dict[str, Any]:
     """Returns what must be equal: rows without times and places, checksums of all weights, arrays, names of files."""
     left_out = ("timestamp", "command", "checkpoint", "checkpoint_bytes", "parent", "git")
     rows = unsealed_table([json.loads(line) for line in (run / "rows.jsonl").read_text().splitlines()])
-    arrays = {}
+    arrays: dict[str, bytes] = {}
     for name in ("spectra.npz", "correct.npz"):
         with np.load(run / name) as stored:
             arrays |= {f"{name}/{key}": array.tobytes() for key, array in stored.items()}

@@ -43,6 +43,7 @@ from s5c.pipeline import zoo
 from s5c.pipeline.restored import restore as restored
 from s5c.pipeline.trained import TrainedModel, obtain
 from s5c.report.collect import collect, read_spectra, restore, store
+from s5c.report.row import Row
 from s5c.tracking.metrics import read_metrics
 from s5c.train import resolve
 from s5c.training.checkpoint import load
@@ -286,7 +287,7 @@ def arrays_of_a_run(home: Home) -> Tried:
     return "reported" if told else "same", how
 
 
-def shown_of(rows: list[dict[str, Any]]) -> Any:
+def shown_of(rows: list[Row]) -> Any:
     spectra = {name: array.tobytes() for found in read_spectra(rows).values() for name, array in found.items()}
     return spectra, [{key: row.get(key) for key in ("points_lost_se", "above_last_se", "ratio")} for row in rows]
 

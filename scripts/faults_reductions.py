@@ -223,7 +223,7 @@ def prepared(root: Path) -> tuple[list[Path], Path, Path, float]:
         command = [sys.executable, "-m", "s5c.train", "reduction=none", f"seed={seed}", *TINY]
         subprocess.run(command, cwd=root, check=True, capture_output=True)
     models = sorted((root / "results/trained").iterdir())
-    runs = []
+    runs: list[Path] = []
     lasts = 0.0
     for name, program in (("whole", ("-m", "s5c.reduce")), ("outdated", ("-c", OLDER_CODE))):
         bench = Bench(root / name, models, Path("none"), Path("none"), random.Random(0), 0)
@@ -247,8 +247,8 @@ def main() -> int:
     parser.add_argument("--only", choices=[fault.__name__ for fault in FAULTS], help="one fault alone")
     parser.add_argument("--output", type=Path, help="folder of faults.csv and faults.md to write the table to")
     options = parser.parse_args()
-    for number in ASKING:  # processes inherit what is ignored, as in the background of a shell
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    for asking in ASKING:  # processes inherit what is ignored, as in the background of a shell
+        signal.signal(asking, signal.default_int_handler if asking == signal.SIGINT else signal.SIG_DFL)
     console, rng = Console(highlight=False), random.Random(options.seed)
     faults = [fault for fault in FAULTS if options.only in (None, fault.__name__)]
     survived: Counter[str] = Counter()

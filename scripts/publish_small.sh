@@ -9,5 +9,5 @@ METHODS=reduction=last,uniform_hinf,global_hinf,global_magnitude,lamp,random
 for task in ${TASKS:-smnist_small imdb_small listops_small}; do
   "$PYTHON" -m s5c.train -m +experiment=${task}_last "$METHODS" evaluation.latency=false
   "$PYTHON" -m s5c.report runs=${S5C_RESULTS:-results}/${task}_last output=results/published/$task
-  "$PYTHON" scripts/reproduce.py export ${task}_s5
+  "$PYTHON" -m s5c.studies export ${task}_s5
 done

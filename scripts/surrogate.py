@@ -84,7 +84,7 @@ def predictions(layer: Layer) -> Callable[[DiagonalSSM], Record]:
 
 def measure(
     model: Classifier, weights: Any, inputs: jax.Array, *, length: int, facts: Record
-) -> Iterator[tuple[Record, Record]]:
+) -> Iterator[tuple[list[Record], Record]]:
     """Yields, layer by layer, the rows of its reductions and one that sums them up."""
     layers, x = surgery.layers(weights, model.config, horizon=length), encoded(model, weights, inputs)
     for i, layer in enumerate(layers):

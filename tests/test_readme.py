@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -12,6 +13,8 @@ from pathlib import Path
 import jobs
 import layouts
 import pytest
+
+from s5c.studies import __main__ as queue
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MAKEFILE = REPOSITORY / "Makefile"
@@ -90,6 +93,10 @@ def test_command_runs(words: list[str], folder: Path) -> None:
     if words[2] == "s5c":
         done = subprocess.run([sys.executable, *words[1:]], cwd=folder, capture_output=True, text=True)
         assert done.returncode == 0 and "python -m s5c.train" in done.stdout, done.stderr
+        return
+    if words[2] == "s5c.studies":
+        with contextlib.chdir(folder):
+            assert queue.main(words[3:]) == 0
         return
     if "imdb" in " ".join(words):
         on_a_few_reviews(words, folder)

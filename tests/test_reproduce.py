@@ -23,17 +23,14 @@ from s5c.data.generator import listops
 from s5c.data.source import download
 from s5c.errors import UserError
 from s5c.locations import data_dir
-from s5c.pipeline import zoo
+from s5c.pipeline import provenance, shelf
 from s5c.pipeline.trained import input_spec
+from s5c.studies import __main__ as program
+from s5c.studies import cost as step_cost
+from s5c.studies import measure, modes, plans, recipes, sizes, studies
+from s5c.studies import queue as reproduce
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.append(str(REPOSITORY / "scripts"))
-
-import recipes  # noqa: E402
-import reproduce  # noqa: E402
-import step_cost  # noqa: E402
-import studies  # noqa: E402
-
 EPOCHS = 40
 TINY = f"""
 # @package _global_
@@ -55,6 +52,16 @@ evaluation: {{latency: false}}
 NO_MORE = ("fsdd", "fsdd_short", "listops_short")
 """Recipes whose test split is as large as what a comparison scores."""
 
+EXAMPLES = 5000
+"""Test examples that comparisons score."""
+REFITTED = ("reduction.refit=calibrated", "reduction.sequential=refit", "reduction.readout=refit")
+
+
+@pytest.fixture(autouse=True)
+def _results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("S5C_RESULTS", str(tmp_path / "results"))
+
+
 # ---- the queue
 
 
@@ -64,8 +71,7 @@ def test_all_recipes_are_listed_without_any_data(
     for variable in ("S5C_DATA", "S5C_ZOO"):
         monkeypatch.setenv(variable, str(tmp_path / variable))
     monkeypatch.setenv("S5C_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setattr(sys, "argv", ["reproduce.py", "list", "--no-measure"])
-    assert reproduce.main() == 0
+    assert program.main(["list"]) == 0
     rows = [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
     names = [row[0].strip() for row in rows]
     there = [path.stem for path in (REPOSITORY / "conf/experiment").glob("*.yaml")]
@@ -107,15 +113,15 @@ def test_another_name_is_refused() -> None:
 
 def test_a_task_of_unknown_size_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     (recipe,) = recipes.queue(["digits_s5"])
-    monkeypatch.delitem(step_cost.PUBLISHED, "digits")
+    monkeypatch.delitem(sizes.PUBLISHED, "digits")
     with pytest.raises(UserError, match=r"digits_s5: the size of task digits is unknown\. Add it to PUBLISHED"):
         _ = recipe.steps
     assert "digits_comparison" in {study.name for study in studies.studies({"digits_s5"})}, "studies need no size"
 
 
-@pytest.mark.parametrize("name", step_cost.PUBLISHED)
+@pytest.mark.parametrize("name", sizes.PUBLISHED)
 def test_what_is_published_is_what_the_tasks_give(name: str, tmp_path: Path) -> None:
-    data = step_cost.PUBLISHED[name]
+    data = sizes.PUBLISHED[name]
     dataset = task_class(name)(**layouts.tiny(name, tmp_path)).load()
     spec = input_spec(dataset)
     if name in ("imdb_small", "retrieval", "same_movie"):  # the number of ids is that of the published texts
@@ -131,8 +137,8 @@ def test_what_is_published_is_what_the_tasks_give(name: str, tmp_path: Path) -> 
 
 def padded_steps(name: str, *overrides: str) -> tuple[int, int]:
     values = jobs.compose("train", f"+experiment={name}", *overrides)
-    recipe = recipes.Recipe(name, recipes.resolve(values)[0])
-    return step_cost.padded_steps(recipe.job.task.task, recipe.data)
+    recipe = recipes.Recipe(name, values)
+    return measure.padded_steps(recipe.job.task.task, recipe.data)
 
 
 def test_a_step_is_measured_at_the_mean_length_that_sequences_are_padded_to() -> None:
@@ -148,17 +154,17 @@ def test_a_step_is_measured_at_the_mean_length_that_sequences_are_padded_to() ->
 HAVE = {"imdb": "aclImdb", "fsdd": "recordings"}
 
 
-@pytest.mark.parametrize("name", [name for name, data in step_cost.PUBLISHED.items() if data.lengths])
+@pytest.mark.parametrize("name", [name for name, data in sizes.PUBLISHED.items() if data.lengths])
 def test_the_lengths_that_costs_rest_on_are_those_of_the_data(name: str) -> None:
-    data = step_cost.PUBLISHED[name]
-    assert sum(data.lengths) == data.train and len(data.lengths) == -(-data.length // step_cost.BIN)
+    data = sizes.PUBLISHED[name]
+    assert sum(data.lengths) == data.train and len(data.lengths) == -(-data.length // sizes.BIN)
     if name == "listops":
         offsets = listops.generate(300, seed=3, max_depth=10, max_args=10, min_length=500, max_length=2000)[1]
-        found = np.mean(-(-(np.diff(offsets) + 1) // step_cost.BIN))
+        found = np.mean(-(-(np.diff(offsets) + 1) // sizes.BIN))
         assert found == pytest.approx(np.average(np.arange(1, 17), weights=data.lengths), rel=0.1)
     elif (data_dir() / HAVE.get(name, "aclImdb/train/urls_pos.txt")).exists():
         stored = task_class(name)(download=False).load().train.stored_lengths()
-        assert tuple(np.bincount(-(-stored // step_cost.BIN))[1:]) == data.lengths
+        assert tuple(np.bincount(-(-stored // sizes.BIN))[1:]) == data.lengths
 
 
 @pytest.fixture
@@ -166,18 +172,18 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> recipes.Recipe:
     """A recipe with a tiny network, whose data is not there."""
     monkeypatch.setenv("S5C_DATA", str(tmp_path / "data"))
     values = jobs.compose("train", "+experiment=imdb_small_s5", *jobs.TINY, f"results_dir={tmp_path}")
-    return recipes.Recipe("imdb_small_s5", recipes.resolve(values)[0])
+    return recipes.Recipe("imdb_small_s5", values)
 
 
 @pytest.mark.slow
 def test_a_step_is_run_unless_the_memory_is_too_small(small: recipes.Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     data = small.data._replace(length=8)
-    monkeypatch.setattr(step_cost, "STEPS", 2)
-    cost = step_cost.measure(small.job, data)
+    monkeypatch.setattr(measure, "STEPS", 2)
+    cost = measure.measure(small.job, data)
     assert cost.seconds is not None and cost.seconds > 0 and not cost.problem
     assert cost.hours(7200) == 2 * cost.seconds
-    monkeypatch.setattr(step_cost, "_bytes_there", lambda: 1000)
-    cost = step_cost.measure(small.job, data)
+    monkeypatch.setattr(measure, "_bytes_there", lambda: 1000)
+    cost = measure.measure(small.job, data)
     assert cost.seconds is None and cost.problem.startswith("needs ") and cost.hours(1) is None
 
 
@@ -186,19 +192,19 @@ def test_a_measured_cost_is_remembered_for_this_device(
 ) -> None:
     measured: list[str] = []
 
-    def measure(name: str) -> step_cost.Cost:
+    def measured_apart(name: str) -> step_cost.Cost:
         measured.append(name)
         return step_cost.Cost(0.5)
 
     monkeypatch.setenv("S5C_RESULTS", str(tmp_path))
-    monkeypatch.setattr(reproduce, "git_revision", lambda: "abc")
-    monkeypatch.setattr(reproduce, "_measured_apart", measure)
+    monkeypatch.setattr(provenance, "git_revision", lambda: "abc")
+    monkeypatch.setattr(step_cost, "_measured_apart", measured_apart)
     for device in ("this one", "this one", "another"):
-        assert reproduce.costs([small], device) == {small.name: step_cost.Cost(0.5)}
+        assert step_cost.costs([small], device) == {small.name: step_cost.Cost(0.5)}
     assert len(measured) == 2
-    monkeypatch.setattr(reproduce, "git_revision", lambda: "abc-dirty")
+    monkeypatch.setattr(provenance, "git_revision", lambda: "abc-dirty")
     for _ in range(2):
-        reproduce.costs([small], "this one")
+        step_cost.costs([small], "this one")
     assert len(measured) == 4, "changed code is measured every time"
 
 
@@ -224,13 +230,13 @@ def test_a_study_goes_on_after_the_command_that_failed_and_is_published_at_the_e
     started: list[list[str]] = []
     broken = ["calibrated"]
 
-    def attended(command: list[str]) -> bool:
+    def attended(command: list[str], *_: object) -> bool:
         started.append(command[2:])
         return not any(f"reduction={name}" in command for name in broken)
 
     monkeypatch.setattr(reproduce, "_attended", attended)
-    (study,) = reproduce._asked(["listops_small_comparison"])[1]
-    assert len(study.commands) == 2 * len(studies.ARMS) and study.state() == "not started here"
+    (study,) = reproduce.asked(["listops_small_comparison"])[1]
+    assert len(study.commands) == 2 * len(plans.read("comparison").arms) and study.state() == "not started here"
     assert not reproduce.run([], [study], hours=1, device="")
     assert len(started) == 2 and study.state() == f"1 of {len(study.commands)} commands"
     broken.clear()
@@ -245,7 +251,7 @@ def test_a_study_of_a_model_that_is_not_there_is_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("S5C_RESULTS", str(tmp_path))
-    _, found = reproduce._asked(["imdb_bt"])
+    _, found = reproduce.asked(["imdb_bt"])
     assert found[0].epochs == 4 * 4 * 40 + 2 * 4 * (40 + 40), "arms that train, orders, epochs; those of full budget"
     assert reproduce.run([], found, hours=1, device="")
     assert "Skipped: imdb_dss is not started" in capsys.readouterr().out
@@ -257,18 +263,18 @@ def test_a_study_of_a_model_just_trained_trains_no_other(tmp_path: Path, monkeyp
     shipped: list[str] = []
     started: list[list[str]] = []
 
-    def attended(command: list[str]) -> bool:
+    def attended(command: list[str], *_: object) -> bool:
         started.append(command[1:])
-        shipped.extend(command[3:] if "export" in command else [])
+        shipped.extend(command[4:] if "export" in command else [])
         return True
 
     monkeypatch.setattr(reproduce, "_attended", attended)
-    monkeypatch.setattr(zoo, "names", lambda: list(shipped))
+    monkeypatch.setattr(shelf, "names", lambda: list(shipped))
     monkeypatch.setattr(reproduce, "_obstacle", lambda *_: "")
-    recipe, study = (found[0] for found in reproduce._asked(["imdb_s5", "imdb_headline"]))
+    recipe, study = (found[0] for found in reproduce.asked(["imdb_s5", "imdb_headline"]))
     assert [command[:4] for command in study.commands] == [
         ("s5c.train", "-m", "+experiment=imdb_s5", "reduction=last,aire,bt_tolerance,h2,lqo,calibrated"),
-        ("s5c.train", "-m", "+experiment=imdb_s5", "reduction=bt_empirical,h2_tolerance"),
+        ("s5c.train", "-m", "+experiment=imdb_s5", "reduction=bt_empirical,h2_tolerance,lqo_curve"),
         (
             *("s5c.train", "-m", "+experiment=imdb_s5"),
             "reduction=last,aire,bt_tolerance,h2,lqo,bt_empirical,h2_tolerance",
@@ -277,7 +283,8 @@ def test_a_study_of_a_model_just_trained_trains_no_other(tmp_path: Path, monkeyp
     assert reproduce.run([recipe], [study], hours=1, device="")
     training, exported, compared, *others, report = started
     assert len(others) == 2 and all(command[:4] == compared[:4] for command in others)
-    assert training == ["-m", "s5c.train", "+experiment=imdb_s5"] and exported[1:] == ["export", "imdb_s5"]
+    assert training == ["-m", "s5c.train", "+experiment=imdb_s5"]
+    assert exported == ["-m", "s5c.studies", "export", "imdb_s5"]
     assert compared[:4] == ["-m", "s5c.reduce", "-m", "checkpoint=zoo:imdb_s5"] and report[1] == "s5c.report"
 
 
@@ -286,7 +293,7 @@ def test_models_with_one_system_per_channel_are_not_given_what_does_not_fit_them
     assert (found.name, found.published.name) == ("imdb_short_s4d_headline", "imdb_short_s4d_headline")
     methods = found.commands[0][3].removeprefix("reduction=").split(",")
     assert methods == ["last", "aire", "bt_tolerance", "h2", "calibrated"]
-    assert "lqo" in studies.headline("imdb", "imdb_s5").commands[0][3]
+    assert "lqo" in studies.of_model(plans.read("headline"), "imdb", "imdb_s5").commands[0][3]
 
 
 def test_models_with_unstable_modes_are_compared_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,26 +317,26 @@ def test_models_with_unstable_modes_are_compared_both_ways(monkeypatch: pytest.M
                 others = [text for text in arguments if text != arms and "seed=1,2" not in text]
                 values = jobs.compose(entry.removeprefix("s5c."), f"reduction={arm}", *others)
                 assert (values["name"], values["reduction"]["unstable"]) == (name, "protect")
-    monkeypatch.setattr(zoo, "names", lambda: ["digits_s5", "nothing_s5"])
-    assert not studies.has_unstable_modes("digits_s5") and not studies.has_unstable_modes("nothing_s5")
+    monkeypatch.setattr(shelf, "names", lambda: ["digits_s5", "nothing_s5"])
+    assert not modes.has_unstable_modes("digits_s5") and not modes.has_unstable_modes("nothing_s5")
 
 
 def test_headlines_score_what_comparisons_leave_out() -> None:
     """And the refitted arms with the bare ones; `h2` is compared under every allocation that `bt` is."""
     every = {study.name: study for study in studies.studies(set(recipes.known()))}
     seen = every["smnist_small_comparison"]
-    assert all(f"evaluation.test_examples={studies.EXAMPLES}" in command for command in seen.commands)
+    assert all(f"evaluation.test_examples={EXAMPLES}" in command for command in seen.commands)
     for name, study in every.items():
         if name.endswith("_headline"):
-            assert all(f"evaluation.test_skip={studies.EXAMPLES}" in command for command in study.commands)
-            arms = [text for command in study.commands if set(studies.REFITTED) <= set(command) for text in command]
+            assert all(f"evaluation.test_skip={EXAMPLES}" in command for command in study.commands)
+            arms = [text for command in study.commands if set(REFITTED) <= set(command) for text in command]
             refitted = next(text for text in arms if text.startswith("reduction="))
             assert {"last", "aire", "h2_tolerance"} <= set(refitted.removeprefix("reduction=").split(","))
     assert any("h2_tolerance" in text for command in seen.commands for text in command)
 
 
 def test_a_small_network_of_its_own_gets_the_epochs_of_original_and_start_together() -> None:
-    study = studies.initialisation("digits")
+    study = studies.trained_again(plans.read("initialisation"), "digits")
     values = jobs.compose("train", "+experiment=digits_bt")
     whole = values["train"]["epochs"] + values["reduction"]["finetune"]["init_epochs"]
     _, command = study.commands
@@ -379,7 +386,7 @@ class Checkout:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name in ("s5c", "conf", "scripts"):
+        for name in ("s5c", "conf"):
             shutil.copytree(REPOSITORY / name, folder / name, ignore=_OTHERS)
         (folder / "conf/experiment/tiny_s5.yaml").write_text(TINY)
         self.environment = {**os.environ, "PYTHONPATH": str(folder), "JAX_PLATFORMS": "cpu"}
@@ -388,7 +395,7 @@ class Checkout:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "scripts/reproduce.py", *arguments],
+            [sys.executable, "-m", "s5c.studies", *arguments],
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,

@@ -182,7 +182,7 @@ def test_only_names_in_the_zoo_are_opened(home: Home) -> None:
 
 def test_an_empty_zoo_says_how_to_fill_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("S5C_ZOO", str(tmp_path))
-    with pytest.raises(UserError, match=r"is empty(.|\n)*S5C_ZOO(.|\n)*reproduce\.py run"):
+    with pytest.raises(UserError, match=r"is empty(.|\n)*S5C_ZOO(.|\n)*s5c\.studies run"):
         zoo.load("tiny")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -12,24 +11,8 @@ import jax.numpy as jnp
 
 from s5c.model.block import Block, dense
 from s5c.model.config import ModelConfig
+from s5c.model.inputs import InputSpec
 from s5c.types import Array, Features, Float, Int, Num, Params
-
-
-class InputSpec(NamedTuple):
-    """What the network must know of a task.
-
-    Attributes:
-        features: channels of a real input, or number of token ids.
-        classes: number of classes.
-        tokens: inputs are integer ids (b, l) rather than real vectors (b, l, features).
-        pairs: two sequences per example (document matching); a batch of b examples has 2b rows, the first b of them
-            the first documents.
-    """
-
-    features: int
-    classes: int
-    tokens: bool = False
-    pairs: bool = False
 
 
 class TokenEncoder(nn.Module):

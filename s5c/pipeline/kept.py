@@ -13,7 +13,8 @@ from typing import Any
 from s5c.pipeline.provenance import command, write_json
 from s5c.training import finished
 from s5c.training.checkpoint import Checkpoint, CheckpointStore, load
-from s5c.training.finished import CHECKPOINTS, FINISHED, LostModelError
+from s5c.training.finished import LostModelError
+from s5c.training.folder import CHECKPOINTS, FINISHED
 from s5c.training.stored import SUPERSEDED, metadata_in, set_aside
 
 log = logging.getLogger(__name__)

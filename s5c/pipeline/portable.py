@@ -19,11 +19,10 @@ from safetensors.numpy import save as as_bytes
 
 from s5c.atomic import UNFINISHED, put
 from s5c.pipeline.provenance import write_json
+from s5c.pipeline.shelf import CARD
 from s5c.pipeline.trained import WEIGHTS_FILE
 from s5c.training.checkpoint import Checkpoint
 from s5c.training.integrity import DamagedCheckpointError, check_items, check_metadata, migrate, on_host, seal
-
-CARD = "card.json"
 
 
 def is_portable(folder: Path) -> bool:

@@ -34,13 +34,11 @@ from s5c.tracking.metrics import read_metrics, salvage
 from s5c.tracking.run import Run
 from s5c.training.checkpoint import Checkpoint, CheckpointStore, load
 from s5c.training.exclusive import exclusive
+from s5c.training.folder import IDENTITY_VERSION
 from s5c.training.loop import Feed, Recipe, best_epoch, fit
 from s5c.training.progress import training_progress
 
 log = logging.getLogger(__name__)
-
-IDENTITY_VERSION = 3
-"""Raised when the training code changes its results, so that older trainings are not mistaken for new ones."""
 
 WEIGHTS_FILE = "weights.safetensors"
 """Of a zoo model; other checkpoints have a folder `weights`."""

@@ -7,7 +7,6 @@ is made from the card; `s5c.pipeline.answers` says what the answers are.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from s5c.model import surgery
 from s5c.model.config import from_dict
 from s5c.pipeline import answers, portable
 from s5c.pipeline.provenance import write_json
+from s5c.pipeline.shelf import names, zoo_dir
 from s5c.pipeline.trained import WEIGHTS_FILE, TrainedModel, predictions
 from s5c.training import finished
 from s5c.training.checkpoint import Checkpoint
@@ -35,17 +35,6 @@ NAME = r"\w[\w.-]*"
 
 _OF_TRAINING = ("schema", "checksum", "empty_arrays", "epoch_sums", "metrics", "score", "parent", "epoch", BEST)
 """Metadata that a step of a training has and a zoo model has not, or has with another meaning."""
-
-
-def zoo_dir() -> Path:
-    """Returns the absolute folder of the models: `$S5C_ZOO` if set, else `results/zoo` of the checkout."""
-    given = os.environ.get("S5C_ZOO")
-    return Path(given).expanduser().absolute() if given else Path(__file__).resolve().parents[2] / "results" / "zoo"
-
-
-def names() -> list[str]:
-    """Returns the models that there are."""
-    return sorted(path.parent.name for path in zoo_dir().glob(f"[!.]*/{portable.CARD}"))
 
 
 def summaries() -> dict[str, str]:
@@ -180,7 +169,7 @@ def _none_called(name: str) -> str:
     if not found:
         return (
             f"The zoo {zoo_dir()} is empty. S5C_ZOO=/another/folder says where another one is; "
-            "`python scripts/reproduce.py run` trains the models that belong into it."
+            "`python -m s5c.studies run` trains the models that belong into it."
         )
     asked = f"There is no zoo model {name!r}." if name else f"{PREFIX} needs the name of a model."
     lines = [f"  {PREFIX}{known}  {found[known]}" for known in (nearest_first(name, found) if name else found)]

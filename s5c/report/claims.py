@@ -123,7 +123,7 @@ def claims_table(papers: Path, rows: Sequence[Row]) -> str:
         f"compared, and their order “{HOLDS}”, is “{REVERSED.strip('*')}” or, within two standard errors of none, "
         f"“{OPEN}”. Stand-ins are smaller tasks (`_small`) and trainings with fewer epochs (`_short`, `_medium`); what "
         f"holds there reproduces nothing. “{NOT_RUN}”: no stored rows of that task, network, arm and ratio; `python "
-        f"scripts/reproduce.py list` shows what is left. “{NOT_HERE}”: kept for comparison."
+        f"-m s5c.studies list` shows what is left. “{NOT_HERE}”: kept for comparison."
     )
     return table(head, body) + f"\n\n{note}"
 

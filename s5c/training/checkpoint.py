@@ -20,7 +20,8 @@ import orbax.checkpoint as ocp
 from s5c.errors import UserError, nearest_first, unknown
 from s5c.locations import for_checkpoints
 from s5c.training import finished
-from s5c.training.finished import CHECKPOINTS, FINISHED, RESUME, LostModelError
+from s5c.training.finished import RESUME, LostModelError
+from s5c.training.folder import CHECKPOINTS, FINISHED
 from s5c.training.integrity import (
     DamagedCheckpointError,
     NotSavedError,

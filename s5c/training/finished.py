@@ -16,10 +16,9 @@ from typing import Any
 
 from s5c.atomic import write_text
 from s5c.errors import UserError
+from s5c.training.folder import FINISHED
 from s5c.training.integrity import metadata_digest
 
-FINISHED = "trained.json"
-CHECKPOINTS = "checkpoints"
 RESUME = ("auto", "rebuild", "best_intact")
 """What to do where the step that a training is known by is lost: refuse, train it again, take another one."""
 

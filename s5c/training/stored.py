@@ -17,7 +17,8 @@ from typing import Any
 
 import orbax.checkpoint as ocp
 
-from s5c.training.finished import CHECKPOINTS, LostModelError
+from s5c.training.finished import LostModelError
+from s5c.training.folder import CHECKPOINTS
 from s5c.training.integrity import DamagedCheckpointError, check_items, check_metadata, migrate
 
 logger = logging.getLogger("s5c.training.checkpoint")
