@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from s5c.report.arms import label, target
@@ -20,6 +21,8 @@ from s5c.report.titles import title
 
 Arrays = Mapping[str, NDArray[Any]]
 
+SLOW = 0.01
+"""Frequency, rad/step, below which that axis is linear: many modes have next to none."""
 POLES, KEEP, MOVED, SCORES, HANKEL = "Lambda_bar", "keep", "lambda", "scores", "hsv"
 """Names of the arrays in spectra.npz, each followed by `_layer0` and so on; `keep` and `lambda` by the target first."""
 
@@ -34,7 +37,7 @@ def plot_eigenvalues(arrays: Arrays, at: str, layer: int, ax: Axes) -> None:
         ax: Axes to draw in.
     """
     values, keep = _flat(arrays, POLES, layer), _flat(arrays, f"{KEEP}_{at}", layer)
-    _modes(arrays, at, ax, values, keep, ("kept", "removed"))
+    _modes(ax, values, keep, ("kept", "removed"), _window(arrays, (POLES,)))
     ax.set_title(f"layer {layer}: {keep.sum()} of {keep.size} kept", loc="left")
 
 
@@ -49,7 +52,7 @@ def plot_moved(arrays: Arrays, at: str, layer: int, ax: Axes) -> None:
     """
     before, after = _flat(arrays, POLES, layer), _flat(arrays, f"{MOVED}_{at}", layer)
     values, new = np.concatenate([before, after]), np.arange(len(before) + len(after)) >= len(before)
-    _modes(arrays, at, ax, values, new, ("after", "before"))
+    _modes(ax, values, new, ("after", "before"), _window(arrays, (POLES, f"{MOVED}_{at}_")))
     ax.set_title(f"layer {layer}: {len(before)} → {len(after)} modes", loc="left")
 
 
@@ -165,7 +168,7 @@ def hankel_figure(study: Study, spectra: Spectra) -> Drawing | None:
             cuts = {f"{row['ratio']:.2g}": 2 * row["orders"][layer] / len(sigma) for row in few}
             plot_hankel(arrays, cuts, layer, ax)
         heading = f"Hankel singular values\n{title(study)}"
-        note = f"Network of {label(first)}; dotted: order kept where that share of the states is removed."
+        note = f"Of the unpruned network; dotted: order that {label(first)} keeps, by the share of states removed."
         entitle(figure, heading, "order, real states", "singular value σ,\nbound on the error 2 Σ σ", note)
         return figure
 
@@ -236,23 +239,27 @@ def _two_kinds(ax: Axes, points: tuple[NDArray[Any], NDArray[Any]], filled: NDAr
 
 
 def _modes(
-    arrays: Arrays, at: str, ax: Axes, poles: NDArray[Any], filled: NDArray[Any], names: Sequence[str]
+    ax: Axes, poles: NDArray[Any], filled: NDArray[Any], names: Sequence[str], window: tuple[float, float, float]
 ) -> None:
-    """Draws modes on a logarithmic axis of decays; those that have no logarithm are counted instead."""
+    """Draws modes on logarithmic axes, frequencies linear below `SLOW`; those that do not decay are counted instead."""
     decay, frequency = decay_and_frequency(poles)
     shown = np.isfinite(decay) & (decay > 0)
     _two_kinds(ax, (frequency[shown], decay[shown]), filled[shown], names)
-    low, high, furthest = _window(arrays, at)
+    low, high, furthest = window
     ax.set_yscale("log")
-    ax.set(xlim=(-0.04 * furthest, 1.04 * furthest), ylim=(low, high))
+    ax.set_xscale("symlog", linthresh=SLOW, linscale=0.6)
+    ax.set(xlim=(-0.15 * SLOW, max(1.3 * furthest, 10 * SLOW)), ylim=(low, high))
+    ticks = [0, *(tick for tick in (SLOW, 10 * SLOW, 100 * SLOW) if tick <= furthest)]
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.xaxis.set_minor_locator(NullLocator())
     if not shown.all():
         note = f"{(~shown).sum()} that do not decay, not shown"
         ax.text(0.98, 0.03, note, transform=ax.transAxes, ha="right", va="bottom", color=MUTED, fontsize=7)
 
 
-def _window(arrays: Arrays, at: str) -> tuple[float, float, float]:
+def _window(arrays: Arrays, kinds: tuple[str, ...]) -> tuple[float, float, float]:
     """Returns limits that hold what is drawn of every layer: lowest and highest decay, highest frequency."""
-    every = [np.ravel(values) for name, values in arrays.items() if name.startswith((POLES, f"{MOVED}_{at}_"))]
+    every = [np.ravel(values) for name, values in arrays.items() if name.startswith(kinds)]
     decay, frequency = decay_and_frequency(np.concatenate(every))
     shown = decay[np.isfinite(decay) & (decay > 0)]
     low, high = (float(shown.min()), float(shown.max())) if shown.size else (0.1, 1.0)
