@@ -128,7 +128,10 @@ def _growth(found: Sequence[Record]) -> Figure | None:
         return None
     figure = Figure(figsize=(8.4, 5.6))
     grid = figure.subplots(2, 2, sharex="col", sharey="row")
-    measures = ((headline(found), 1.0, _time_axis(found)), ("temp_bytes", 1e-6, "temporary memory, MB\n(lower is better)"))
+    measures = (
+        (headline(found), 1.0, _time_axis(found)),
+        ("temp_bytes", 1e-6, "temporary memory, MB\n(lower is better)"),
+    )
     for line, (measure, factor, words) in zip(grid, measures, strict=True):
         for ax, (key, _, rows) in zip(line, sweeps, strict=True):
             _lines(ax, rows, key, measure, factor)

@@ -52,7 +52,15 @@ def draw(
             label = row["name"] if row["accuracy"] is None else f"{row['name']}: {100 * row['accuracy']:.2f} %"
             look = LOOKS[i % len(LOOKS)]
             places = np.arange(count) + (i - (len(rows) - 1) / 2) * width
-            axes[0].bar(places, row["orders"], width, color=look.color, label=label, hatch=HATCHES[i % len(HATCHES)], edgecolor="white")
+            axes[0].bar(
+                places,
+                row["orders"],
+                width,
+                color=look.color,
+                label=label,
+                hatch=HATCHES[i % len(HATCHES)],
+                edgecolor="white",
+            )
             for ax, layer in zip(axes[1:], shown, strict=True):
                 ax.scatter(
                     angles[i][layer], decays[i][layer],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,13 @@ REMOVED = "share of states removed"
 SMALL_LOSS = 0.5
 """Points of accuracy up to which the axis of changes is linear."""
 LOSSES = (0.5, 1, 2, 5, 10, 20, 40, 80)
-SEEDS, PAIRED, ROUNDS = "standard deviation over seeds", "paired standard error over test examples", "quartiles of rounds"
+LEGEND = 46
+"""Characters of a line of the legend."""
+SEEDS, PAIRED, ROUNDS = (
+    "standard deviation over seeds",
+    "paired standard error over test examples",
+    "quartiles of rounds",
+)
 """What error bars can be."""
 
 
@@ -49,7 +56,9 @@ class Measure:
 
 
 ACCURACY = Measure("test_accuracy", "test_accuracy_full", 100, "test accuracy, %\n(higher is better)")
-CHANGE = Measure("test_accuracy", "test_accuracy_full", 100, "change in test accuracy, points\n(higher is better)", True)
+CHANGE = Measure(
+    "test_accuracy", "test_accuracy_full", 100, "change in test accuracy, points\n(higher is better)", True
+)
 LATENCY = Measure("latency_ms", "latency_full_ms", 1, "latency, ms per batch\n(lower is better)")
 
 Curves = dict[str, list[Record]]
@@ -86,15 +95,15 @@ def _drawing(study: Study, measure: Measure, arms: Mapping[str, list[Averaged]])
     ]
 
     def draw() -> Figure:
-        height = 3.1 + 0.17 * max(len(panel.names) for panel in shown)
-        figure = Figure(figsize=(4.9 if len(shown) == 1 else 3.6 * len(shown), height))
-        grid = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
+        lines = [sum(len(textwrap.wrap(name, LEGEND)) for name in panel.names) for panel in shown]
+        figure = Figure(figsize=(5.2 if len(shown) == 1 else 3.6 * len(shown), 3.1 + 0.16 * max(lines)))
+        grid = list(figure.subplots(1, len(shown), squeeze=False, sharey=True)[0])
         for i, (ax, panel) in enumerate(zip(grid, shown, strict=True)):
             members = {name: arms[name] for name in panel.names}
             _draw(ax, {name: drawn[name] for name in panel.names}, members, measure)
             ax.set_xlabel(REMOVED)
             if panel.title:
-                ax.set_title(f"{chr(ord('a') + i)}  {panel.title}", **NOTE)
+                ax.set_title(f"{chr(ord('a') + i)}  {panel.title}" if len(shown) > 1 else panel.title, **NOTE)
         if measure.change:
             _scale_losses(grid, [end for one in data for end in (one["y"], one["low"], one["high"]) if end is not None])
         grid[0].set_ylabel(measure.label)
@@ -132,8 +141,8 @@ def _bar(row: Averaged, y: float, measure: Measure) -> tuple[float | None, float
         half = None if spread is None else spread * (1 if measure.change else measure.factor)
         return (None, None, None) if half is None else (y - half, y + half, SEEDS)
     if measure is LATENCY:
-        quartiles = row.get("latency_quartiles_ms") or [None]
-        return (None, None, None) if None in quartiles else (quartiles[0], quartiles[-1], ROUNDS)
+        quartiles = row.get("latency_quartiles_ms")
+        return (None, None, None) if not quartiles or None in quartiles else (quartiles[0], quartiles[-1], ROUNDS)
     half = row.get("points_lost_se")
     return (None, None, None) if half is None else (y - half, y + half, PAIRED)
 
@@ -162,17 +171,19 @@ def _draw(ax: Axes, drawn: Curves, members: Mapping[str, Sequence[Averaged]], me
         origin = value(first, measure.full)
         begin = [] if origin is None else [(0.0, 0.0 if measure.change else measure.factor * origin)]
         x, y = np.array([*begin, *((one["x"], one["y"]) for one in found)], float).T
-        text = name + (" (masked)" if first.get("masked_only") else "")
+        text = name + (" (masked)" if first.get("masked_only") else "") + _speedup(members[name], measure)
         order = 20 - depth + 20 * (look.width > 2)
         ax.plot(
-            x, y, color=look.color, ls=look.linestyle, lw=look.width, label=text + _speedup(members[name], measure),
+            x, y, color=look.color, ls=look.linestyle, lw=look.width, label=textwrap.fill(text, LEGEND),
             zorder=order, marker=look.marker, ms=5.5, mew=0.4, mec="white", markevery=slice(len(begin), None),
         )  # fmt: skip
         barred = [one for one in found if one["low"] is not None]
         if barred:
             x, y, low, high = np.array([(one["x"], one["y"], one["low"], one["high"]) for one in barred], float).T
             ends = np.maximum([y - low, high - y], 0.0)
-            ax.errorbar(x, y, ends, fmt="none", ecolor=look.color, elinewidth=0.9, capsize=2.2, alpha=0.75, zorder=order - 1)
+            ax.errorbar(
+                x, y, ends, fmt="none", ecolor=look.color, elinewidth=0.9, capsize=2.2, alpha=0.75, zorder=order - 1
+            )
     if measure is LATENCY:
         ax.set_ylim(0, 1.12 * ax.get_ylim()[1])
     elif measure is ACCURACY:
@@ -181,8 +192,9 @@ def _draw(ax: Axes, drawn: Curves, members: Mapping[str, Sequence[Averaged]], me
         shown = f"{measure.factor * full:.3g} ms" if measure is LATENCY else f"{measure.factor * full:.1f} %"
         _reference_line(ax, start, f"unpruned {shown}")
     ax.legend(
-        loc="upper left", bbox_to_anchor=(-0.02, -0.17), frameon=False, fontsize=7.5, title="best first",
-        title_fontsize=7.5, alignment="left", labelspacing=0.25, handlelength=4, borderaxespad=0,
+        loc="upper left", bbox_to_anchor=(-0.02, -0.17), frameon=False, fontsize=7.5,
+        title=None if measure is LATENCY else "best first", title_fontsize=7.5, alignment="left",
+        labelspacing=0.25, handlelength=4, borderaxespad=0,
     )  # fmt: skip
 
 
@@ -246,7 +258,7 @@ def plot_states(rows: Sequence[Row], ax: Axes) -> None:
 def _reference_line(ax: Axes, height: float, text: str) -> None:
     ax.axhline(height, color=MUTED, lw=0.8, ls=(0, (4, 3)), zorder=1)
     place = ax.get_yaxis_transform()
-    ax.annotate(text, (0, height), (3, 3), place, "offset points", color=MUTED, fontsize=8)
+    ax.annotate(text, (1, height), (-2, 3), place, "offset points", color=MUTED, fontsize=8, ha="right")
 
 
 def _mean_of(rows: Sequence[Row], key: str) -> float | None:

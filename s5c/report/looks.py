@@ -99,7 +99,7 @@ def kind_of(preset: str) -> str:
 
 
 def look_of(row: Row) -> Look:
-    """Returns the look of a row's arm where there may be any number of others: colours are those of kinds of methods."""
+    """Returns the look of a row's arm among any number of others: the colour is that of its kind of method."""
     preset, name = row["reduction"], label(row)
     look = PALETTE[kind_of(preset)]
     if name == preset:
@@ -117,8 +117,11 @@ def looks_of(arms: Mapping[str, Sequence[Row]]) -> dict[str, Look]:
     Args:
         arms: rows by name, those first that should look as their kind does; no more than `PALETTE` has looks.
     """
-    kinds = {name: kind_of(rows[0]["reduction"]) for name, rows in arms.items()}
-    by_right = sorted(arms, key=lambda name: arms[name][0]["reduction"] not in PALETTE)  # bt before bt_empirical
+    presets = {name: rows[0]["reduction"] for name, rows in arms.items()}
+    kinds = {name: kind_of(preset) for name, preset in presets.items()}
+    by_right = sorted(
+        arms, key=lambda name: (name not in PALETTE, presets[name] not in PALETTE)
+    )  # bt, then bt_empirical
     owners: dict[str, str] = {}
     for name in by_right:
         owners.setdefault(kinds[name], name)
@@ -139,7 +142,7 @@ def entitle(figure: Figure, title: str, xlabel: str = "", ylabel: str = "", note
         ylabel: the same.
         note: what has to be said of what is drawn, below the title.
     """
-    width = int(figure.get_figwidth() * 14.5)
+    width = int(figure.get_figwidth() * 14.8)
     lines = [line for text in (*title.split("\n"), note) for line in textwrap.wrap(text, width)]
     figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=9)
     if xlabel:

@@ -51,7 +51,9 @@ def originals_figure(study: Study) -> Drawing | None:
                     continue
                 x, y = _points(found)
                 look = looks[name]
-                ax.plot(x, y, look.marker, color=look.color, ms=7, mew=0.6, mec="white", label=name + _correlation(x, y))
+                ax.plot(
+                    x, y, look.marker, color=look.color, ms=7, mew=0.6, mec="white", label=name + _correlation(x, y)
+                )
             ax.set_title(f"{_asked(wanted)}; dashed: as good as the original", **NOTE)
             ax.set(xlabel="test accuracy of the original, %", ylabel="test accuracy of the reduced model, %")
             ax.legend(frameon=False, fontsize=8, loc="lower right")

@@ -234,8 +234,10 @@ def _flat(arrays: Arrays, name: str, layer: int) -> NDArray[Any]:
 def _two_kinds(ax: Axes, points: tuple[NDArray[Any], NDArray[Any]], filled: NDArray[Any], names: Sequence[str]) -> None:
     x, y = points
     size, width = (18, 0.9) if len(x) <= 300 else (4, 0.5)
-    ax.scatter(x[~filled], y[~filled], size, "none", "s", edgecolors=INK, linewidths=width, label=names[1], zorder=2)
-    ax.scatter(x[filled], y[filled], size, OURS, "o", linewidths=0, label=names[0], zorder=3)
+    ax.scatter(
+        x[~filled], y[~filled], size, "none", marker="s", edgecolors=INK, linewidths=width, label=names[1], zorder=2
+    )
+    ax.scatter(x[filled], y[filled], size, OURS, marker="o", linewidths=0, label=names[0], zorder=3)
 
 
 def _modes(
