@@ -185,8 +185,11 @@ def bars_of(ax: Axes) -> list[tuple[float, float, float]]:
 
 @pytest.mark.parametrize(
     ("name", "figure"),
-    [(TIMED, "latency_vs_ratio"), *((one, "accuracy_vs_ratio") for one in (LARGEST, OF_ONE_SEED, VARIANTS, "digits_bt"))],
-)  # fmt: skip
+    [
+        (TIMED, "latency_vs_ratio"),
+        *((one, "accuracy_vs_ratio") for one in (LARGEST, OF_ONE_SEED, VARIANTS, "digits_bt")),
+    ],
+)
 def test_a_table_holds_what_its_curves_show(name: str, figure: str) -> None:
     draw, data = drawings(*stored(name))[figure]
     picture = draw()
