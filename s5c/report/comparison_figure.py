@@ -72,6 +72,6 @@ def draw(
         axes[0].set_xticks(range(count))
         for ax, layer in zip(axes[1:], shown, strict=True):
             ax.set(yscale="log", xlabel="frequency, rad/step", title=f"Poles of layer {layer}")
-        axes[1].set_ylabel("decay, 1/step (higher: forgets sooner)")
+        axes[1].set_ylabel("decay, 1/step\n(higher: forgets sooner)")
         figure.legend(loc="outside lower center", ncols=min(len(rows), 2), frameon=False)
     return figure
