@@ -237,7 +237,10 @@ def test_figures_are_written_with_their_numbers(tmp_path: Path) -> None:
         if path.suffix == ".png":
             assert_drawn(path)
     accuracies = read_csv(tmp_path / "out" / "accuracy_vs_ratio.csv")
-    assert accuracies[0] == {"arm": "last", "ratio": 0.1, "n": 1, "test_accuracy": 0.965, "test_accuracy_sd": None}
+    last = next(one for one in accuracies if one["arm"] == "last")
+    measured = {"arm": "last", "ratio": 0.1, "n": 1, "test_accuracy": 0.965, "test_accuracy_sd": None}
+    drawn = {"x": 0.1, "y": pytest.approx(96.5), "low": None, "high": None, "bar": None}
+    assert last == {"panel": "", "left_out": 0, **measured, **drawn}
     states = read_csv(tmp_path / "out" / "states_per_layer.csv")
     assert "unstructured_random" not in {one["arm"] for one in states}  # it keeps them all
     eigenvalues = read_csv(tmp_path / "out" / "eigenvalues.csv")

@@ -16,17 +16,17 @@ from s5c.atomic import written
 from s5c.bench.rows import headline, label
 from s5c.bench.timing import REFERENCE
 from s5c.report.csvfile import Record
-from s5c.report.looks import INK, MUTED, NOTE, OTHERS, STYLE, Look
+from s5c.report.looks import INK, MUTED, NOTE, PALETTE, STYLE, Look
 
 LOOKS = {
-    REFERENCE: Look("#777777", "s", "--", 1.6),
-    "associative": Look("#0072B2", "D"),
-    "sequential": Look("#007A5A", "^"),
-    "blocked": Look("#D55E00", width=2.2),
-    "lifted": Look("#CC79A7", "v"),
-    "fft": Look("#D55E00", width=2.2),
-    "s5c": Look("#D55E00", width=2.2),
-    "s5c, remat": Look("#0072B2", "D"),
+    REFERENCE: Look(PALETTE["random"].color, "s", "--", 1.6),
+    "associative": PALETTE["h2"],
+    "sequential": PALETTE["lqo"],
+    "blocked": PALETTE["calibrated"],
+    "lifted": PALETTE["magnitude"],
+    "fft": PALETTE["calibrated"],
+    "s5c": PALETTE["calibrated"],
+    "s5c, remat": PALETTE["h2"],
 }
 """Vermilion is what `backend=auto` takes for long sequences on a CPU."""
 
@@ -35,8 +35,9 @@ RATIOS = (0.125, 0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 
 def look_of(variant: str) -> Look:
-    """Returns the look of a variant; one that is not in `LOOKS` always gets the same of the remaining colours."""
-    return LOOKS.get(variant) or Look(OTHERS[zlib.crc32(variant.encode()) % len(OTHERS)], "P")
+    """Returns the look of a variant; one that is not in `LOOKS` always gets the same of those that none there has."""
+    free = [PALETTE[kind] for kind in ("bt", "aire")]
+    return LOOKS.get(variant) or free[zlib.crc32(variant.encode()) % len(free)]
 
 
 def save_figures(found: Sequence[Record], output: Path) -> list[Path]:
@@ -76,7 +77,9 @@ def _ratios(found: Sequence[Record]) -> Figure:
         ax.set_title(title, loc="left")
     figure.axes[0].set_yticks(range(len(sizes)), sizes)
     figure.axes[0].set_ylim(len(sizes) - 0.5, -0.5)
-    words = "Times less than the published form (dashed).  Sizes: batch, length, features, stored states"
+    words = (
+        "times less than the published form (dashed; higher is better).  Sizes: batch, length, features, stored states"
+    )
     figure.supxlabel(words, fontsize=9)
     _legend(figure)
     return figure
@@ -119,13 +122,16 @@ def _growth(found: Sequence[Record]) -> Figure | None:
     last = [row for row in found if row["program"] == found[-1]["program"]]
     sweeps = [
         (key, words, [row for row in last if row["sweep"] == sweep])
-        for sweep, key, words in (("length", "length", "Length"), ("states", "state_dim", "Stored states"))
+        for sweep, key, words in (("length", "length", "length, steps"), ("states", "state_dim", "stored states"))
     ]
     if not all(rows for *_, rows in sweeps):
         return None
     figure = Figure(figsize=(8.4, 5.6))
     grid = figure.subplots(2, 2, sharex="col", sharey="row")
-    measures = ((headline(found), 1.0, _time_axis(found)), ("temp_bytes", 1e-6, "Temporary memory (MB)"))
+    measures = (
+        (headline(found), 1.0, _time_axis(found)),
+        ("temp_bytes", 1e-6, "temporary memory, MB\n(lower is better)"),
+    )
     for line, (measure, factor, words) in zip(grid, measures, strict=True):
         for ax, (key, _, rows) in zip(line, sweeps, strict=True):
             _lines(ax, rows, key, measure, factor)
@@ -140,8 +146,8 @@ def _growth(found: Sequence[Record]) -> Figure | None:
 
 
 def _time_axis(found: Sequence[Record]) -> str:
-    kind = "CPU" if found[0]["platform"] == "cpu" else "Wall"
-    return f"{kind} time, {found[-1]['program']} (ms)"
+    kind = "CPU" if found[0]["platform"] == "cpu" else "wall"
+    return f"{kind} time, {found[-1]['program']}, ms\n(lower is better)"
 
 
 def _lines(ax: Axes, rows: Sequence[Record], key: str, measure: str, factor: float) -> None:
@@ -182,7 +188,7 @@ def _pruning(found: Sequence[Record]) -> Figure | None:
         _log_axis(ax.yaxis, ax)
         ax.set_xticks(sorted(fractions[group]))
         ax.set_title(label(rows[0]), loc="left")
-        ax.set_xlabel("Fraction of states removed")
+        ax.set_xlabel("share of states removed")
     figure.axes[0].set_ylabel(_time_axis(found))
     _legend(figure)
     return figure

@@ -17,11 +17,11 @@ from s5c import config as settings
 from s5c.atomic import write_text
 from s5c.cli import run
 from s5c.errors import UserError
-from s5c.locations import given_path
+from s5c.locations import given_path, results_dir
 from s5c.pipeline import zoo
 from s5c.pipeline.job import results_console
 from s5c.report import published, spectra, templates
-from s5c.report.collect import ROWS_FILE, collect, read_spectra, store, studies
+from s5c.report.collect import ROWS_FILE, gather, store, studies
 from s5c.report.page import page
 from s5c.report.plots import save_figures
 from s5c.report.row import Row
@@ -43,19 +43,24 @@ def main(config: DictConfig) -> None:
 
 
 def _report(values: Mapping[str, Any]) -> None:
-    """Writes table.csv, spectra.npz, report.md and the figures of some runs; prints the table."""
+    """Writes table.csv, spectra.npz, report.md and the figures of runs, or of stored studies; prints the table."""
     if values["runs"] is None:
         raise UserError("runs is not set: add runs=FOLDER of a run or of a sweep, or published=true.")
     asked = values["runs"] if isinstance(values["runs"], list) else [values["runs"]]
     paths = [given_path(path, "runs=") for path in asked]
-    rows = collect(paths)
-    output = Path(values["output"] or paths[0] / "report")
+    rows, arrays, stored = gather(paths)
+    beside = results_dir() / "report" / paths[0].resolve().name  # what is stored is made elsewhere, and checked
+    output = Path(values["output"] or (beside if stored else paths[0] / "report"))
+    if any(output.resolve().is_relative_to(path.resolve()) for path in stored):
+        raise UserError(
+            f"output={output} is in the folder of a stored study, which is written from its runs. Give another one, "
+            f"such as output={beside}, or none."
+        )
     if (output / ROWS_FILE).exists():
         raise UserError(
             f"output={output} is the folder of a run, whose files a report would replace. Give another one, such as "
             f"output={output / 'report'}."
         )
-    arrays = read_spectra(rows)
     needed = {folder: part for study in studies(rows) for folder, part in spectra.needed(study, arrays).items()}
     store(rows, needed, output)
     write_text(output / "report.md", markdown(rows))

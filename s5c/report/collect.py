@@ -103,6 +103,35 @@ def collect(paths: Sequence[Path]) -> list[Row]:
     return add_paired(in_order(newest))
 
 
+def gather(paths: Sequence[Path]) -> tuple[list[Row], Spectra, list[Path]]:
+    """Returns the rows and arrays of runs and of stored studies, and the folders of the latter.
+
+    Args:
+        paths: Folders of runs, as for `collect`. One without any may hold what `store` wrote, at any depth but for
+            folders called `report`.
+
+    Raises:
+        UserError: As `collect` and `restore`.
+    """
+    folders = {path: _stored(path) for path in paths if not next(path.rglob(ROWS_FILE), None)}
+    runs = [path for path in paths if not folders.get(path)]
+    rows = collect(runs) if runs else []
+    arrays = read_spectra(rows)
+    known = {_repetition_key(row) for row in rows}
+    stored = list(dict.fromkeys(folder for found in folders.values() for folder in found))
+    for folder in stored:
+        found, spectra = restore(folder)
+        rows += [row for row in found if _repetition_key(row) not in known]  # what is stored twice counts once
+        known |= {_repetition_key(row) for row in found}
+        arrays = {**spectra, **arrays}
+    return in_order(rows), arrays, stored
+
+
+def _stored(path: Path) -> list[Path]:
+    tables = sorted(path.rglob(TABLE_FILE))
+    return [table.parent for table in tables if "report" not in table.relative_to(path).parts]
+
+
 def with_latency(row: Row, older: Row | None) -> Row:
     """Returns a row with the latency and memory that an older row of the same network has, if it has none itself."""
     if older is None or row.get("latency_ms") is not None or older.get("latency_ms") is None:

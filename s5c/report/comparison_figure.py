@@ -10,10 +10,12 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from s5c.report.looks import MUTED, OURS, STYLE
+from s5c.report.looks import MUTED, OTHERS, OURS, PALETTE, STYLE, Look
 
-COLOURS = (MUTED, OURS, "#0072B2", "#007A5A", "#8A3FFC", "#B8860B", "#CC79A7", "#111111")
-MARKERS = "o^svDPX*"
+LOOKS = (Look(MUTED), *(look for look in PALETTE.values() if look.color in (OURS, *OTHERS)))
+"""Of the first network, which the others are compared with, and of these."""
+HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo")
+"""Of bars, for print in grey."""
 
 
 class Drawing(Figure):
@@ -48,19 +50,28 @@ def draw(
         width = 0.8 / len(rows)
         for i, row in enumerate(rows):
             label = row["name"] if row["accuracy"] is None else f"{row['name']}: {100 * row['accuracy']:.2f} %"
+            look = LOOKS[i % len(LOOKS)]
             places = np.arange(count) + (i - (len(rows) - 1) / 2) * width
-            axes[0].bar(places, row["orders"], width, color=COLOURS[i % len(COLOURS)], label=label)
+            axes[0].bar(
+                places,
+                row["orders"],
+                width,
+                color=look.color,
+                label=label,
+                hatch=HATCHES[i % len(HATCHES)],
+                edgecolor="white",
+            )
             for ax, layer in zip(axes[1:], shown, strict=True):
                 ax.scatter(
                     angles[i][layer], decays[i][layer],
-                    s=16 if i else 26, marker=MARKERS[i % len(MARKERS)], facecolors="none" if i == 0 else None,
-                    edgecolors=COLOURS[0] if i == 0 else None, color=None if i == 0 else COLOURS[i % len(COLOURS)],
+                    s=16 if i else 26, marker=look.marker, facecolors="none" if i == 0 else None,
+                    edgecolors=MUTED if i == 0 else None, color=None if i == 0 else look.color,
                     linewidths=0.9 if i == 0 else 0, alpha=0.9,
                 )  # fmt: skip
-        axes[0].set(xlabel="Layer", ylabel="Stored states", title="States of the layers")
+        axes[0].set(xlabel="layer", ylabel="stored states", title="States of the layers")
         axes[0].set_xticks(range(count))
         for ax, layer in zip(axes[1:], shown, strict=True):
-            ax.set(yscale="log", xlabel="Frequency, rad/step", title=f"Poles of layer {layer}")
-        axes[1].set_ylabel("Decay, 1/step")
+            ax.set(yscale="log", xlabel="frequency, rad/step", title=f"Poles of layer {layer}")
+        axes[1].set_ylabel("decay, 1/step\n(higher: forgets sooner)")
         figure.legend(loc="outside lower center", ncols=min(len(rows), 2), frameon=False)
     return figure

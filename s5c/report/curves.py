@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,129 +13,224 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
-from s5c.report.arms import best_first, by_arm, label, removed
-from s5c.report.average import aggregate
-from s5c.report.cells import HIGHLIGHTED
-from s5c.report.looks import INK, MUTED, NOTE, Look, looks_of
-from s5c.report.row import FULL, Row, value
+from s5c.report.arms import by_arm, removed
+from s5c.report.average import aggregate, means
+from s5c.report.choice import MOST, Panel, chosen
+from s5c.report.collect import Study
+from s5c.report.csvfile import Record
+from s5c.report.looks import INK, MUTED, NOTE, Drawing, entitle, looks_of
+from s5c.report.row import Averaged, Row, value
+from s5c.report.titles import title
 
-FEW = 8
-"""Curves up to which names stand at their ends; more get a legend and an axis that spreads small losses."""
-FEWEST = 4
-"""Curves that a panel of its own is worth."""
+REMOVED = "share of states removed"
 SMALL_LOSS = 0.5
-"""Points of accuracy up to which that axis is linear."""
+"""Points of accuracy up to which the axis of changes is linear."""
 LOSSES = (0.5, 1, 2, 5, 10, 20, 40, 80)
+LEGEND = 46
+"""Characters of a line of the legend."""
+SEEDS, PAIRED, ROUNDS = (
+    "standard deviation over seeds",
+    "paired standard error over test examples",
+    "quartiles of rounds",
+)
+"""What error bars can be."""
 
-End = tuple[float, float, str, Look]
 
+@dataclass(frozen=True)
+class Measure:
+    """What is drawn against the share of states removed.
 
-def accuracy_figure(rows: Sequence[Row]) -> Figure:
-    """Returns test accuracy against the ratio of states removed for the rows of one study.
-
-    Many arms get an axis of points lost that is logarithmic beyond half a point, and where most are variants of some
-    methods a panel for these methods as they are and one for the variants.
+    Attributes:
+        column: of a row.
+        full: column of the network that is reduced, in the same unit.
+        factor: from its unit to the figure's.
+        label: of the axis: quantity, unit and direction.
+        change: whether the change against the network that is reduced is drawn.
     """
-    means = aggregate(rows)
-    arms = by_arm(row for row in means if row.get("test_accuracy") is not None)
-    if len(arms) <= FEW:
-        figure = Figure(figsize=(6.4, 3.9))
-        plot_accuracy(rows, figure.add_subplot())
+
+    column: str
+    full: str
+    factor: float
+    label: str
+    change: bool = False
+
+
+ACCURACY = Measure("test_accuracy", "test_accuracy_full", 100, "test accuracy, %\n(higher is better)")
+CHANGE = Measure(
+    "test_accuracy", "test_accuracy_full", 100, "change in test accuracy, points\n(higher is better)", True
+)
+LATENCY = Measure("latency_ms", "latency_full_ms", 1, "latency, ms per batch\n(lower is better)")
+
+Curves = dict[str, list[Record]]
+"""What is drawn of every arm: `records` makes it, figures draw it, and the CSV holds it."""
+
+
+def accuracy_figure(study: Study) -> Drawing | None:
+    """Returns the figure of test accuracy, or None where none was measured.
+
+    More arms than a panel holds are drawn as changes, on an axis that is logarithmic beyond half a point.
+    """
+    arms = _measured(study, ACCURACY)
+    return _drawing(study, CHANGE if len(arms) > MOST else ACCURACY, arms) if arms else None
+
+
+def latency_figure(study: Study) -> Drawing | None:
+    """Returns the figure of latency, or None where none was measured."""
+    arms = _measured(study, LATENCY)
+    return _drawing(study, LATENCY, arms) if arms else None
+
+
+def _measured(study: Study, measure: Measure) -> dict[str, list[Averaged]]:
+    return by_arm(row for row in means(study) if value(row, measure.column) is not None)
+
+
+def _drawing(study: Study, measure: Measure, arms: Mapping[str, list[Averaged]]) -> Drawing:
+    shown = chosen(arms)
+    drawn = {name: records(arms[name], measure) for panel in shown for name in panel.names}
+    data: list[Record] = [
+        {"panel": panel.title, "left_out": panel.left_out, "arm": name, **record}
+        for panel in shown
+        for name in panel.names
+        for record in drawn[name]
+    ]
+
+    def draw() -> Figure:
+        lines = [sum(len(textwrap.wrap(name, LEGEND)) for name in panel.names) for panel in shown]
+        figure = Figure(figsize=(5.2 if len(shown) == 1 else 3.6 * len(shown), 3.1 + 0.16 * max(lines)))
+        grid = list(figure.subplots(1, len(shown), squeeze=False, sharey=True)[0])
+        for i, (ax, panel) in enumerate(zip(grid, shown, strict=True)):
+            members = {name: arms[name] for name in panel.names}
+            _draw(ax, {name: drawn[name] for name in panel.names}, members, measure)
+            ax.set_xlabel(REMOVED)
+            if panel.title:
+                ax.set_title(f"{chr(ord('a') + i)}  {panel.title}" if len(shown) > 1 else panel.title, **NOTE)
+        if measure.change:
+            _scale_losses(grid, [end for one in data for end in (one["y"], one["low"], one["high"]) if end is not None])
+        grid[0].set_ylabel(measure.label)
+        entitle(figure, title(study), note=_note(study, measure, shown, data))
         return figure
-    names = best_first(arms)
-    plain = [name for name in names if name == arms[name][0]["reduction"]]
-    variants = [name for name in names if name not in plain]
-    groups = {"": names}
-    if min(len(plain), len(variants)) >= FEWEST:
-        orientation = [name for name in names if name in variants or name in HIGHLIGHTED]
-        groups = {"as they are": plain, "variants, and for comparison the highlighted methods": orientation}
-    heights = [max(3.3, 0.165 * len(group) + 0.9) for group in groups.values()]
-    figure = Figure(figsize=(max(8.6, 5.0 + 0.066 * max(map(len, names))), sum(heights)))
-    grid = figure.subplots(len(groups), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    seeds = max(row["n"] for row in means)
-    for ax, (title, group) in zip(grid, groups.items(), strict=True):
-        _plot_losses([row for row in rows if row["reduction"] == FULL or label(row) in group], group, ax)
-        notes = [*([title] if title else []), *([f"mean, {seeds} seeds"] if seeds > 1 else [])]
-        ax.set_title(", ".join(notes).capitalize(), **NOTE)
-    grid[-1].set(xlabel="Ratio of states removed")
-    return figure
+
+    return draw, data
 
 
-def _plot_losses(rows: Sequence[Row], names: Sequence[str], ax: Axes) -> None:
-    """Draws the change in accuracy of some arms, legend best first; beyond half a point on a logarithmic scale."""
-    full = _mean_of(rows, "test_accuracy_full") or 0.0
+def records(rows: Sequence[Averaged], measure: Measure) -> list[Record]:
+    """Returns what is drawn of one arm, in order of the share removed.
+
+    `x` and `y` are as in the figure, `low` and `high` the ends of the error bar and `bar` what it is; there is none
+    where a single seed left neither answers to single examples nor the quartiles of its rounds.
+
+    Args:
+        rows: averaged rows of the arm.
+        measure: what is drawn.
+    """
+    found = []
+    for row in sorted(rows, key=removed):
+        measured, full = value(row, measure.column), value(row, measure.full)
+        y = measure.factor * (measured - (full or 0.0 if measure.change else 0.0))
+        low, high, bar = _bar(row, y, measure)
+        spread = value(row, f"{measure.column}_sd")
+        numbers = {measure.column: measured, f"{measure.column}_sd": spread}
+        ends = {"x": removed(row), "y": y, "low": low, "high": high, "bar": bar}
+        found.append({"ratio": row["ratio"], "n": row["n"], **numbers, **ends})
+    return found
+
+
+def _bar(row: Averaged, y: float, measure: Measure) -> tuple[float | None, float | None, str | None]:
+    if row["n"] > 1:
+        spread = row.get("points_lost_sd") if measure.change else value(row, f"{measure.column}_sd")
+        half = None if spread is None else spread * (1 if measure.change else measure.factor)
+        return (None, None, None) if half is None else (y - half, y + half, SEEDS)
+    if measure is LATENCY:
+        quartiles = row.get("latency_quartiles_ms")
+        return (None, None, None) if not quartiles or None in quartiles else (quartiles[0], quartiles[-1], ROUNDS)
+    half = row.get("points_lost_se")
+    return (None, None, None) if half is None else (y - half, y + half, PAIRED)
+
+
+def _note(study: Study, measure: Measure, shown: Sequence[Panel], data: Sequence[Record]) -> str:
+    """Returns the caption: how many seeds, what error bars are, and how many arms the figure leaves out."""
+    seeds = max(int(record["n"]) for record in data)
+    parts = [f"Mean over {seeds} seeds" if seeds > 1 else "One seed"]
+    if bars := list(dict.fromkeys(str(record["bar"]) for record in data if record["bar"])):
+        parts.append(f"bars: {' or '.join(bars)}" + (" of the change" if measure.change and SEEDS in bars else ""))
+    if left_out := sum(panel.left_out for panel in shown):
+        parts.append(f"{left_out} more arms: in the interactive page (html=true)")
+    if measure is LATENCY:
+        parts += sorted({str(row["device"]) for row in study.rows if row.get("device")})
+    return "; ".join(parts) + "."
+
+
+def _draw(ax: Axes, drawn: Curves, members: Mapping[str, Sequence[Averaged]], measure: Measure) -> None:
+    """Draws one line per arm, from the unpruned model at 0, best first in the legend below."""
+    looks = looks_of(members)
+    rows = [row for found in members.values() for row in found]
+    full = _mean_of(rows, measure.full)
+    start = None if full is None else 0.0 if measure.change else measure.factor * full
+    for depth, (name, found) in enumerate(drawn.items()):
+        look, first = looks[name], members[name][0]
+        origin = value(first, measure.full)
+        begin = [] if origin is None else [(0.0, 0.0 if measure.change else measure.factor * origin)]
+        x, y = np.array([*begin, *((one["x"], one["y"]) for one in found)], float).T
+        text = name + (" (masked)" if first.get("masked_only") else "") + _speedup(members[name], measure)
+        order = 20 - depth + 20 * (look.width > 2)
+        ax.plot(
+            x, y, color=look.color, ls=look.linestyle, lw=look.width, label=textwrap.fill(text, LEGEND),
+            zorder=order, marker=look.marker, ms=5.5, mew=0.4, mec="white", markevery=slice(len(begin), None),
+        )  # fmt: skip
+        barred = [one for one in found if one["low"] is not None]
+        if barred:
+            x, y, low, high = np.array([(one["x"], one["y"], one["low"], one["high"]) for one in barred], float).T
+            ends = np.maximum([y - low, high - y], 0.0)
+            ax.errorbar(
+                x, y, ends, fmt="none", ecolor=look.color, elinewidth=0.9, capsize=2.2, alpha=0.75, zorder=order - 1
+            )
+    if measure is LATENCY:
+        ax.set_ylim(0, 1.12 * ax.get_ylim()[1])
+    elif measure is ACCURACY:
+        _scale_accuracy(ax, rows)
+    if start is not None and full is not None:
+        shown = f"{measure.factor * full:.3g} ms" if measure is LATENCY else f"{measure.factor * full:.1f} %"
+        _reference_line(ax, start, f"unpruned {shown}")
+    ax.legend(
+        loc="upper left", bbox_to_anchor=(-0.02, -0.17), frameon=False, fontsize=7.5,
+        title=None if measure is LATENCY else "best first", title_fontsize=7.5, alignment="left",
+        labelspacing=0.25, handlelength=4, borderaxespad=0,
+    )  # fmt: skip
+
+
+def _speedup(rows: Sequence[Averaged], measure: Measure) -> str:
+    if measure is not LATENCY:
+        return ""
+    last = max(rows, key=removed)
+    return "" if last.get("speedup") is None else f"  {last['speedup']:.2f}× at {removed(last):.3g}"
+
+
+def _scale_losses(grid: Sequence[Axes], drawn: Sequence[float]) -> None:
+    """Sets the axis of changes of all panels: linear up to half a point, logarithmic beyond."""
 
     def to_scale(change: NDArray[Any]) -> NDArray[Any]:
         return np.sign(change) * np.log1p(np.abs(change) / SMALL_LOSS)
 
-    def from_scale(value: NDArray[Any]) -> NDArray[Any]:
-        return np.sign(value) * SMALL_LOSS * np.expm1(np.abs(value))
+    def from_scale(scaled: NDArray[Any]) -> NDArray[Any]:
+        return np.sign(scaled) * SMALL_LOSS * np.expm1(np.abs(scaled))
 
-    _draw_arms(rows, ax, "test_accuracy", "test_accuracy_full", 100, shift=-100 * full)
-    ax.set_yscale("function", functions=(to_scale, from_scale))
-    low, high = ax.dataLim.y0, max(ax.dataLim.y1, SMALL_LOSS)
-    ax.set_ylim(1.15 * low, 1.3 * high)
-    ticks = [tick for tick in (1.0, SMALL_LOSS, 0.0, *(-tick for tick in LOSSES)) if 1.15 * low <= tick <= 1.3 * high]
-    ax.yaxis.set_major_locator(FixedLocator(ticks))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:+g}".replace("-", "−") if tick else "0"))
-    ax.yaxis.set_minor_locator(NullLocator())
-    _reference_line(ax, 0, f"unpruned {100 * full:.1f} %")
-    ax.set(ylabel="Change in test accuracy (points)")
-    handles, labels = ax.get_legend_handles_labels()
-    drawn = dict(zip(labels, handles, strict=True))
-    ordered = sorted(drawn, key=lambda text: names.index(text.removesuffix(" (masked)")))
-    ax.legend(
-        [drawn[text] for text in ordered], ordered, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False,
-        fontsize=8, title="best first", title_fontsize=8, alignment="left", labelspacing=0.3, handlelength=3,
-    )  # fmt: skip
+    low, high = 1.15 * min(*drawn, -SMALL_LOSS), 1.3 * max(*drawn, SMALL_LOSS)
+    ticks = [tick for tick in (5.0, 2.0, 1.0, SMALL_LOSS, 0.0, *(-tick for tick in LOSSES)) if low <= tick <= high]
+    for ax in grid:
+        ax.set_yscale("function", functions=(to_scale, from_scale))
+        ax.set_ylim(low, high)
+        ax.yaxis.set_major_locator(FixedLocator(ticks))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:+g}".replace("-", "−") if tick else "0"))
+        ax.yaxis.set_minor_locator(NullLocator())
 
 
-def plot_accuracy(rows: Sequence[Row], ax: Axes) -> None:
-    """Draws test accuracy against the ratio of states removed, mean and standard deviation over seeds.
-
-    Args:
-        rows: Rows of one study. A `chance` in them (an accuracy) is drawn as a line.
-        ax: Axes to draw in.
-    """
-    full = _mean_of(rows, "test_accuracy_full")
-    ends = _draw_arms(rows, ax, "test_accuracy", "test_accuracy_full", 100)
-    if full is not None:
-        _reference_line(ax, 100 * full, f"unpruned {100 * full:.1f}")
+def _scale_accuracy(ax: Axes, rows: Sequence[Averaged]) -> None:
     chance = _mean_of(rows, "chance")
     if chance is not None:
         _reference_line(ax, 100 * chance, "chance")
     low, high = ax.get_ylim()
     low = min(low, high - 10)  # a tenth of a point must not look like a collapse
     ax.set_ylim(max(low - 0.03 * (high - low), -2.0), min(high + 0.04 * (high - low), 104.0))
-    seeds = max(row["n"] for row in aggregate(rows))
-    if seeds > 1:
-        ax.set_title(f"Mean ± standard deviation, {seeds} seeds", **NOTE)
-    ax.set(xlabel="Ratio of states removed", ylabel="Test accuracy (%)")
-    _label_ends(ax, ends)
-
-
-def latency_figure(rows: Sequence[Row]) -> Figure:
-    """Returns latency against the ratio of states removed for the rows of one study."""
-    figure = Figure(figsize=(6.4, max(3.9, 0.17 * len(by_arm(rows)) + 0.8)))
-    plot_latency(rows, figure.add_subplot())
-    return figure
-
-
-def plot_latency(rows: Sequence[Row], ax: Axes) -> None:
-    """Draws latency against the ratio of states removed; line ends carry the speed-up at the largest ratio.
-
-    Args:
-        rows: Rows of one study, measured on one device.
-        ax: Axes to draw in.
-    """
-    full = _mean_of(rows, "latency_full_ms")
-    ends = _draw_arms(rows, ax, "latency_ms", "latency_full_ms", 1, "speedup")
-    if full is not None:
-        _reference_line(ax, full, f"unpruned {full:.3g} ms")
-    ax.set_ylim(0, 1.12 * ax.get_ylim()[1])
-    ax.set(xlabel="Ratio of states removed", ylabel="Latency (ms)")
-    ax.set_title(", ".join(sorted({str(row["device"]) for row in rows if row.get("device")})), **NOTE)
-    _label_ends(ax, ends)
 
 
 def plot_states(rows: Sequence[Row], ax: Axes) -> None:
@@ -158,64 +255,10 @@ def plot_states(rows: Sequence[Row], ax: Axes) -> None:
     ax.spines[:].set_visible(False)
 
 
-def _draw_arms(
-    rows: Sequence[Row], ax: Axes, measure: str, start: str, factor: float, extra: str = "", shift: float = 0.0
-) -> list[End]:
-    """Draws one line per arm, from the unpruned model at ratio 0, and returns where the lines end."""
-    arms = by_arm(row for row in aggregate(rows) if value(row, measure) is not None)
-    ends, looks = [], looks_of(arms)
-    for depth, (name, unsorted) in enumerate(arms.items()):
-        means = sorted(unsorted, key=removed)
-        look = looks[name]
-        origin = [(0.0, value(means[0], start), 0.0)] if value(means[0], start) is not None else []
-        points = [(removed(row), value(row, measure), value(row, f"{measure}_sd") or 0.0) for row in means]
-        x, y, spread = np.array([*origin, *points], float).T
-        text = name + (" (masked)" if means[0].get("masked_only") else "")
-        ax.plot(
-            x, factor * y + shift, color=look.color, ls=look.linestyle, lw=look.width, label=text,
-            zorder=20 - min(depth, 16) + 20 * (look.width > 2),
-            marker=look.marker, ms=4, mew=0.8, markevery=slice(len(origin), None),
-        )  # fmt: skip
-        if spread.any() and len(arms) <= FEW:  # dozens of bands hide the curves
-            band = factor * (y - spread) + shift, factor * (y + spread) + shift
-            ax.fill_between(x, *band, color=look.color, alpha=0.10, lw=0, zorder=2)
-        if (told := value(means[-1], extra)) is not None:
-            text += f"  {told:.2f}×"
-        ends.append((x[-1], factor * y[-1] + shift, text, look))
-    return ends
-
-
 def _reference_line(ax: Axes, height: float, text: str) -> None:
     ax.axhline(height, color=MUTED, lw=0.8, ls=(0, (4, 3)), zorder=1)
     place = ax.get_yaxis_transform()
-    ax.annotate(text, (0, height), (3, 3), place, "offset points", color=MUTED, fontsize=8)
-
-
-def _label_ends(ax: Axes, ends: Sequence[End], size: float = 8) -> None:
-    """Writes each line's name beside its end, moved apart as little as makes them readable."""
-    low, high = ax.get_ylim()
-    height = 0.9 * ax.bbox.height / ax.figure.dpi  # in inches; the layout, still to come, takes its share
-    gap = 1.3 * size / 72 / height * (high - low)
-    ordered = sorted(ends, key=lambda end: (end[1], -ends.index(end)))
-    places = _apart([end[1] for end in ordered], gap, low, high)
-    for (x, y, text, look), place in zip(ordered, places, strict=True):
-        arrow = {"arrowstyle": "-", "color": look.color, "lw": 0.6, "shrinkA": 1, "shrinkB": 4, "relpos": (0, 0.5)}
-        weight = "bold" if look.width > 2 else "normal"
-        ax.annotate(
-            text, (x, y), (1.04, place), textcoords=ax.get_yaxis_transform(), arrowprops=arrow, va="center",
-            color=look.color, fontsize=size, fontweight=weight, annotation_clip=False,
-        )  # fmt: skip
-
-
-def _apart(heights: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Returns the places within limits nearest to sorted `heights` (least squares) that are at least `gap` apart."""
-    from scipy.optimize import isotonic_regression  # slow to import, and few reports need it
-
-    shares = gap * np.arange(len(heights))
-    if not heights:
-        return []
-    flat = isotonic_regression(np.subtract(heights, shares)).x
-    return [float(place) for place in np.clip(flat, low, max(low, high - shares[-1])) + shares]
+    ax.annotate(text, (1, height), (-2, 3), place, "offset points", color=MUTED, fontsize=8, ha="right")
 
 
 def _mean_of(rows: Sequence[Row], key: str) -> float | None:

@@ -8,11 +8,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from s5c.report.arms import by_arm, target
+from s5c.report.choice import MOST
 from s5c.report.collect import Study
 from s5c.report.csvfile import Record
-from s5c.report.looks import MUTED, NOTE, look_of, panels
+from s5c.report.looks import MUTED, NOTE, Drawing, entitle, look_of, looks_of, panels
 from s5c.report.row import Row, value
-from s5c.report.spectra import Drawing
+from s5c.report.titles import title
 
 FEWEST = 4
 """Originals needed: three seeds of one recipe are no scale of quality."""
@@ -40,6 +41,7 @@ def originals_figure(study: Study) -> Drawing | None:
 
     def draw() -> Figure:
         figure, grid = panels(len(targets), 4.6, 3.6)
+        looks = looks_of(arms) if len(arms) <= MOST else {name: look_of(of[0]) for name, of in arms.items() if of}
         for ax, wanted in zip(grid, targets, strict=True):
             ends = [100 * min(full.values()), 100 * max(full.values())]
             ax.plot(ends, ends, color=MUTED, lw=0.8, ls=(0, (4, 3)), zorder=1)
@@ -48,12 +50,14 @@ def originals_figure(study: Study) -> Drawing | None:
                 if not found:
                     continue
                 x, y = _points(found)
-                look = look_of(found[0])
-                ax.plot(x, y, look.marker, color=look.color, ms=6, mew=0, alpha=0.8, label=name + _correlation(x, y))
-            ax.set_title(f"At {wanted}; dashed: as good as the original", **NOTE)
-            ax.set(xlabel="Test accuracy of the original (%)", ylabel="Test accuracy, reduced (%)")
+                look = looks[name]
+                ax.plot(
+                    x, y, look.marker, color=look.color, ms=7, mew=0.6, mec="white", label=name + _correlation(x, y)
+                )
+            ax.set_title(f"{_asked(wanted)}; dashed: as good as the original", **NOTE)
+            ax.set(xlabel="test accuracy of the original, %", ylabel="test accuracy of the reduced model, %")
             ax.legend(frameon=False, fontsize=8, loc="lower right")
-        figure.suptitle(study.title, x=0.01, ha="left", fontsize=9.5)
+        entitle(figure, title(study), note="A mark for every original and its reduced model.")
         return figure
 
     keys = ("trained_id", "seed", "test_accuracy_full", "test_accuracy")
@@ -63,6 +67,11 @@ def originals_figure(study: Study) -> Drawing | None:
         for row in of
     ]
     return draw, data
+
+
+def _asked(wanted: str) -> str:
+    """Returns a target in words: `order-4` as order 4, and a bare number as the share of states removed."""
+    return wanted.replace("-", " ", 1) if wanted[:1].isalpha() else f"share of states removed {wanted}"
 
 
 def _points(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:

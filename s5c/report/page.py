@@ -13,10 +13,11 @@ from s5c.report.arms import best_first, by_arm, removed
 from s5c.report.average import means
 from s5c.report.cells import HIGHLIGHTED
 from s5c.report.collect import Study, studies
-from s5c.report.looks import LOOKS, Look, look_of
+from s5c.report.looks import PALETTE, Look, look_of
 from s5c.report.row import Averaged, Row
 from s5c.report.standing import change_error
 from s5c.report.tables import description
+from s5c.report.titles import title
 
 PLACE = '<script type="application/json" id="data">{}</script>'
 DASHES = {"-": "none", "--": "6 3", ":": "2 3"}
@@ -38,6 +39,7 @@ def _study(study: Study) -> dict[str, Any]:
     arms = by_arm(averaged)
     return {
         "title": study.title,
+        "words": title(study),
         "about": " · ".join(
             html.unescape(line.removeprefix("- ").replace("`", "")) for line in description(study).splitlines() if line
         ),
@@ -51,7 +53,7 @@ def _arm(name: str, rows: Sequence[Averaged]) -> dict[str, Any]:
     look = look_of(rows[0])
     return {
         "name": name,
-        "color": "var(--ink)" if look.color == LOOKS["last"].color else look.color,
+        "color": "var(--ink)" if look.color == PALETTE["last"].color else look.color,
         "dash": _dash(look),
         "width": look.width,
         "masked": bool(rows[0].get("masked_only")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -13,13 +13,14 @@ from matplotlib.text import Text
 from s5c.atomic import written
 from s5c.report import curves, spectra
 from s5c.report.arms import by_arm
-from s5c.report.average import aggregate, means
+from s5c.report.average import aggregate
+from s5c.report.choice import MOST, chosen
 from s5c.report.collect import Spectra, Study, studies
 from s5c.report.csvfile import Record, write_csv
-from s5c.report.looks import STYLE, entitle, look_of, panels
+from s5c.report.looks import STYLE, Drawing, entitle, panels
 from s5c.report.originals import originals_figure
-from s5c.report.row import Row, value
-from s5c.report.spectra import Drawing
+from s5c.report.row import Row
+from s5c.report.titles import title
 
 FORMATS = ("png", "pdf")
 
@@ -50,8 +51,8 @@ def save_figures(rows: Sequence[Row], arrays: Spectra, directory: Path, formats:
 def drawings(study: Study, arrays: Spectra) -> dict[str, Drawing]:
     """Returns the figures of a study that there is data for, by name, with their numbers."""
     found = {
-        "accuracy_vs_ratio": _line_figure(study, curves.accuracy_figure, "test_accuracy"),
-        "latency_vs_ratio": _line_figure(study, curves.latency_figure, "latency_ms"),
+        "accuracy_vs_ratio": curves.accuracy_figure(study),
+        "latency_vs_ratio": curves.latency_figure(study),
         "states_per_layer": _states_figure(study),
         "originals": originals_figure(study),
         "hankel_singular_values": spectra.hankel_figure(study, arrays),
@@ -84,26 +85,15 @@ def _as_written(figure: Figure) -> Figure:
     return figure
 
 
-def _line_figure(study: Study, draw: Callable[[Sequence[Row]], Figure], measure: str) -> Drawing | None:
-    arms = by_arm(row for row in means(study) if value(row, measure) is not None)
-    if not arms:
-        return None
-
-    def titled() -> Figure:
-        figure = draw(study.rows)
-        entitle(figure, study.title)
-        return figure
-
-    keys = ("ratio", "n", measure, f"{measure}_sd")
-    return titled, [{"arm": name, **{key: value(row, key) for key in keys}} for name in arms for row in arms[name]]
-
-
 def _states_figure(study: Study) -> Drawing | None:
     """Masked-only reductions are left out: they keep every state."""
     sized = [row for row in study.rows if row.get("orders") and row.get("orders_full") and not row.get("masked_only")]
-    arms = _of_equal_counts(by_arm(sized))
-    if not arms:
+    alike = _of_equal_counts(by_arm(sized))
+    if not alike:
         return None
+    shown = [name for panel in chosen({name: rows for name, (rows, _) in alike.items()}) for name in panel.names]
+    arms = {name: rows for name, (rows, _) in alike.items() if name in shown[:MOST]}
+    left_out = len(alike) - len(arms)
 
     def draw() -> Figure:
         depth, ratios = len(sized[-1]["orders"]), len({row["ratio"] for row in sized})
@@ -111,25 +101,34 @@ def _states_figure(study: Study) -> Drawing | None:
         figure, grid = panels(len(arms), width, 0.6 + 0.2 * depth)
         for ax, (name, rows) in zip(grid, arms.items(), strict=True):
             curves.plot_states(rows, ax)
-            ax.set_title(name, loc="left", color=look_of(rows[0]).color, fontweight="bold")
-        entitle(figure, f"States kept per layer\n{study.title}", "Ratio of states removed", "Layer")
+            ax.set_title(name, loc="left")
+        seeds = max(row["n"] for row in aggregate(sized))
+        note = "Numbers: stored states kept" + (f", mean over {seeds} seeds" if seeds > 1 else "")
+        note += "; darker: a larger share of the layer's."
+        note += f" {left_out} more: in the interactive page (html=true)." if left_out else ""
+        entitle(figure, f"States kept in every layer\n{title(study)}", curves.REMOVED, "layer", note)
         return figure
 
     data: list[Record] = []
+    members = {name: panel for panel in arms for name in alike[panel][1]}
     for name, rows in by_arm(aggregate(sized)).items():
-        for row in rows:
+        for row in rows if name in members else ():
+            place = {"panel": members[name], "left_out": left_out, "arm": name, "ratio": row["ratio"]}
             counts = enumerate(zip(row["orders"], row["orders_full"], strict=True))
-            data += [{"arm": name, "ratio": row["ratio"], "layer": i, "kept": n, "of": of} for i, (n, of) in counts]
+            data += [{**place, "layer": i, "kept": n, "of": of} for i, (n, of) in counts]
     return draw, data
 
 
-def _of_equal_counts(arms: Mapping[str, list[Row]]) -> dict[str, list[Row]]:
-    """Returns one arm for all that keep as many states everywhere, under the methods' names and a count of variants."""
+def _of_equal_counts(arms: Mapping[str, list[Row]]) -> dict[str, tuple[list[Row], list[str]]]:
+    """Returns rows of one arm for all that keep as many states everywhere, and the names of these arms.
+
+    They are called by the methods' names and a count of variants.
+    """
     kinds: dict[str, list[str]] = {}
     for name, rows in arms.items():
         counts = [[row.get("seed"), row["ratio"], row["orders"]] for row in rows]
         kinds.setdefault(json.dumps(counts), []).append(name)
-    return {_together(names, arms): arms[names[0]] for names in kinds.values()}
+    return {_together(names, arms): (arms[names[0]], names) for names in kinds.values()}
 
 
 def _together(names: Sequence[str], arms: Mapping[str, list[Row]]) -> str:

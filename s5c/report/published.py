@@ -150,7 +150,8 @@ def _study(place: str, name: str, study: Study, root: Path) -> str:
         if (root / FOLDER / place / f"{figure}.csv").is_file()
     ]
     every = f"[all rows](published/{name}/{TABLE_FILE}), [sizes, layers, errors](published/{name}/report.md)"
-    return "\n\n".join([*parts, f"{every}; commands:", tables.commands(study.rows)])
+    opened = f"to hover, toggle and sort: `python -m s5c.report runs={FOLDER.as_posix()}/{name} html=true`"
+    return "\n\n".join([*parts, f"{every}; {opened}; commands:", tables.commands(study.rows)])
 
 
 def _write(path: Path, text: str) -> Path:

@@ -2,46 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from s5c.report.arms import label, target
 from s5c.report.average import points_lost
 from s5c.report.collect import Spectra, Study
 from s5c.report.csvfile import Record
-from s5c.report.looks import INK, MUTED, OURS, entitle, panels
+from s5c.report.looks import INK, MUTED, OURS, Drawing, entitle, panels
 from s5c.report.row import FULL, Row
+from s5c.report.titles import title
 
 Arrays = Mapping[str, NDArray[Any]]
-Drawing = tuple[Callable[[], Figure], list[Record]]
-"""Draws a figure when called, and the numbers in it."""
 
+SLOW = 0.01
+"""Frequency, rad/step, below which that axis is linear: many modes have next to none."""
 POLES, KEEP, MOVED, SCORES, HANKEL = "Lambda_bar", "keep", "lambda", "scores", "hsv"
 """Names of the arrays in spectra.npz, each followed by `_layer0` and so on; `keep` and `lambda` by the target first."""
 
 
 def plot_eigenvalues(arrays: Arrays, at: str, layer: int, ax: Axes) -> None:
-    """Draws a layer's discrete eigenvalues in the complex plane, with the unit circle.
+    """Draws how quickly a layer's modes decay against their frequency, kept ones filled, removed ones hollow.
 
     Args:
         arrays: The spectra of one job.
-        at: Which of its targets; kept eigenvalues are filled, removed ones hollow.
+        at: Which of its targets.
         layer: Which layer. The limits are the same for all, so that panels compare.
         ax: Axes to draw in.
     """
     values, keep = _flat(arrays, POLES, layer), _flat(arrays, f"{KEEP}_{at}", layer)
-    _complex_plane(arrays, ax)
-    _two_kinds(ax, (values.real, values.imag), keep, ("kept", "removed"))
-    ax.set_title(f"Layer {layer}   {keep.sum()} of {keep.size} kept", loc="left")
+    _modes(ax, values, keep, ("kept", "removed"), _window(arrays, (POLES,)))
+    ax.set_title(f"layer {layer}: {keep.sum()} of {keep.size} kept", loc="left")
 
 
 def plot_moved(arrays: Arrays, at: str, layer: int, ax: Axes) -> None:
-    """Draws a layer's discrete poles before the reduction (hollow) and after it (filled).
+    """Draws decay against frequency of a layer's modes before the reduction (hollow) and after it (filled).
 
     Args:
         arrays: The spectra of one job.
@@ -51,9 +52,22 @@ def plot_moved(arrays: Arrays, at: str, layer: int, ax: Axes) -> None:
     """
     before, after = _flat(arrays, POLES, layer), _flat(arrays, f"{MOVED}_{at}", layer)
     values, new = np.concatenate([before, after]), np.arange(len(before) + len(after)) >= len(before)
-    _complex_plane(arrays, ax)
-    _two_kinds(ax, (values.real, values.imag), new, ("after", "before"))
-    ax.set_title(f"Layer {layer}   {len(before)} → {len(after)} poles", loc="left")
+    _modes(ax, values, new, ("after", "before"), _window(arrays, (POLES, f"{MOVED}_{at}_")))
+    ax.set_title(f"layer {layer}: {len(before)} → {len(after)} modes", loc="left")
+
+
+def decay_and_frequency(poles: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Returns how quickly modes decay and turn: z = exp(-decay + i frequency).
+
+    Args:
+        poles: complex, of the discrete system; of a pair of conjugates either.
+
+    Returns:
+        decays: 1/step; negative of a mode that grows, infinite of one at 0.
+        frequencies: rad/step, in [0, pi].
+    """
+    with np.errstate(divide="ignore"):
+        return -np.log(np.abs(poles)), np.abs(np.angle(poles))
 
 
 def plot_scores(arrays: Arrays, at: str, layer: int, ax: Axes) -> None:
@@ -75,7 +89,7 @@ def plot_scores(arrays: Arrays, at: str, layer: int, ax: Axes) -> None:
     ax.axvline(keep.sum() + 0.5, color=INK, lw=0.8, ls="--", zorder=1)
     ax.set_yscale("log")
     ax.set_xlim(0, scores.size + 1)
-    ax.set_title(f"Layer {layer}   {keep.sum()} of {keep.size} kept", loc="left")
+    ax.set_title(f"layer {layer}: {keep.sum()} of {keep.size} kept", loc="left")
     if not shown.all():
         note = f"{(~shown).sum()} not on a log axis"
         ax.text(0.98, 0.96, note, transform=ax.transAxes, ha="right", va="top", color=MUTED, fontsize=7)
@@ -109,7 +123,7 @@ def plot_hankel(arrays: Arrays, cuts: Mapping[str, float], layer: int, ax: Axes)
         ax.annotate(text, (kept, 1), (1, -1), ax.get_xaxis_transform(), "offset points", fontsize=6.5, va="top")
     ax.set_yscale("log")
     ax.set_xlim(0, len(order) + 1)
-    ax.set_title(f"Layer {layer}", loc="left")
+    ax.set_title(f"layer {layer}", loc="left")
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
@@ -121,22 +135,19 @@ def pole_figure(study: Study, spectra: Spectra, kind: str) -> Drawing | None:
     if row is None:
         return None
     arrays, at, depth = spectra[row["folder"]], target(row)[1], len(row["orders_full"])
-    plane = ("Real part", "Imaginary part")
+    plane = ("frequency, rad/step", "decay, 1/step\n(higher: forgets sooner)")
+    scale = ("state, highest score first", f"score of {row.get('method')}\n(higher: rather kept)")
     plot, what, axes = {
-        KEEP: (plot_eigenvalues, "Discrete eigenvalues", plane),
-        MOVED: (plot_moved, "Poles before and after", plane),
-        SCORES: (plot_scores, "Scores", ("State, highest score first", f"Score ({row.get('method')})")),
+        KEEP: (plot_eigenvalues, "Modes kept and removed", plane),
+        MOVED: (plot_moved, "Modes before and after the reduction", plane),
+        SCORES: (plot_scores, "Scores of the states", scale),
     }[kind]
 
     def draw() -> Figure:
-        height = 2.1
-        if kind != SCORES:
-            (left, right), (bottom, top) = _window(arrays)
-            height = min(0.5 + 2.0 * (top - bottom) / (right - left), 5.0)
-        figure, grid = panels(depth, 2.4, height, sharey=True)
+        figure, grid = panels(depth, 2.4, 2.3, sharey=True)
         for layer, ax in enumerate(grid):
             plot(arrays, at, layer, ax)
-        entitle(figure, f"{what}\n{_caption(study, row)}", *axes)
+        entitle(figure, f"{what}\n{title(study)}", *axes, _caption(row))
         return figure
 
     return draw, _numbers(arrays, row, kind)
@@ -156,8 +167,9 @@ def hankel_figure(study: Study, spectra: Spectra) -> Drawing | None:
         for layer, (ax, sigma) in enumerate(zip(grid, sigmas, strict=True)):
             cuts = {f"{row['ratio']:.2g}": 2 * row["orders"][layer] / len(sigma) for row in few}
             plot_hankel(arrays, cuts, layer, ax)
-        title = f"Hankel singular values\n{study.title}: {label(first)}, dotted: cut at that ratio"
-        entitle(figure, title, "Order (real states)", "σ, and error bound")
+        heading = f"Hankel singular values\n{title(study)}"
+        note = f"Of the unpruned network; dotted: order that {label(first)} keeps, by the share of states removed."
+        entitle(figure, heading, "order, real states", "singular value σ,\nbound on the error 2 Σ σ", note)
         return figure
 
     return draw, [row for layer, sigma in enumerate(sigmas) for row in _hankel_rows(layer, sigma)]
@@ -221,34 +233,47 @@ def _flat(arrays: Arrays, name: str, layer: int) -> NDArray[Any]:
 
 def _two_kinds(ax: Axes, points: tuple[NDArray[Any], NDArray[Any]], filled: NDArray[Any], names: Sequence[str]) -> None:
     x, y = points
-    size = 16 if len(x) <= 300 else 3
-    ax.scatter(x[~filled], y[~filled], size, "white", edgecolors=MUTED, linewidths=0.8, label=names[1], zorder=2)
-    ax.scatter(x[filled], y[filled], size, OURS, linewidths=0, label=names[0], zorder=3)
+    size, width = (18, 0.9) if len(x) <= 300 else (4, 0.5)
+    ax.scatter(
+        x[~filled], y[~filled], size, "none", marker="s", edgecolors=INK, linewidths=width, label=names[1], zorder=2
+    )
+    ax.scatter(x[filled], y[filled], size, OURS, marker="o", linewidths=0, label=names[0], zorder=3)
 
 
-def _complex_plane(arrays: Arrays, ax: Axes) -> None:
-    turn = np.linspace(0, 2 * np.pi, 721)
-    ax.plot(np.cos(turn), np.sin(turn), color=MUTED, lw=0.7, zorder=1)
-    ax.set_aspect("equal")
-    xlim, ylim = _window(arrays)
-    ax.set(xlim=xlim, ylim=ylim)
+def _modes(
+    ax: Axes, poles: NDArray[Any], filled: NDArray[Any], names: Sequence[str], window: tuple[float, float, float]
+) -> None:
+    """Draws modes on logarithmic axes, frequencies linear below `SLOW`; those that do not decay are counted instead."""
+    decay, frequency = decay_and_frequency(poles)
+    shown = np.isfinite(decay) & (decay > 0)
+    _two_kinds(ax, (frequency[shown], decay[shown]), filled[shown], names)
+    low, high, furthest = window
+    ax.set_yscale("log")
+    ax.set_xscale("symlog", linthresh=SLOW, linscale=0.6)
+    ax.set(xlim=(-0.15 * SLOW, max(1.3 * furthest, 10 * SLOW)), ylim=(low, high))
+    ticks = [0, *(tick for tick in (SLOW, 10 * SLOW, 100 * SLOW) if tick <= furthest)]
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.xaxis.set_minor_locator(NullLocator())
+    if not shown.all():
+        note = f"{(~shown).sum()} that do not decay, not shown"
+        ax.text(0.98, 0.03, note, transform=ax.transAxes, ha="right", va="bottom", color=MUTED, fontsize=7)
 
 
-def _window(arrays: Arrays) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Returns the limits that hold every layer's eigenvalues and the point 1, where slow states gather."""
-    every = [np.ravel(values) for name, values in arrays.items() if name.startswith((POLES, MOVED))]
-    points = np.concatenate([[1.0 + 0j], *every])
-    pad = 0.06 * max(np.ptp(points.real), np.ptp(points.imag), 0.05)
-    limits = [(float(part.min() - pad), float(part.max() + pad)) for part in (points.real, points.imag)]
-    return limits[0], limits[1]
+def _window(arrays: Arrays, kinds: tuple[str, ...]) -> tuple[float, float, float]:
+    """Returns limits that hold what is drawn of every layer: lowest and highest decay, highest frequency."""
+    every = [np.ravel(values) for name, values in arrays.items() if name.startswith(kinds)]
+    decay, frequency = decay_and_frequency(np.concatenate(every))
+    shown = decay[np.isfinite(decay) & (decay > 0)]
+    low, high = (float(shown.min()), float(shown.max())) if shown.size else (0.1, 1.0)
+    return low / 1.6, high * 1.6, max(float(frequency.max()), 1e-3)
 
 
-def _caption(study: Study, row: Row) -> str:
-    text = f"{study.title}: {label(row)} at ratio {row['ratio']:.3g}, seed {row.get('seed')}"
+def _caption(row: Row) -> str:
+    text = f"{label(row)}, share of states removed {row['ratio']:.3g}, seed {row.get('seed')}"
     lost, accuracy = points_lost(row), row.get("test_accuracy")
     if lost is None or accuracy is None:
-        return text
-    return f"{text}, accuracy {100 * accuracy:.1f} % ({lost:.1f} points lost)"
+        return f"{text}."
+    return f"{text}: test accuracy {100 * accuracy:.1f} % ({lost:.1f} points lost)."
 
 
 def _numbers(arrays: Arrays, row: Row, kind: str) -> list[Record]:
@@ -257,11 +282,13 @@ def _numbers(arrays: Arrays, row: Row, kind: str) -> list[Record]:
     for layer in range(len(row["orders_full"])):
         if kind == MOVED:
             for when, name in (("before", POLES), ("after", f"{MOVED}_{at}")):
-                poles = _flat(arrays, name, layer)
-                result += [{"layer": layer, "when": when, "real": float(z.real), "imag": float(z.imag)} for z in poles]
+                for decay, frequency in zip(*decay_and_frequency(_flat(arrays, name, layer)), strict=True):
+                    mode = {"decay": float(decay), "frequency": float(frequency)}
+                    result.append({"layer": layer, "when": when, **mode})
             continue
         values, keep = _flat(arrays, SCORES if kind == SCORES else POLES, layer), _flat(arrays, f"{KEEP}_{at}", layer)
-        parts = {"score": values} if kind == SCORES else {"real": values.real, "imag": values.imag}
+        names = ("score",) if kind == SCORES else ("decay", "frequency")
+        parts = dict(zip(names, (values,) if kind == SCORES else decay_and_frequency(values), strict=True))
         for state in range(values.size):
             numbers = {key: float(part[state]) for key, part in parts.items()}
             result.append({"layer": layer, "state": state, **numbers, "kept": bool(keep[state])})
