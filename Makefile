@@ -38,8 +38,9 @@ demo: $(READY) ## Train on real digits, prune with LAST and ten other methods at
 	$(PY) -m s5c.train -m +experiment=digits_baselines
 	$(PY) -m s5c.report runs=results/digits_last
 
+# Nearly all of their time is compilation, which is a tenth shorter without most optimisations; the slow ones have them.
 test: check ## Check style and types, then run all tests but the slow ones
-	$(PYTEST) -m "not slow" $(ARGS)
+	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PYTEST) -m "not slow" $(ARGS)
 
 # pytest exits with 5 when nothing is marked slow, which is no failure.
 test-slow: $(READY) ## Run the slow tests

@@ -82,6 +82,7 @@ def test_reducing_is_what_the_command_does(model: Any, tmp_path: Path) -> None:
     assert row["error_h2"] == [error.h2 for error in small.reduced.errors]
 
 
+@pytest.mark.slow
 def test_what_looks_at_data_gets_arrays(model: Any, data: tuple[np.ndarray, ...]) -> None:
     x, y, train = data
     small = s5c.reduce(model, "calibrated", ratio=0.8, data=train)
@@ -94,6 +95,7 @@ def test_what_looks_at_data_gets_arrays(model: Any, data: tuple[np.ndarray, ...]
     np.testing.assert_allclose(flat, small.predict(x), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_drop_is_searched_on_validation_data(model: Any, data: tuple[np.ndarray, ...]) -> None:
     digits = Task().load()
     validation = data[2], digits.train.labels[:64]

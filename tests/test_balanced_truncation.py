@@ -153,6 +153,7 @@ def test_the_horizon_is_the_number_of_taps_that_count(rng: np.random.Generator) 
 
 
 @pytest.mark.parametrize("variant", ["truncation", "perturbation"])
+@pytest.mark.slow
 def test_a_thousand_systems_keep_their_bound(variant: str, rng: np.random.Generator) -> None:
     """One batched call; every system has a budget of its own, some have real poles, some slow ones."""
     many = with_real_poles(modal_system(rng, 1000, slowest=1e-4), 1)

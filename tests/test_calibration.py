@@ -187,6 +187,7 @@ def masks(model: Classifier) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("name", ["s5 pairs", "s4d"])
+@pytest.mark.slow
 def test_with_all_states_kept_nothing_changes(name: str) -> None:
     model, weights, data = made(name)
     keep = [np.ones_like(mask) for mask in masks(model)]

@@ -140,6 +140,7 @@ class TestReuse:
         row = last_row(main.folder, "latest")
         assert main.folder / row["parent"] == latest and row["checkpoint"] is None
 
+    @pytest.mark.slow
     def test_a_sweep_trains_once_and_again_not_at_all(self, tmp_path: Path) -> None:
         for ratios, trainings in (("0.25,0.5", 1), ("0.5", 0)):
             done = jobs.run("train", "--multirun", f"reduction.ratio={ratios}", "name=sweep", folder=tmp_path)

@@ -135,6 +135,7 @@ def test_results_depend_on_the_code_outside(own: Path) -> None:
     assert len({before, first, code()}) == 3
 
 
+@pytest.mark.slow
 def test_all_from_outside_at_once(tmp_path: Path) -> None:
     """A network of a family from outside learns a task from outside and is reduced by a method from outside."""
     plants = Path(__file__).parent / "plants"

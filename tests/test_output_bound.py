@@ -68,6 +68,7 @@ def in_double(model: Any, weights: dict[str, Any], systems: list[DiagonalSSM], i
         pytest.param({"bidirectional": True, "pooling": "last"}, id="last", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_the_bound_of_the_logits_holds_for_what_a_network_answers(options: dict[str, Any]) -> None:
     """Against the recursion in double precision, which is the network's own answer; on inputs of every size."""
     tightest = 0.0
@@ -158,6 +159,7 @@ def squared_by_lyapunov(parts: list[tuple[float, DiagonalSSM]], gain: np.ndarray
     return float(np.trace(outputs @ P @ outputs.conj().T).real + quadratic)
 
 
+@pytest.mark.slow
 def test_the_quadratic_error_in_rows_is_that_of_the_difference_system_by_lyapunov_equations() -> None:
     """An explicit LQO layer whose form needs no expansion: the oracle knows the gate's formula and dense matrices."""
     model, weights = drawn(3, n_layers=1)

@@ -205,6 +205,7 @@ def test_refusals(preset: str, settings: dict[str, Any], words: list[str]) -> No
     assert [word for word in words if word not in str(refusal.value)] == [], refusal.value
 
 
+@pytest.mark.slow
 def test_from_the_command_line_to_the_report(tmp_path: Path) -> None:
     asked = ("reduction=last", "reduction.params=[0.2,0.3]", "evaluation.latency=false")
     done = jobs.run("train", "reduction=none", folder=tmp_path)

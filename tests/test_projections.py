@@ -196,6 +196,7 @@ def test_channels_get_orders_of_their_own(name: str) -> None:
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.slow
 def test_bt_on_the_covariance_that_white_input_gives_is_bt(bidirectional: bool, per_channel: bool) -> None:
     """The moments come from a Lyapunov equation of their own (`white`)."""
     systems = [

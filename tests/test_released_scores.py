@@ -30,6 +30,7 @@ ORDERS = {
 
 
 @pytest.mark.parametrize("preset", RELEASED)
+@pytest.mark.slow
 def test_as_many_states_stay_in_every_layer(preset: str) -> None:
     model = s5c.load(ZOO)
     assert model.facts["task"]["name"] == "smnist_small"

@@ -103,6 +103,7 @@ SLOW = [pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTE
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, *SLOW])
+@pytest.mark.slow
 def test_stopped_on_request(number: signal.Signals, alone: Path, tmp_path: Path) -> None:
     process = start_and_await(tmp_path, epoch_logged)
     process.send_signal(number)
@@ -130,6 +131,7 @@ class DisturbedError(Exception):
     """Stands for whatever ends a process."""
 
 
+@pytest.mark.slow
 def test_damaged_latest_checkpoint(alone: Path, tmp_path: Path) -> None:
     trained = tmp_path / "results/trained" / alone.name
     shutil.copytree(alone, trained)
@@ -147,6 +149,7 @@ def test_damaged_latest_checkpoint(alone: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on file sizes")
+@pytest.mark.slow
 def test_disk_full_while_saving(alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit on file sizes fails writes as a full disk does, and needs neither root nor a file system to fill."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -170,6 +173,7 @@ def test_disk_full_while_saving(alone: Path, tmp_path: Path, monkeypatch: pytest
     assert_same(finish(tmp_path), alone)
 
 
+@pytest.mark.slow
 def test_death_between_the_record_and_the_checkpoint(
     alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -285,6 +285,7 @@ def test_changed_code_makes_everything_again_in_the_same_folder(
     assert_same(jobs.only(tmp_path, "results/reduce/*"), alone)
 
 
+@pytest.mark.slow
 def test_models_that_are_not_to_be_saved_stay_until_their_times_are_measured(
     trained: Path, tmp_path: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,6 +311,7 @@ def test_models_that_are_not_to_be_saved_stay_until_their_times_are_measured(
     assert not list(run.rglob("weights"))
 
 
+@pytest.mark.slow
 def test_times_are_measured_afterwards_without_reducing_again(
     trained: Path, alone: Path, tmp_path: Path, computed: list[str]
 ) -> None:
@@ -325,6 +327,7 @@ def test_times_are_measured_afterwards_without_reducing_again(
     assert jobs.rows(run / "rows.jsonl") == measured, "they stay where none are asked for"
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_behind_what_it_has_found(
     trained: Path, tmp_path: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -372,6 +375,7 @@ def test_a_full_disk_costs_the_part_that_was_being_written(
     assert_same(run, alone)
 
 
+@pytest.mark.slow
 def test_a_sweep_costs_what_is_missing(trained: Path, tmp_path: Path, computed: list[str]) -> None:
     for ratios, made in (("0.25,0.5", ["0.25", "0.5"]), ("0.25,0.5,0.75", ["0.75"])):
         computed.clear()
@@ -410,6 +414,7 @@ def test_the_second_process_waits_and_reuses(
     assert said == [f"Process {os.getpid()} is at work here ({run}) on {platform.node()}; waiting for it."]
 
 
+@pytest.mark.slow
 def test_two_at_once(trained: Path, alone: Path, tmp_path: Path) -> None:
     command = (f"checkpoint={trained}", *THREE)
     both = [jobs.spawn("reduce", *command, folder=tmp_path) for _ in range(2)]

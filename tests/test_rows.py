@@ -204,6 +204,7 @@ def steady(rows: list[Row]) -> list[Row]:
     return [{key: value for key, value in row.items() if not VOLATILE.match(key)} for row in rows]
 
 
+@pytest.mark.slow
 def test_the_command_of_a_sweeps_row_gives_that_row_again(sweep: Path, tmp_path: Path) -> None:
     rows = of(sweep, "mine")
     program, *arguments = rows[0]["command"].removeprefix("python -m ").split(" ", 1)
@@ -280,6 +281,7 @@ def _printed(rows: list[Row]) -> str:
 # --- what is reduced again, another step, another seed ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_reduced_model_is_not_taken_for_the_trained_one(sweep: Path) -> None:
     once = of(sweep, "last")[1]
     reduced = sweep / once["checkpoint"]

@@ -108,6 +108,7 @@ def test_a_moved_run_folder_says_where_its_models_are(home: Home, tmp_path: Path
 # ---- another question
 
 
+@pytest.mark.slow
 def test_a_second_model_leaves_the_first_ones_results_alone(home: Home, tmp_path: Path) -> None:
     """The case in which a reduced model, reduced again with the same overrides, was replaced by what came of it."""
     for trained in (home.one, home.other):
@@ -126,6 +127,7 @@ def test_a_second_model_leaves_the_first_ones_results_alone(home: Home, tmp_path
     assert len(list(tmp_path.glob("results/reduce/*/rows.jsonl"))) == 3
 
 
+@pytest.mark.slow
 def test_a_sweep_over_checkpoints_keeps_all(home: Home, tmp_path: Path) -> None:
     done = jobs.run("reduce", "-m", f"checkpoint={home.one},{home.other}", *LAST, "name=both", folder=tmp_path)
     assert done.code == 0, done.err
@@ -195,6 +197,7 @@ def test_names_are_short_plain_and_say_what_they_are() -> None:
     assert label_of("trained/digits-s5-1a/checkpoints") == "digits-s5-1a"
 
 
+@pytest.mark.slow
 def test_a_very_long_command(home: Home) -> None:
     many = ",".join(f"a{i}" for i in range(400))
     done = jobs.run("evaluate", f"checkpoint={home.one}", f"wandb.tags=[{many}]", folder=home.folder)
@@ -291,6 +294,7 @@ def test_a_folder_that_somebody_chose(home: Home, tmp_path: Path) -> None:
     assert contents(tmp_path / "mine") == before
 
 
+@pytest.mark.slow
 def test_old_run_folders_stay_and_are_read(home: Home, tmp_path: Path) -> None:
     """A folder of a version that named it after overrides: left alone, and in reports as before."""
     old = tmp_path / "results/reduce/reduction-last"

@@ -184,6 +184,7 @@ def test_a_new_axis_is_one_file_and_one_key(
     assert axes.name(job("last", rounding=2, rounding_to="zero")) == "last +2 bits (rounding_to=zero)"
 
 
+@pytest.mark.slow
 def test_rows_and_folders_without_it_are_those_from_before_there_was_one(
     bare: dict[str, Any], planted: None, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -195,6 +196,7 @@ def test_rows_and_folders_without_it_are_those_from_before_there_was_one(
     assert asked != question and asked != ask("x", {}, job("last", rounding=4), EvaluationKeys())
 
 
+@pytest.mark.slow
 def test_python_takes_the_key_too(planted: None, checkpoint: Path) -> None:
     model = s5c.load(checkpoint)
     bare, short = (s5c.reduce(model, "last", ratio=0.5, **options) for options in ({}, {"rounding": 3}))

@@ -292,6 +292,7 @@ def test_on_white_input_the_refit_is_the_h2_optimal_one(bidirectional: bool) -> 
     assert np.abs(np.asarray(mine.C) - np.asarray(system.C)[:, keep]).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_channels_are_systems_of_their_own() -> None:
     alone = [data(h=1, seed=seed) for seed in range(2)]
     with jax.enable_x64(True):

@@ -127,6 +127,7 @@ def test_a_pair_that_is_almost_real(shape: tuple[int, int], tilt: float, rng: np
         np.testing.assert_allclose(L @ L.T, expected, atol=1e-13 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_a_system_of_many_inputs_is_compressed_first(rng: np.random.Generator) -> None:
     system = modal_system(rng, shape=(13, 12))
     for L, expected in zip(double(g.gramian_factors, system), both(system), strict=True):

@@ -109,6 +109,7 @@ def test_old_states_are_given_to_the_next_step(learned: tuple[Path, Watched]) ->
     assert all(leaf.is_deleted() for state in states for leaf in jax.tree.leaves(state))
 
 
+@pytest.mark.slow
 def test_an_error_in_the_data_leaves_no_thread_and_the_next_run_compiles_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,6 +239,7 @@ class TestProgress:
             assert (task.completed, task.total) == (5, 10)
 
 
+@pytest.mark.slow
 def test_few_steps_are_under_way_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever asks for a stop waits for the steps already handed to the device, so there must not be fifty of them."""
     running: list[int] = []

@@ -150,6 +150,7 @@ def small_ones_are_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "log_probs", said)
 
 
+@pytest.mark.slow
 def test_a_ratio_without_accuracy_is_told_and_the_others_go_on(
     checkpoint: Path, tmp_path: Path, small_ones_are_silent: None
 ) -> None:

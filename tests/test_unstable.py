@@ -110,6 +110,7 @@ def test_clipped_modes_score_as_in_the_network_that_clips(name: str, bidirection
 
 @both
 @pytest.mark.parametrize("name", ["aire", "aire_gram"])
+@pytest.mark.slow
 def test_over_the_length_of_the_sequences_every_mode_has_its_energy(name: str, bidirectional: bool) -> None:
     """Growing modes, and one on the unit circle: their responses summed lag by lag."""
     system = system_of(3, bidirectional)
