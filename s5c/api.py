@@ -196,9 +196,8 @@ def load(source: str | Path, *, weights: str = "best") -> Model:
     if text.startswith(zoo.PREFIX):
         found, name = zoo.load(text.removeprefix(zoo.PREFIX)), text.removeprefix(zoo.PREFIX)
     else:
-        folder = path
-        found = portable.read(folder) if portable.is_portable(folder) else load_checkpoint(folder, which=weights)
-        name = str(found.metadata.get("name") or folder.name)
+        found = portable.read(path) if portable.is_portable(path) else load_checkpoint(path, which=weights)
+        name = str(found.metadata.get("name") or path.name)
     return _model(name, found)
 
 

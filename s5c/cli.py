@@ -32,7 +32,7 @@ from s5c import lookup
 from s5c.config import suggest_key
 from s5c.data import task as tasks
 from s5c.errors import UserError, unknown
-from s5c.guide import file_keys, options
+from s5c.guide import choices, file_keys, options
 from s5c.locations import chosen_results, conf_dir, results_dir
 from s5c.model import family as families
 from s5c.pipeline import stage as stages
@@ -155,20 +155,18 @@ def explain(error: Exception, config_name: str) -> str:
             )
         return message
     key = match.group(1)
-    choices = [word for word in sys.argv[1:] if (parts := word.split("=")) and (conf_dir() / parts[0]).is_dir()]
+    chosen = choices(sys.argv[1:])
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        composed = hydra.compose(config_name, [word for word in choices if "," not in word])
-    return f"There is no configuration key {key!r}{_elsewhere(key, choices)}. {suggest_key(composed, key)}"
+        composed = hydra.compose(config_name, [f"{group}={name}" for group, name in chosen.items()])
+    return f"There is no configuration key {key!r}{_elsewhere(key, chosen)}. {suggest_key(composed, key)}"
 
 
-def _elsewhere(key: str, choices: Sequence[str]) -> str:
+def _elsewhere(key: str, chosen: Mapping[str, str]) -> str:
     """Returns which other files of its group have a key: that of another method, say."""
-    group, _, rest = key.partition(".")
-    chosen = next((word.partition("=")[2] for word in choices if word.startswith(f"{group}=")), "")
-    if not rest or not (conf_dir() / group).is_dir():
-        return ""
-    having = [name for name in options(group) if key in file_keys(group, name) and name != chosen]
-    return f"{f' with {group}={chosen}' if chosen else ''}; {', '.join(having)} have it" if having else ""
+    group = key.partition(".")[0]
+    own = chosen.get(group, "")
+    having = [name for name in options(group) if key in file_keys(group, name) and name != own]
+    return f"{f' with {group}={own}' if own else ''}; {', '.join(having)} have it" if having else ""
 
 
 def _quoting(override: str) -> str:

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from s5c.locations import conf_dir, results_dir
 from s5c.lookup import conf_folders, presets
+from s5c.pipeline import shelf
 
 COMMANDS = {
     "train": "train a model, or reuse it, and reduce it",
@@ -96,6 +97,12 @@ def keys(command: str, chosen: dict[str, str]) -> dict[str, list[Key]]:
     return {group: list(found.values()) for group, found in groups.items()}
 
 
+def choices(words: Sequence[str]) -> dict[str, str]:
+    """Returns the files that a command line chooses, by group: `reduction=bt`."""
+    pairs = [word.split("=", 1) for word in words if re.fullmatch(r"\w+=\w+", word)]
+    return {group: name for group, name in pairs if _file(group, name).is_file()}
+
+
 def file_keys(group: str, name: str) -> set[str]:
     """Returns the keys that a file of a group sets, with those of the files it builds on."""
     found: dict[str, Key] = {}
@@ -106,8 +113,7 @@ def file_keys(group: str, name: str) -> set[str]:
 
 def help_text(command: str, arguments: Sequence[str]) -> RenderableType:
     """Returns what a command says about itself; `reduction=bt --help` shows the keys of that preset."""
-    chosen = dict(word.split("=", 1) for word in arguments if re.fullmatch(r"\w+=\w+", word))
-    chosen = {group: name for group, name in chosen.items() if _file(group, name).is_file()}
+    chosen = choices(arguments)
     path = conf_dir() / f"{command}.yaml"
     said = summary(path).partition(": ")[2]
     head = Text.assemble((f"python -m s5c.{command}", "bold"), f": {said}")
@@ -146,12 +152,11 @@ def overview() -> RenderableType:
     commands = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, what in COMMANDS.items():
         commands.add_row(f"  [cyan]python -m s5c.{name}[/]", what)
-    trained = sorted(path.name for path in zoo_dir().glob("*") if (path / "card.json").is_file()) if zoo_dir() else []
     lists = {
         "tasks": options("task"),
         "families": options("model"),
         "reductions": options("reduction"),
-        "trained models": [f"zoo:{name}" for name in trained],
+        "trained models": [f"zoo:{name}" for name in shelf.names()],
     }
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for title, names in lists.items():
@@ -163,11 +168,6 @@ def overview() -> RenderableType:
     ]
     head = "[bold]s5c[/]: train deep diagonal state-space models and compress them by removing states"
     return Group(Text.from_markup(head), "", commands, "", table, "", *first)
-
-
-def zoo_dir() -> Path:
-    """Returns the folder of the trained models that come with a checkout."""
-    return conf_dir().parent / "results" / "zoo"
 
 
 # ---- the Tab key
@@ -189,12 +189,12 @@ def complete(words: Sequence[str]) -> list[str]:
         return []
     name, sign, value = word.partition("=")
     if not sign:
-        shown = keys(command, _chosen(before)).values()
+        shown = keys(command, choices(before)).values()
         found = [f"{key.name}=" for group in shown for key in group if key.value]
         groups = [f"{group}=" for group in keys(command, {}) if group]
         extra = [f"+{EXPERIMENT}="] if command == "train" else []
         return sorted(one for one in {*found, *groups, *extra} if one.startswith(word) and one != word)
-    return [f"{name}={one}" for one in _values(command, name, _chosen(before)) if one.startswith(value)]
+    return [f"{name}={one}" for one in _values(command, name, choices(before)) if one.startswith(value)]
 
 
 SCRIPTS = {
@@ -224,8 +224,10 @@ def _values(command: str, name: str, chosen: dict[str, str]) -> list[str]:
         return options(EXPERIMENT)
     if name == "checkpoint":
         trainings = results_dir() / "trained"
-        zoo = [f"zoo:{path.name}" for path in sorted(zoo_dir().glob("*")) if path.is_dir()]
-        return [*zoo, *sorted(str(path) for path in trainings.glob("*") if path.is_dir())]
+        return [
+            *(f"zoo:{model}" for model in shelf.names()),
+            *sorted(str(path) for path in trainings.glob("*") if path.is_dir()),
+        ]
     if found := options(name):
         return found
     key = next((key for group in keys(command, chosen).values() for key in group if key.name == name), Key(name, ""))
@@ -233,10 +235,6 @@ def _values(command: str, name: str, chosen: dict[str, str]) -> list[str]:
         return ["false", "true"]
     choices = re.match(r"[\w-]+( \| [\w-]+)+", key.comment)
     return choices[0].split(" | ") if choices else []
-
-
-def _chosen(words: Sequence[str]) -> dict[str, str]:
-    return dict(word.split("=", 1) for word in words if re.fullmatch(r"\w+=\w+", word))
 
 
 # ---- reading the files

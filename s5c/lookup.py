@@ -146,7 +146,8 @@ def schema(package: ModuleType, kind: str, name: str, attribute: str, one_of: tu
             f"The {kind} {name!r} is no dataclass: write @dataclasses.dataclass(frozen=True) before "
             f"`class {attribute}` in {module.__file__}; its fields are the keys of the yaml."
         )
-    if not any(hasattr(found, what) for what in one_of):
+    missing = getattr(found, "__abstractmethods__", ())
+    if not any(hasattr(found, what) and what not in missing for what in one_of):
         raise UserError(
             f"The {kind} {name!r} does nothing: `class {attribute}` in {module.__file__} needs "
             f"{' or '.join(one_of)} (see CONTRIBUTING.md)."

@@ -3,7 +3,7 @@
     python scripts/surrogate.py [--checkpoints zoo:smnist_small_s5 ...] [--sequences 64] [--output FOLDER]
 
 Every layer of a trained network, and of the same network with fresh weights, is reduced in many ways: random sets of
-states, those of LAST and AIRE, with and without outputs solved anew. Predicted: the relative error of the LQO form,
+states, those of LAST and AIRE, with and without outputs solved again. Predicted: the relative error of the LQO form,
 with statistical or Taylor coefficients, and of the linear part alone. Measured: the error of the block's output on
 training sequences, relative to its deviation. What is reported is their rank correlation over the reductions of a
 layer, and which share of the states that LQO's elimination keeps AIRE would not have kept. Writes surrogate.csv,

@@ -43,7 +43,7 @@ def test_every_cell_of_a_notebook_runs_and_prints_what_is_stored(
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_is_stored_with_its_outputs(notebook: Path) -> None:
     text = notebook.read_text("utf-8")
-    assert not re.search(r'"output_type": "error"|/home/|/tmp/|/root/|/Users/', text)
+    assert not re.search(r'"output_type": "error"|/(home|tmp|root|Users)/', text)
     assert [cell["execution_count"] for cell in cells(notebook)] == list(range(1, len(cells(notebook)) + 1))
     assert any(cell["outputs"] for cell in cells(notebook))
 

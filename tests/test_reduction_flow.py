@@ -105,8 +105,8 @@ class TestRefitsAndNorms:
     def test_norm_statistics_are_measured_anew(self, checkpoint: Path, tmp_path: Path) -> None:
         bare = rows(checkpoint, tmp_path, "reduction=last", "reduction.order=1")
         (tmp_path / "bn").mkdir()
-        anew = ("reduction=last", "reduction.order=1", "reduction.norm=recalibrate", *CALIBRATION)
-        found = rows(checkpoint, tmp_path / "bn", *anew)
+        asked = ("reduction=last", "reduction.order=1", "reduction.norm=recalibrate", *CALIBRATION)
+        found = rows(checkpoint, tmp_path / "bn", *asked)
         assert found[1]["test_loss"] != bare[1]["test_loss"]
         stats = [
             load(jobs.only(folder, "results/reduce/*/reduced/*")).weights["batch_stats"]["encoder"]["layers_1"]

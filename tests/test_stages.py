@@ -256,3 +256,14 @@ def test_what_it_changes_is_seen_by_what_comes_behind(planted: None) -> None:
 def test_no_preset_of_the_package_has_to_name_it(planted: None) -> None:
     for path in sorted((conf_dir() / "reduction").glob("[!_]*.yaml")):
         assert axes.changed(job(path.stem)) == {}, path
+
+
+def test_a_stage_that_does_nothing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stage").mkdir()
+    text = "import dataclasses\nfrom s5c.pipeline.line import Stage as Base\n\n\n@dataclasses.dataclass(frozen=True)\n"
+    (tmp_path / "stage" / "idle.py").write_text(f"{text}class Stage(Base):\n    idle: int = 0\n")
+    with monkeypatch.context() as patch:
+        patch.setenv(lookup.VARIABLE, os.pathsep.join([os.environ[lookup.VARIABLE], str(tmp_path)]))
+        with pytest.raises(UserError, match=r"stage 'idle' does nothing: .*needs apply"):
+            axes.find()
+    axes.find()

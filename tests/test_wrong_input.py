@@ -41,6 +41,10 @@ COMMANDS: list[tuple[str, list[str]]] = [
     ("train -m name=null seed=0,1", ["name=''", "cannot name a folder"]),
     # Keys.
     ("train model.state_sise=8", ["'model.state_sise'", "Keys of model", "first: state_size"]),
+    (
+        "train reduction=bt reduction.eps=0.1",
+        ["'reduction.eps' with reduction=bt", "last", "have it"],
+    ),
     ("train modle.state_size=8", ["'modle.state_size'", "first: model"]),
     ("train train.epoch=3", ["'train.epoch'", "first: epochs"]),
     ("train +sede=3", ["'sede'", "first: seed"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from typing import ClassVar
 
@@ -14,7 +15,7 @@ from s5c.reduction.target import Target
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Stage(Axis):
+class Stage(Axis, abc.ABC):
     """One step of a reduction, at what a job sets it to: one file of `s5c/pipeline/stage`.
 
     Attributes:
@@ -29,9 +30,9 @@ class Stage(Axis):
     BEFORE: ClassVar[str] = "measure"
     OUTSIDE: ClassVar[bool] = False
 
+    @abc.abstractmethod
     def apply(self, network: ReducedNetwork, context: Context) -> ReducedNetwork:
         """Returns the network after this stage."""
-        raise NotImplementedError
 
     def alone(self) -> Stage | None:
         """Returns what of it is done where one layer is reduced to see what that costs; None for nothing."""

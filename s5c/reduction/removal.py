@@ -20,7 +20,7 @@ def scores_of(order: Int[Array, "p"], costs: Float[Array, "p"]) -> Float[Array, 
         score of the k-th removed = max_{j <= k} cost_j
 
     The cost of a removal depends on those before it and may fall below an earlier one; the running maximum is the
-    price of removing that state and all before it, at the dearest. Equal scores are told apart by a step of `GAP`.
+    highest price on the way to removing that state and all before it. Equal scores are told apart by a step of `GAP`.
 
     Args:
         order: states, first removed first.
