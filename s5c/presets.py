@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from s5c import lookup
-from s5c.errors import nearest_first, unknown
+from s5c.errors import UserError, nearest_first, unknown
 
 GROUP = "reduction"
+HOW_MUCH = ("ratios", *(f"{GROUP}.{key}" for key in ("ratio", "params", "order", "tolerance", "max_drop")))
+"""Overrides that say how much is removed."""
 
 
 def chosen(config: DictConfig) -> tuple[str, dict[str, Any]] | None:
@@ -24,6 +27,10 @@ def chosen(config: DictConfig) -> tuple[str, dict[str, Any]] | None:
 
     Returns:
         Name and keys; None without a preset: `reduction=null`, or a file that is for another package.
+
+    Raises:
+        UserError: the command line says how much is removed where nothing is. Of an experiment that is no fault: its
+            targets wait for a preset.
     """
     import hydra  # 0.1 s, spared where presets are read without it
     from hydra.core.hydra_config import HydraConfig
@@ -41,6 +48,8 @@ def chosen(config: DictConfig) -> tuple[str, dict[str, Any]] | None:
         around[GROUP] = alone[GROUP]
     values = OmegaConf.to_container(around[GROUP], resolve=True)
     assert isinstance(values, dict)
+    if values.get("method") == "none":
+        _check_no_target(job.overrides.task)
     return str(name), {str(key): value for key, value in values.items()}
 
 
@@ -64,6 +73,16 @@ def read(name: str) -> dict[str, Any]:
     values = OmegaConf.to_container(around[GROUP], resolve=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
+
+
+def _check_no_target(typed: Sequence[str]) -> None:
+    for override in typed:
+        key, _, value = override.lstrip("+").partition("=")
+        if key in HOW_MUCH and value not in ("null", "auto"):
+            raise UserError(
+                f"{override} changes nothing: reduction=none removes no states. Leave it out, or choose a preset, such "
+                f"as reduction=last {override}."
+            )
 
 
 def _composed(name: str) -> DictConfig:

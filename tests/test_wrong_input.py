@@ -63,6 +63,8 @@ COMMANDS: list[tuple[str, list[str]]] = [
     ("train reduction.ratio=[]", ["reduction.ratio=[]", "empty", "[0.3,0.5]"]),
     ("train reduction.ratio=0.1,0.5", ["reduction.ratio=0.1,0.5", "[value1,value2]", "--multirun"]),
     ("train reduction.ratio=[0.1", ["'[0.1'", "key=value", "quote"]),
+    ("train reduction=none reduction.ratio=0.5", ["reduction.ratio=0.5 changes nothing", "reduction=last"]),
+    ("train +experiment=digits_s5 ratios=wide", ["ratios=wide changes nothing", "reduction=last ratios=wide"]),
     ("train reduction.method=hinff", ["'hinff'", "first: hinf"]),
     ("train reduction.allocation=unifrom", ["'unifrom'", "first: uniform"]),
     ("train reduction.score=papr", ["reduction.score 'papr'", "first: paper, released"]),

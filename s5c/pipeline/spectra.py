@@ -11,6 +11,7 @@ from s5c.pipeline.trained import TrainedModel
 from s5c.reduction import stage
 from s5c.reduction.single import hankel_singular_values
 from s5c.ssm.system import DiagonalSSM
+from s5c.types import Array, Complex
 
 
 def full_arrays(trained: TrainedModel, ranking: stage.Ranking) -> dict[str, np.ndarray]:
@@ -53,5 +54,10 @@ def reduced_arrays(network: ReducedNetwork) -> dict[str, np.ndarray]:
 
 
 def _poles(system: DiagonalSSM) -> np.ndarray:
+    return np.asarray(_discrete(system))
+
+
+@jax.jit  # one program for layers of one shape, where a dozen operations would be a dozen
+def _discrete(system: DiagonalSSM) -> Complex[Array, "*channels p"]:
     one = jax.vmap(DiagonalSSM.discretise) if system.Lambda.ndim == 2 else DiagonalSSM.discretise
-    return np.asarray(one(system)[0])
+    return one(system)[0]

@@ -25,7 +25,7 @@ from s5c.errors import unknown
 from s5c.reduction.layer import Layer
 from s5c.ssm.modal import log_poles
 from s5c.ssm.system import DiagonalSSM
-from s5c.types import Array, Bool, Float
+from s5c.types import Array, Bool, Float, Int
 
 TREATMENTS = ("formula", "protect", "clip")
 SAID = {"formula": "by the formula", "clip": "as if clipped"}
@@ -74,10 +74,15 @@ def count(system: DiagonalSSM) -> int:
         system: one layer, double precision.
     """
     with jax.enable_x64(True):
-        heard = jnp.any(system.C != 0, axis=-2)
-        if system.C_backward is not None:
-            heard |= jnp.any(system.C_backward != 0, axis=-2)
-        return int(jnp.sum(unstable(system) & heard & jnp.any(system.B != 0, axis=-1)))
+        return int(_count(system))
+
+
+@jax.jit
+def _count(system: DiagonalSSM) -> Int[Array, ""]:
+    heard = jnp.any(system.C != 0, axis=-2)
+    if system.C_backward is not None:
+        heard |= jnp.any(system.C_backward != 0, axis=-2)
+    return jnp.sum(unstable(system) & heard & jnp.any(system.B != 0, axis=-1))
 
 
 def account(layers: Sequence[Layer], keep: Sequence[Bool[np.ndarray, "..."]], treatment: str) -> list[str]:
