@@ -47,9 +47,11 @@ class Block(nn.Module):
         skip = x
         if config.prenorm:
             x = norm(x)
-        y = load_family(config.family).Layer(config, self.state_dim, name="seq")(x, step_rescale)
-        x = skip + self._activate(y, training)
+        x = skip + self._activate(self._sequence(x, step_rescale), training)
         return x if config.prenorm else norm(x)
+
+    def _sequence(self, x: Features, step_rescale: float) -> Features:
+        return load_family(self.config.family).Layer(self.config, self.state_dim, name="seq")(x, step_rescale)
 
     def _activate(self, y: Features, training: bool) -> Features:
         config, (b, _, h) = self.config, y.shape
