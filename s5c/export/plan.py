@@ -1,0 +1,275 @@
+"""What one step of a network computes, in arrays: the network as it is exported, and the NumPy model of the C file.
+
+A layer of the plan, with v = D and c what a batch norm before it adds to the feedthrough and the constant:
+
+    w = u (the norm is folded into B, D), or its layer norm
+    x <- a x + B w + b,    y = C x + D w + c,    out = skip + gate(y)
+
+with x the real parts of all states, then the imaginary parts. Products are matrices in the sense of `Matrix`, so that
+weights of few bits are those that the exported file has.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from s5c.errors import UserError
+from s5c.export.rounding import Matrix, rounded
+from s5c.model import network
+from s5c.model.classifier import Classifier
+from s5c.model.config import ModelConfig, load_family
+from s5c.model.norm import EPSILON
+from s5c.model.stream import check_streamable
+from s5c.types import Params
+
+LAYER_EPSILON = 1e-6
+"""Added to the variance by `flax.linen.LayerNorm`."""
+
+
+class Norm(NamedTuple):
+    """What stands where a norm could not be folded away.
+
+    Attributes:
+        kind: none | layer (statistics of the step's features) | scale (a batch norm behind the gate).
+        gain: factor per feature, (h,).
+        offset: summand per feature, (h,).
+    """
+
+    kind: str
+    gain: np.ndarray
+    offset: np.ndarray
+
+
+class Gate(NamedTuple):
+    """What follows the system of a layer.
+
+    Attributes:
+        activation: as in `s5c.model.block`.
+        W1, b1: first product; None where the activation has none.
+        W2, b2: second product, the gate; None likewise.
+    """
+
+    activation: str
+    W1: Matrix | None
+    b1: np.ndarray | None
+    W2: Matrix | None
+    b2: np.ndarray | None
+
+
+class LayerPlan(NamedTuple):
+    """One block.
+
+    Attributes:
+        channels: every feature has a system of its own, of a state for each column of `a_re`.
+        a_re, a_im: discrete poles, (p,) or (h, p).
+        B: input, (2p, h), or (h, 2p) with one row per channel.
+        b: constant input, (2p,); zero with channels of a layer norm.
+        C: output with the factor 2 of the conjugate half, (h, 2p): real parts, then minus the imaginary ones.
+        D: feedthrough, (h,).
+        c: constant output, (h,).
+        before, after: norms.
+        gate: what follows.
+    """
+
+    channels: bool
+    a_re: np.ndarray
+    a_im: np.ndarray
+    B: Matrix
+    b: np.ndarray
+    C: Matrix
+    D: np.ndarray
+    c: np.ndarray
+    before: Norm
+    after: Norm
+    gate: Gate
+
+
+class Plan(NamedTuple):
+    """The whole network.
+
+    Attributes:
+        tokens: a step is a token id.
+        features: channels of a step, or number of ids.
+        encoder: (h, features), or the embedding (features, h).
+        encoder_bias: (h,).
+        layers: the blocks.
+        last: the readout gets the last step instead of the mean over all.
+        decoder: (outputs, h).
+        decoder_bias: (outputs,).
+        bits: of the weights in matrices.
+    """
+
+    tokens: bool
+    features: int
+    encoder: Matrix
+    encoder_bias: np.ndarray
+    layers: tuple[LayerPlan, ...]
+    last: bool
+    decoder: Matrix
+    decoder_bias: np.ndarray
+    bits: int
+
+    @property
+    def d_model(self) -> int:
+        """Features between the blocks."""
+        return len(self.encoder_bias)
+
+    @property
+    def outputs(self) -> int:
+        """Classes."""
+        return len(self.decoder_bias)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of all that is carried from step to step."""
+        return 4 * (sum(2 * layer.a_re.size for layer in self.layers) + self.d_model + 1)
+
+    def run(self, inputs: np.ndarray) -> np.ndarray:
+        """Returns the log-probabilities after every step of one sequence, (l, outputs), in single precision.
+
+        Args:
+            inputs: (l, features), or ids (l,).
+        """
+        states = [np.zeros((*layer.a_re.shape[:-1], 2 * layer.a_re.shape[-1]), np.float32) for layer in self.layers]
+        mean, said = np.zeros(self.d_model, np.float32), []
+        for k, sample in enumerate(inputs, start=1):
+            if self.tokens:
+                u = self.encoder.dense()[int(sample)] + self.encoder_bias
+            else:
+                u = self.encoder.dense() @ np.float32(sample) + self.encoder_bias
+            for i, layer in enumerate(self.layers):
+                states[i], u = _step(layer, states[i], u)
+            mean = u if self.last else mean + (u - mean) / np.float32(k)
+            logits = self.decoder.dense() @ mean + self.decoder_bias
+            top = logits.max()
+            said.append(logits - top - np.log(np.exp(logits - top).sum()))
+        return np.asarray(said)
+
+
+def plan(model: Classifier, weights: Params, *, step_rescale: float = 1.0, bits: int = 32) -> Plan:
+    """Returns what one step of a network computes.
+
+    Args:
+        model: the network, of one direction.
+        weights: `{"params": ..., "batch_stats": ...}`.
+        step_rescale: multiplies every Delta.
+        bits: 32, 8 or 4 of the weights in matrices; poles, biases and norms stay float32.
+
+    Raises:
+        UserError: the network cannot be run step by step.
+    """
+    check_streamable(model)
+    config, spec = model.config, model.spec
+    if spec.pairs:
+        raise UserError("This network compares two documents: a step of it is not one sample. Export stablehlo.")
+    encoder, decoder = _arrays(network.of_inputs(weights)), _arrays(network.readout(weights))
+    kernel = encoder["kernel"] if spec.tokens else encoder["kernel"].T
+    layers = tuple(_layer(config, block, step_rescale, bits) for block in network.blocks(weights, config))
+    return Plan(
+        spec.tokens,
+        spec.features,
+        rounded(kernel, bits),
+        encoder["bias"],
+        layers,
+        config.pooling == "last",
+        rounded(decoder["kernel"].T, bits),
+        decoder["bias"],
+        bits,
+    )
+
+
+def _arrays(tree: Any) -> Any:
+    return jax.tree.map(lambda value: np.asarray(value, np.float32), dict(tree))
+
+
+def _layer(config: ModelConfig, block: Params, step_rescale: float, bits: int) -> LayerPlan:
+    params, stats = _arrays(block["params"]), _arrays(block["batch_stats"])
+    system = load_family(config.family).to_system(jax.tree.map(jnp.asarray, params["seq"]), config)
+    system = dataclasses.replace(system, Delta=step_rescale * system.Delta)
+    Lambda_bar, B_bar = (np.asarray(value) for value in system.discretise())
+    h, channels, C = config.d_model, config.per_channel, np.asarray(system.C)
+    if channels:
+        B = np.concatenate([B_bar[..., 0].real, B_bar[..., 0].imag], axis=1)
+        C = C[:, 0]
+    else:
+        B = np.concatenate([B_bar.real, B_bar.imag])
+    C = np.concatenate([2 * C.real, -2 * C.imag], axis=1)
+    D = np.asarray(system.D, np.float32).reshape(h)
+    c = np.zeros(h, np.float32) if system.bias is None else np.asarray(system.bias, np.float32).reshape(h)
+
+    norm, none = params["norm"], Norm("none", np.ones(h, np.float32), np.zeros(h, np.float32))
+    gain, offset = norm["scale"], norm["bias"]
+    if config.norm == "batch":
+        gain = gain / np.sqrt(stats["norm"]["var"] + np.float32(EPSILON))
+        offset = offset - stats["norm"]["mean"] * gain
+    kept = Norm("layer" if config.norm == "layer" else "scale", gain, offset)
+    before, after, b = none, none, np.zeros(B.shape if channels else len(B), np.float32)
+    if not config.prenorm:
+        after = kept
+    elif config.norm == "layer":
+        before = kept
+    elif channels:  # fold gain and offset of the norm into B, b, D and c
+        B, b = B * gain[:, None], B * offset[:, None]
+        D, c = D * gain, c + D * offset
+    else:
+        B, b = B * gain, B @ offset
+        D, c = D * gain, c + D * offset
+    return LayerPlan(
+        channels, Lambda_bar.real, Lambda_bar.imag, rounded(B, bits), b, rounded(C, bits), D, c, before, after,
+        _gate(config.activation, params, bits),
+    )  # fmt: skip
+
+
+def _gate(activation: str, params: Params, bits: int) -> Gate:
+    found: list[Any] = []
+    for name in ("out1", "out2"):
+        dense = params.get(name)
+        found.append(None if dense is None else rounded(dense["kernel"].T, bits))
+        found.append(None if dense is None or "bias" not in dense else dense["bias"])
+    return Gate(activation, *found)
+
+
+# ---- the NumPy model of a step
+
+
+def _step(layer: LayerPlan, x: np.ndarray, skip: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    w = _normed(layer.before, skip)
+    p = layer.a_re.shape[-1]
+    re, im = x[..., :p], x[..., p:]
+    driven = layer.B.dense() * w[:, None] if layer.channels else layer.B.dense() @ w
+    driven = driven + layer.b
+    x = np.concatenate([layer.a_re * re - layer.a_im * im, layer.a_re * im + layer.a_im * re], axis=-1) + driven
+    y = np.sum(layer.C.dense() * x, axis=1) if layer.channels else layer.C.dense() @ x
+    y = y + layer.D * w + layer.c
+    return x.astype(np.float32), _normed(layer.after, skip + _gated(layer.gate, y)).astype(np.float32)
+
+
+def _normed(norm: Norm, u: np.ndarray) -> np.ndarray:
+    if norm.kind == "none":
+        return u
+    if norm.kind == "layer":
+        mean = u.mean()
+        u = (u - mean) / np.sqrt(((u - mean) ** 2).mean() + np.float32(LAYER_EPSILON))
+    return u * norm.gain + norm.offset
+
+
+def _gated(gate: Gate, y: np.ndarray) -> np.ndarray:
+    if gate.activation == "lqo":
+        assert gate.W1 is not None and gate.W2 is not None
+        return y + (gate.W1.dense() @ y) * (gate.W2.dense() @ y)
+    g = 0.5 * y * (1 + np.tanh(np.float32(np.sqrt(2 / np.pi)) * (y + np.float32(0.044715) * y**3)))
+    if gate.activation == "gelu":
+        return g
+    assert gate.W2 is not None
+    s = 1 / (1 + np.exp(-(gate.W2.dense() @ g + gate.b2)))
+    if gate.activation == "half_glu2":
+        return y * s
+    if gate.activation == "full_glu":
+        assert gate.W1 is not None
+        return (gate.W1.dense() @ g + gate.b1) * s
+    return g * s
