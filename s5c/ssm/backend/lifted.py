@@ -133,7 +133,7 @@ class _Cut:
 
     def joined(self, parts: list[Array]) -> Float[Array, "b l h"]:
         """Undoes `parts`."""
-        pieces = [x.reshape(len(x), n * steps, -1) for x, (n, steps) in zip(parts, self.sizes, strict=True)]
+        pieces = [x.reshape(x.shape[0], n * steps, -1) for x, (n, steps) in zip(parts, self.sizes, strict=True)]
         return jnp.concatenate(pieces, axis=1)
 
     def unstacked(self, states: list[Array] | tuple[Array, ...]) -> list[Float[Array, "b _n twopd"]]:
