@@ -130,25 +130,25 @@ class Plan(NamedTuple):
         return 4 * (sum(2 * layer.a_re.size for layer in self.layers) + self.d_model + 1)
 
     def run(self, inputs: np.ndarray) -> np.ndarray:
-        """Returns the log-probabilities after every step of one sequence, (l, outputs), in single precision.
+        """Returns the log-probabilities after every step, (n, l, outputs), in single precision.
 
         Args:
-            inputs: (l, features), or ids (l,).
+            inputs: (n, l, features), or ids (n, l).
         """
-        states = [np.zeros((*layer.a_re.shape[:-1], 2 * layer.a_re.shape[-1]), np.float32) for layer in self.layers]
-        mean, said = np.zeros(self.d_model, np.float32), []
-        for k, sample in enumerate(inputs, start=1):
-            if self.tokens:
-                u = self.encoder.dense()[int(sample)] + self.encoder_bias
-            else:
-                u = self.encoder.dense() @ np.float32(sample) + self.encoder_bias
+        n = len(inputs)
+        states = [np.zeros((n, *state_shape(layer)), np.float32) for layer in self.layers]
+        mean, said = np.zeros((n, self.d_model), np.float32), []
+        for k in range(inputs.shape[1]):
+            kernel = self.encoder.dense()
+            u = kernel[inputs[:, k]] if self.tokens else inputs[:, k].astype(np.float32) @ kernel.T
+            u = u + self.encoder_bias
             for i, layer in enumerate(self.layers):
                 states[i], u = _step(layer, states[i], u)
-            mean = u if self.last else mean + (u - mean) / np.float32(k)
-            logits = self.decoder.dense() @ mean + self.decoder_bias
-            top = logits.max()
-            said.append(logits - top - np.log(np.exp(logits - top).sum()))
-        return np.asarray(said)
+            mean = u if self.last else mean + (u - mean) / np.float32(k + 1)
+            logits = mean @ self.decoder.dense().T + self.decoder_bias
+            logits = logits - logits.max(axis=1, keepdims=True)
+            said.append(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
+        return np.stack(said, axis=1)
 
 
 def plan(model: Classifier, weights: Params, *, step_rescale: float = 1.0, bits: int = 32) -> Plan:
@@ -237,14 +237,17 @@ def _gate(activation: str, params: Params, bits: int) -> Gate:
 # ---- the NumPy model of a step
 
 
+def state_shape(layer: LayerPlan) -> tuple[int, ...]:
+    """Returns the shape of a layer's state for one sequence: (2p,), or (h, 2p) with channels."""
+    return (*layer.a_re.shape[:-1], 2 * layer.a_re.shape[-1])
+
+
 def _step(layer: LayerPlan, x: np.ndarray, skip: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    w = _normed(layer.before, skip)
-    p = layer.a_re.shape[-1]
-    re, im = x[..., :p], x[..., p:]
-    driven = layer.B.dense() * w[:, None] if layer.channels else layer.B.dense() @ w
-    driven = driven + layer.b
-    x = np.concatenate([layer.a_re * re - layer.a_im * im, layer.a_re * im + layer.a_im * re], axis=-1) + driven
-    y = np.sum(layer.C.dense() * x, axis=1) if layer.channels else layer.C.dense() @ x
+    w, B, C = _normed(layer.before, skip), layer.B.dense(), layer.C.dense()
+    re, im = np.split(x, 2, axis=-1)
+    turned = np.concatenate([layer.a_re * re - layer.a_im * im, layer.a_re * im + layer.a_im * re], axis=-1)
+    x = turned + (B * w[..., None] if layer.channels else w @ B.T) + layer.b
+    y = np.sum(C * x, axis=-1) if layer.channels else x @ C.T
     y = y + layer.D * w + layer.c
     return x.astype(np.float32), _normed(layer.after, skip + _gated(layer.gate, y)).astype(np.float32)
 
@@ -253,23 +256,23 @@ def _normed(norm: Norm, u: np.ndarray) -> np.ndarray:
     if norm.kind == "none":
         return u
     if norm.kind == "layer":
-        mean = u.mean()
-        u = (u - mean) / np.sqrt(((u - mean) ** 2).mean() + np.float32(LAYER_EPSILON))
+        mean = u.mean(axis=-1, keepdims=True)
+        u = (u - mean) / np.sqrt(((u - mean) ** 2).mean(axis=-1, keepdims=True) + np.float32(LAYER_EPSILON))
     return u * norm.gain + norm.offset
 
 
 def _gated(gate: Gate, y: np.ndarray) -> np.ndarray:
     if gate.activation == "lqo":
         assert gate.W1 is not None and gate.W2 is not None
-        return y + (gate.W1.dense() @ y) * (gate.W2.dense() @ y)
+        return y + (y @ gate.W1.dense().T) * (y @ gate.W2.dense().T)
     g = 0.5 * y * (1 + np.tanh(np.float32(np.sqrt(2 / np.pi)) * (y + np.float32(0.044715) * y**3)))
     if gate.activation == "gelu":
         return g
     assert gate.W2 is not None
-    s = 1 / (1 + np.exp(-(gate.W2.dense() @ g + gate.b2)))
+    s = 0.5 * (1 + np.tanh(0.5 * (g @ gate.W2.dense().T + gate.b2)))  # the sigmoid, which cannot overflow so
     if gate.activation == "half_glu2":
         return y * s
     if gate.activation == "full_glu":
         assert gate.W1 is not None
-        return (gate.W1.dense() @ g + gate.b1) * s
+        return (g @ gate.W1.dense().T + gate.b1) * s
     return g * s

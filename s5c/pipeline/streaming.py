@@ -158,7 +158,9 @@ def read_state(path: Path, model: Classifier, weights: Params) -> StreamState:
             f"{path} holds no state of a stream ({error}): delete it to begin at the first step, or give another file."
         ) from error
     if of != fingerprint(weights) or not _alike(found, fresh):
-        raise UserError(f"{path} is the state of another network: give the file of this one, or one that is not there yet.")
+        raise UserError(
+            f"{path} is the state of another network: give the file of this one, or one that is not there yet."
+        )
     return found
 
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import jinja2
 import numpy as np
 
@@ -69,10 +70,10 @@ def answers(exported: Exported, made: Plan, inputs: np.ndarray) -> np.ndarray:
     """Returns the log-probabilities after every step, (n, l, outputs): of the network itself, or with rounded weights
     of the NumPy model of the step."""
     if made.bits != 32:
-        return np.stack([made.run(one) for one in inputs])
+        return made.run(inputs)
     state, said = initial_state(exported.model, len(inputs)), []
-    for k in range(inputs.shape[1]):
-        state, answer = advance(exported.model, exported.weights, state, inputs[:, k : k + 1], exported.step_rescale)
+    for step in np.split(inputs, inputs.shape[1], axis=1):
+        state, answer = advance(exported.model, exported.weights, state, jnp.asarray(step), exported.step_rescale)
         said.append(np.asarray(answer))
     return np.stack(said, axis=1)
 
@@ -126,7 +127,7 @@ def _stored(matrix: Matrix) -> np.ndarray:
 
 def _floats(values: np.ndarray) -> str:
     """Returns numbers as C reads them back exactly."""
-    return _wrapped([_float(value) for value in np.ravel(values)])
+    return _wrapped([_float(value) for value in np.ravel(values).tolist()])
 
 
 def _float(value: float) -> str:
@@ -135,7 +136,7 @@ def _float(value: float) -> str:
 
 
 def _integers(values: np.ndarray) -> str:
-    return _wrapped([str(int(value)) for value in np.ravel(values)])
+    return _wrapped([str(value) for value in np.ravel(values).tolist()])
 
 
 def _wrapped(words: list[str], width: int = 118) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 from s5c.errors import UserError
 from s5c.export.exported import Exported
 from s5c.export.format.c import TEMPLATES, answers
-from s5c.export.plan import LAYER_EPSILON, LayerPlan, Norm, Plan, plan
+from s5c.export.plan import LAYER_EPSILON, LayerPlan, Norm, Plan, plan, state_shape
 from s5c.export.rounding import Matrix
 
 EXTRA = "onnx"
@@ -79,7 +79,10 @@ class _Graph:
         helper, types = self.onnx.helper, self.onnx.TensorProto
         stored, kind = values.values.ravel(), types.INT8
         if values.bits == 4:  # two a byte, the first in the lower half
-            kind, pairs = types.INT4, np.append(stored, np.zeros(stored.size % 2, np.int8)).view(np.uint8).reshape(-1, 2)
+            kind, pairs = (
+                types.INT4,
+                np.append(stored, np.zeros(stored.size % 2, np.int8)).view(np.uint8).reshape(-1, 2),
+            )
             stored = pairs[:, 0] & 15 | pairs[:, 1] << 4
         self.constants.append(helper.make_tensor(name, kind, (rows, columns), stored.tobytes(), raw=True))
         return self.node("DequantizeLinear", name, self.constant(values.scale), axis=0)
@@ -94,7 +97,7 @@ class _Graph:
         def value(name: str, *shape: Any, kind: int = types.FLOAT) -> Any:
             return helper.make_tensor_value_info(name, kind, shape)
 
-        shapes = {f"layer{i}": _state_shape(layer) for i, layer in enumerate(made.layers)}
+        shapes = {f"layer{i}": state_shape(layer) for i, layer in enumerate(made.layers)}
         shapes["features"] = (made.d_model,)
         given = (
             value("token", "b", kind=types.INT64) if made.tokens else value("sample", "b", made.features),
@@ -169,9 +172,7 @@ class _Graph:
         cubed = self.node("Mul", self.node("Mul", y, y), y)
         inner = self.node("Add", y, self.node("Mul", self.constant(0.044715), cubed))
         rises = self.node("Tanh", self.node("Mul", self.constant(math.sqrt(2 / math.pi)), inner))
-        g = self.node(
-            "Mul", self.node("Mul", self.constant(0.5), y), self.node("Add", self.constant(1.0), rises)
-        )
+        g = self.node("Mul", self.node("Mul", self.constant(0.5), y), self.node("Add", self.constant(1.0), rises))
         if gate.activation == "gelu":
             return g
         assert gate.W2 is not None
@@ -182,7 +183,3 @@ class _Graph:
             assert gate.W1 is not None
             g = self.node("Add", self.times(gate.W1, g), self.constant(gate.b1))
         return self.node("Mul", g, s)
-
-
-def _state_shape(layer: LayerPlan) -> tuple[int, ...]:
-    return (*layer.a_re.shape[:-1], 2 * layer.a_re.shape[-1])

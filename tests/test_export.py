@@ -1,0 +1,178 @@
+"""What is exported answers as the network does: the plan of a step, C, ONNX, StableHLO, each by its own check."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import networks
+import numpy as np
+import pytest
+
+from s5c import lookup
+from s5c.errors import UserError
+from s5c.export.exported import Exported
+from s5c.export.format import c, onnx, stablehlo
+from s5c.export.plan import plan
+from s5c.export.rounding import Matrix, rounded
+from s5c.model import family as families
+from s5c.model.classifier import Classifier
+
+FACTS = {"model": {"name": "s5"}, "task": {"name": "none"}}
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"norm": "layer", "pooling": "last", "activation": "gelu"},
+    {"prenorm": False, "activation": "half_glu2"},
+    {"prenorm": False, "norm": "layer", "activation": "full_glu"},
+    {"activation": "lqo", "discretisation": "bilinear"},
+    *({"family": name} for name in lookup.names(families) if name != "s5"),
+    {"family": "s4d", "norm": "layer", "B": "free"},
+    {"spec": networks.TOKENS},
+]
+
+needs_compiler = pytest.mark.skipif(
+    shutil.which("cc") is None or shutil.which("make") is None, reason="needs a C compiler and make"
+)
+
+
+def made(options: dict[str, Any], bits: int = 32) -> Exported:
+    """Returns a small network with random weights, its layers of different sizes and one with a constant."""
+    rng = np.random.default_rng(3)
+    model: Classifier = networks.network(**options)
+    model = model.clone(state_dims=(model.state_dims[0], model.state_dims[1] - 1))
+    weights = networks.weights_of(model, rng)
+    layers = [layer["seq"] for layer in weights["params"]["encoder"].values() if "seq" in layer]
+    for layer in layers:  # of quadratic outputs in a row, large ones lose digits in any order of summation
+        layer |= {"B": layer["B"] / 10} if "B" in layer else {}
+    layers[1]["bias"] = jnp.asarray(rng.normal(size=6), jnp.float32)
+    return Exported("tiny", model, weights, FACTS, step_rescale=1.5, bits=bits, lengths=(9,))
+
+
+def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, shell=True, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_the_plan_of_a_step_is_the_network(options: dict[str, Any]) -> None:
+    exported = made(options)
+    inputs = exported.inputs(9)
+    found = plan(exported.model, exported.weights, step_rescale=1.5).run(inputs)
+    right = exported.model.apply(exported.weights, jnp.asarray(inputs), step_rescale=1.5)
+    np.testing.assert_allclose(found[:, -1], np.asarray(right), rtol=1e-5, atol=1e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_c_is_strict_and_answers_as_the_network_does(options: dict[str, Any], tmp_path: Path) -> None:
+    assert c.write(made(options), tmp_path) == "make check"
+    done = run("make check CFLAGS=-O0", tmp_path)
+    assert done.returncode == 0 and "passed" in done.stdout, done.stdout + done.stderr
+
+
+@needs_compiler
+@pytest.mark.parametrize("bits", [32, 8, 4])
+@pytest.mark.parametrize("options", [{}, {"family": "s4d", "spec": networks.TOKENS}], ids=["joint", "channels"])
+def test_any_bits_as_samples_have_a_defined_answer(options: dict[str, Any], bits: int, tmp_path: Path) -> None:
+    """20,000 samples under the address and undefined-behaviour sanitizers, NaN, infinities and denormals among them."""
+    c.write(made(options, bits), tmp_path)
+    done = run("make sanitize", tmp_path)
+    assert done.returncode == 0 and "20000 samples" in done.stdout, done.stdout + done.stderr
+
+
+@needs_compiler
+def test_a_wrong_weight_is_noticed_by_the_test_that_goes_with_it(tmp_path: Path) -> None:
+    c.write(made({}), tmp_path)
+    text = (tmp_path / "tiny.c").read_text()
+    start = text.index("l1_a_re[")
+    (tmp_path / "tiny.c").write_text(text[:start] + text[start:].replace("  0.", "  0.5", 1))
+    done = run("make check", tmp_path)
+    assert done.returncode != 0 and "FAILED" in done.stdout
+
+
+@needs_compiler
+def test_the_example_reads_samples(tmp_path: Path) -> None:
+    exported = made({})
+    c.write(exported, tmp_path)
+    inputs = exported.inputs(5, 1)
+    (tmp_path / "samples.csv").write_text("\n".join(",".join(map(str, step)) for step in inputs[0].tolist()))
+    done = run("make -s example && ./example < samples.csv", tmp_path)
+    right = np.exp(plan(exported.model, exported.weights, step_rescale=1.5).run(inputs)[0])
+    said = [line.split("\t") for line in done.stdout.splitlines()]
+    assert [int(words[1]) for words in said] == right.argmax(axis=1).tolist()
+    np.testing.assert_allclose([float(words[2]) for words in said], right.max(axis=1), atol=1e-4)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="needs s5c[onnx]")
+@pytest.mark.parametrize("bits", [32, 4])
+@pytest.mark.parametrize("options", [OPTIONS[0], OPTIONS[1], OPTIONS[3], OPTIONS[4], OPTIONS[-2], OPTIONS[-1]], ids=str)
+def test_onnx_answers_as_the_network_does(options: dict[str, Any], bits: int, tmp_path: Path) -> None:
+    onnx.write(made(options, bits), tmp_path)
+    done = run(f"{sys.executable} {WITHOUT_S5C} check.py", tmp_path)
+    assert done.returncode == 0 and "largest deviation" in done.stdout, done.stdout + done.stderr
+
+
+WITHOUT_S5C = (
+    "-c \"import runpy, sys; sys.modules['s5c'] = None; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0])\""
+)
+"""Runs a script in a process that cannot import s5c."""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("flatbuffers") is None, reason="needs s5c[stablehlo]")
+@pytest.mark.parametrize(
+    "options",
+    [{"bidirectional": True}, {"spec": networks.PAIRS}, {"family": "s4d"}],
+    ids=["both directions", "pairs", "channels"],
+)
+def test_stablehlo_runs_where_there_is_no_s5c(options: dict[str, Any], tmp_path: Path) -> None:
+    exported = made(options)
+    stablehlo.write(exported, tmp_path)
+    done = run(f"{sys.executable} {WITHOUT_S5C} run.py", tmp_path)
+    assert done.returncode == 0 and "3 answers" in done.stdout, done.stdout + done.stderr
+    rows = 2 if exported.model.spec.pairs else 1  # another batch than that of the stored answers
+    inputs = exported.inputs(9, rows)
+    np.savez(tmp_path / "x.npz", inputs=inputs)
+    assert run(f"{sys.executable} {WITHOUT_S5C} run.py x.npz y.npz", tmp_path).returncode == 0
+    right = exported.model.apply(exported.weights, inputs, np.full(rows, 9, np.int32), step_rescale=1.5)
+    np.testing.assert_allclose(np.load(tmp_path / "y.npz")["log_probs"], np.asarray(right), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_rounding_is_to_the_nearest_and_zero_stays(bits: int, rng: np.random.Generator) -> None:
+    matrix = np.concatenate([rng.normal(size=(5, 7)), np.zeros((1, 7))]).astype(np.float32)
+    found: Matrix = rounded(matrix, bits)
+    assert found.scale is not None
+    assert (np.abs(found.dense() - matrix) <= found.scale[:, None] / 2 * (1 + 1e-6)).all() and not found.dense()[
+        -1
+    ].any()
+    assert found.bytes == 6 * (7 if bits == 8 else 4) + 6 * 4
+
+
+def test_poles_are_not_rounded_and_here_is_why() -> None:
+    """Eight bits tell 127 radii apart: of the slow modes, at 0.99 and above, all become one, of a memory of forever."""
+    exported = made({}, bits=8)
+    found = plan(exported.model, exported.weights, bits=8).layers[0]
+    assert found.a_re.dtype == np.float32 and isinstance(found.B, Matrix) and found.B.bits == 8
+    radii = np.array([0.99, 0.997, 0.998, 0.999])
+    coarse = np.round(radii * 127) / 127
+    assert set(coarse[1:]) == {1.0}, "modes that remember 333, 500 and 1,000 steps are one, which forgets nothing"
+    assert np.log(coarse[0]) / np.log(radii[0]) < 0.8, "and the one before them remembers a quarter longer"
+
+
+def test_what_cannot_be_exported_says_why(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="bidirectional"):
+        c.write(made({"bidirectional": True}), tmp_path)
+    with pytest.raises(UserError, match=r"two documents.*stablehlo"):
+        plan(networks.network(networks.PAIRS), {})
+    with pytest.raises(UserError, match="32, 8, 4"):
+        plan(made({}).model, made({}).weights, bits=6)
+    exported = made({})
+    with pytest.raises(UserError, match="begin with a letter"):
+        c.write(Exported("8-bit", exported.model, exported.weights, FACTS), tmp_path)
+    with pytest.raises(UserError, match=r"lengths=\[784\]"):
+        stablehlo.write(Exported("x", exported.model, exported.weights, FACTS), tmp_path)
+    assert not list(tmp_path.iterdir())
