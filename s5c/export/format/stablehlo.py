@@ -1,7 +1,7 @@
 """StableHLO: the whole network on sequences, for any batch, by `jax.export`; the weights lie beside the program.
 
-The program depends on the length of the sequences, since the form of the recurrence that runs fastest does: there is one
-for every length that was asked for, and one more of each for accelerators.
+The program depends on the length of the sequences, since the form of the recurrence that runs fastest does: there is
+one for every length that was asked for, and one more of each for accelerators.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from s5c.errors import UserError
 from s5c.export.exported import Exported
 from s5c.export.format.c import TEMPLATES
 from s5c.model.classifier import with_backend
-from s5c.ssm.operator import resolve_backend
 from s5c.ssm.call import Shape
+from s5c.ssm.operator import resolve_backend
 from s5c.types import Array, Params
 
 EXTRA = "flatbuffers"
@@ -81,7 +81,6 @@ def write(exported: Exported, folder: Path) -> str:
 def _answers(exported: Exported, folder: Path) -> None:
     rows = 2 * ANSWERED if exported.model.spec.pairs else ANSWERED
     for length in exported.lengths:
-        inputs = exported.inputs(length, rows)
-        lengths = np.full(rows, length, np.int32)
+        inputs, lengths = jnp.asarray(exported.inputs(length, rows)), jnp.full(rows, length)
         said = exported.model.apply(exported.weights, inputs, lengths, step_rescale=exported.step_rescale)
         np.savez_compressed(folder / f"answers-{length}.npz", inputs=inputs, lengths=lengths, log_probs=said)
