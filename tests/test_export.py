@@ -137,7 +137,7 @@ def test_stablehlo_runs_where_there_is_no_s5c(options: dict[str, Any], tmp_path:
     inputs = exported.inputs(9, rows)
     np.savez(tmp_path / "x.npz", inputs=inputs)
     assert run(f"{sys.executable} {WITHOUT_S5C} run.py x.npz y.npz", tmp_path).returncode == 0
-    right = exported.model.apply(exported.weights, inputs, np.full(rows, 9, np.int32), step_rescale=1.5)
+    right = exported.model.apply(exported.weights, jnp.asarray(inputs), jnp.full(rows, 9), step_rescale=1.5)
     np.testing.assert_allclose(np.load(tmp_path / "y.npz")["log_probs"], np.asarray(right), rtol=1e-4, atol=1e-4)
 
 

@@ -9,7 +9,7 @@ import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from s5c.model.classifier import Classifier
 from s5c.model.inputs import InputSpec
 from s5c.model.stream import StreamState, initial_state
 from s5c.pipeline.weights import fingerprint
-from s5c.types import Params
 
 FORMATS = ("lines", "text", "float32", "int16")
 """How samples are written: numbers in lines, characters, or little-endian numbers without separators; whole numbers of
@@ -127,14 +126,14 @@ def grouped(found: Iterable[np.ndarray], every: int) -> Iterator[np.ndarray]:
         yield np.stack(waiting)
 
 
-def write_state(path: Path, state: StreamState, weights: Params) -> None:
+def write_state(path: Path, state: StreamState, weights: dict[str, Any]) -> None:
     """Writes a state to an .npz file, whole or not at all, with the checksum of the network that it is of."""
     layers = {f"layer{i}": np.asarray(layer) for i, layer in enumerate(state.layers)}
     rest = {"features": np.asarray(state.features), "steps": np.asarray(state.steps)}
     save_arrays(path, {"network": np.array(fingerprint(weights)), **rest, **layers})
 
 
-def read_state(path: Path, model: Classifier, weights: Params) -> StreamState:
+def read_state(path: Path, model: Classifier, weights: dict[str, Any]) -> StreamState:
     """Reads a state.
 
     Args:
@@ -158,9 +157,7 @@ def read_state(path: Path, model: Classifier, weights: Params) -> StreamState:
             f"{path} holds no state of a stream ({error}): delete it to begin at the first step, or give another file."
         ) from error
     if of != fingerprint(weights) or not _alike(found, fresh):
-        raise UserError(
-            f"{path} is the state of another network: give the file of this one, or one that is not there yet."
-        )
+        raise UserError(f"{path} is the state of another network: give this one's, or a file that is not there yet.")
     return found
 
 

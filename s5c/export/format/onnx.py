@@ -1,8 +1,8 @@
 """ONNX: one step as a graph of standard operators, state in and state out.
 
-jax2onnx would export the step, and does where it can be installed; it stands on orbax-export, which wants an older Orbax
-than checkpoints here are written with, so the two do not fit into one environment. The graph is small: it is written
-with the ONNX project's own helpers and checked by its checker.
+jax2onnx 0.17 would export the step, and does where it can be installed; it stands on orbax-export, which wants an older
+Orbax than checkpoints here are written with, so the two do not fit into one environment. The graph is small: it is
+written with the ONNX project's own helpers and checked by its checker.
 
 Inputs are `sample` (b, features), or `token` (b,), int64; the states `layer0`, ... (b, 2p) or (b, h, 2p); `features`
 (b, h); `steps` (1,), all zeros at the start. Outputs are `log_probs` (b, classes) and what takes the place of the
@@ -59,7 +59,9 @@ class _Graph:
     """Nodes and constants of a graph, each with a name of its own."""
 
     def __init__(self, onnx: Any) -> None:
-        self.onnx, self.nodes, self.constants = onnx, [], []
+        self.onnx = onnx
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
 
     def node(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         output = output or f"{kind.lower()}_{len(self.nodes)}"
@@ -79,11 +81,8 @@ class _Graph:
         helper, types = self.onnx.helper, self.onnx.TensorProto
         stored, kind = values.values.ravel(), types.INT8
         if values.bits == 4:  # two a byte, the first in the lower half
-            kind, pairs = (
-                types.INT4,
-                np.append(stored, np.zeros(stored.size % 2, np.int8)).view(np.uint8).reshape(-1, 2),
-            )
-            stored = pairs[:, 0] & 15 | pairs[:, 1] << 4
+            pairs = np.append(stored, np.zeros(stored.size % 2, np.int8)).view(np.uint8).reshape(-1, 2)
+            stored, kind = pairs[:, 0] & 15 | pairs[:, 1] << 4, types.INT4
         self.constants.append(helper.make_tensor(name, kind, (rows, columns), stored.tobytes(), raw=True))
         return self.node("DequantizeLinear", name, self.constant(values.scale), axis=0)
 

@@ -74,7 +74,7 @@ def write(exported: Exported, folder: Path) -> str:
             (folder / f"model-{length}-{place}.stablehlo").write_bytes(program)
     np.savez_compressed(folder / "weights.npz", **flat)  # type: ignore[arg-type]
     _answers(exported, folder)
-    shutil.copyfile(TEMPLATES / "stablehlo_run.py", folder / RUNNER)
+    shutil.copyfile(TEMPLATES / "stablehlo_run.py.j2", folder / RUNNER)
     return f"python {RUNNER}"
 
 
