@@ -100,7 +100,7 @@ def chosen_lengths(pad: Any, max_length: int, train: np.ndarray, longest: int) -
         UserError: as for `padded`.
     """
     if pad == BUCKET:
-        return tuple(sorted({-(-max_length // 4), -(-max_length // 2), max_length}))
+        return bucketed(max_length)
     if isinstance(pad, list):
         if pad[-1] < longest:
             raise UserError(
@@ -117,6 +117,11 @@ def chosen_lengths(pad: Any, max_length: int, train: np.ndarray, longest: int) -
             f"{multiple}. Ask for at most {len(ends)}."
         )
     return tuple(int(ends[i]) for i in fewest(ends, counts, pad))
+
+
+def bucketed(max_length: int) -> tuple[int, ...]:
+    """Returns the lengths of `pad=bucket`: a quarter, half and all of `max_length`."""
+    return tuple(sorted({-(-max_length // 4), -(-max_length // 2), max_length}))
 
 
 def multiple_of(max_length: int) -> int:
