@@ -1,4 +1,4 @@
-"""`model.mask_padding=true`: no answer, no statistic, no gradient and no moment depends on what a sequence is padded to."""
+"""`model.mask_padding=true`: no answer, statistic, gradient or moment depends on what a sequence is padded to."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """What the sequences of a training were padded to, and with: what a network is asked with later.
 
 Where a layer runs backwards its state starts in the padding, so that such a network answers otherwise as the padding
-changes. A checkpoint therefore says how it was trained, `padding` in its metadata; of one that is older than this record
-the options of its task tell.
+changes. A checkpoint therefore says how it was trained, `padding` in its metadata; of one that is older than this
+record the options of its task tell.
 """
 
 from __future__ import annotations

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -50,23 +47,21 @@ class Block(nn.Module):
     ) -> Features:
         """Maps (b, l, h) to (b, l, h); `valid` says which steps are no padding, None if none is to be told apart."""
         config = self.config
-        if config.norm == "batch":
-            norm: Callable[[Features], Features] = partial(
-                BatchNorm(training, config.bn_momentum, name="norm"), valid=valid
-            )
-        else:
-            norm = nn.LayerNorm(name="norm")
-
         skip = x = self._masked(x, valid)  # whatever padding holds, NaN too
         if config.prenorm:
-            x = self._masked(norm(x), valid)
+            x = self._masked(self._normalised(x, training, valid), valid)
         y = load_family(config.family).Layer(config, self.state_dim, name="seq")(x, step_rescale)
         x = skip + self._activate(y, training)
-        return x if config.prenorm else norm(x)
+        return x if config.prenorm else self._normalised(x, training, valid)
 
     @staticmethod
     def _masked(x: Features, valid: Bool[Array, "b l"] | None) -> Features:
         return x if valid is None else silenced(x, valid)
+
+    def _normalised(self, x: Features, training: bool, valid: Bool[Array, "b l"] | None) -> Features:
+        if self.config.norm == "batch":
+            return BatchNorm(training, self.config.bn_momentum, name="norm")(x, valid)
+        return nn.LayerNorm(name="norm")(x)
 
     def _activate(self, y: Features, training: bool) -> Features:
         config, (b, _, h) = self.config, y.shape

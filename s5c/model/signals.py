@@ -60,7 +60,7 @@ class BlockAt(NamedTuple):
     step_rescale: float
     variables: dict[str, Any]
 
-    def __call__(self, x: Features, valid: Bool[np.ndarray, "b l"]) -> Signals:
+    def __call__(self, x: Features, valid: Bool[np.ndarray, "b l"] | None = None) -> Signals:
         """Runs the block; `valid` says which steps are data, for a block that masks the others."""
         return _run(*self[:3], self.variables, x, self._told_apart(valid))
 
@@ -68,8 +68,8 @@ class BlockAt(NamedTuple):
         """Returns the input of the sequence layer alone."""
         return _layer_input(*self[:3], self.variables, x, self._told_apart(valid))
 
-    def _told_apart(self, valid: Bool[np.ndarray, "b l"]) -> Bool[Array, "b l"] | None:
-        return jnp.asarray(valid) if self.config.mask_padding else None
+    def _told_apart(self, valid: Bool[np.ndarray, "b l"] | None) -> Bool[Array, "b l"] | None:
+        return jnp.asarray(valid) if self.config.mask_padding and valid is not None else None
 
 
 def blocks(model: Classifier, weights: Params, step_rescale: float = 1.0) -> list[BlockAt]:

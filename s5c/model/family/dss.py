@@ -94,8 +94,8 @@ class Config(ModelConfig):
             )
         if self.variant == "softmax" and self.length is None and self.mask_padding:
             raise UserError(
-                "model.mask_padding=true: variant=softmax with model.length=null normalises over the steps of its input, "
-                "padding included. Give model.length=<steps of the task>, or model.variant=exp."
+                "model.mask_padding=true: variant=softmax with model.length=null normalises over all steps of its "
+                "input, padding included. Give model.length=<steps of the task>, or model.variant=exp."
             )
         if self.variant == "softmax" and self.backend not in ("auto", "fft"):
             raise UserError(f"model.backend={self.backend}: variant=softmax runs as a convolution only, auto or fft.")
