@@ -26,12 +26,13 @@ COMMANDS = {
     "train": "train a model, or reuse it, and reduce it",
     "reduce": "compress a trained model",
     "evaluate": "accuracy, size and speed of a trained model",
+    "predict": "what a trained model says about sequences in a file",
     "report": "tables, figures and a page from runs",
     "data": "find, download or generate the data of a task",
     "bench": "time s5c against the published formulation",
     "studies": "the queue of published trainings and comparisons",
 }
-COMPOSED = ("train", "reduce", "evaluate", "report", "data")
+COMPOSED = ("train", "reduce", "evaluate", "predict", "report", "data")
 """Commands that Hydra composes a configuration for."""
 HELP = ("--help", "-h")
 EXPERIMENT = "experiment"

@@ -30,10 +30,12 @@ class Padding:
     Attributes:
         lengths: steps as the network reads them, increasing; a sequence is padded to the shortest that holds it.
         step: the features of a step that is padding; None for zeros, and for ids, of which 0 is <pad>.
+        strict: sequences that are longer than all of these are refused, instead of being left as they are.
     """
 
     lengths: tuple[int, ...]
     step: tuple[float, ...] | None = None
+    strict: bool = False
 
     @classmethod
     def of(cls, dataset: Dataset) -> Padding | None:
@@ -73,7 +75,12 @@ class Padding:
         Args:
             lengths: valid steps of each, (n,).
             given: steps that they have now, and keep where they are longer than any that is known.
+
+        Raises:
+            UserError: one is too long.
         """
+        if self.strict and len(lengths) and lengths.max() > self.lengths[-1]:
+            raise UserError(f"pad={self.lengths[-1]}: a sequence has {lengths.max()} steps. Give at least that.")
         known = np.array([*self.lengths, max(given, self.lengths[-1])])
         return known[np.searchsorted(self.lengths, lengths)]
 
@@ -102,7 +109,7 @@ def asked_for(pad: Any) -> Padding:
             f"pad={pad!r}: give trained (what the model was trained with), given (the sequences as they are), a number "
             "of steps such as pad=512, or several that increase, such as pad=[256,512]."
         )
-    return Padding(tuple(map(int, lengths)))
+    return Padding(tuple(map(int, lengths)), strict=True)
 
 
 def _derived(task: Mapping[str, Any], features: int) -> Padding | None:
