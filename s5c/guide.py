@@ -18,6 +18,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from s5c import searched
+from s5c.errors import UserError
 from s5c.locations import conf_dir, results_dir
 from s5c.lookup import conf_folders, presets
 from s5c.pipeline import shelf
@@ -144,6 +146,8 @@ def help_text(command: str, arguments: Sequence[str]) -> RenderableType:
 def answer(command: str) -> None:
     """Ends the process with the help of a command if that is asked for; called before the imports that take seconds."""
     if any(word in HELP for word in sys.argv[1:]):
+        with suppress(UserError):  # said where the command is run
+            searched.add(sys.argv[1:])
         printed(help_text(command, sys.argv[1:]))
         sys.exit(0)
 
@@ -184,6 +188,8 @@ def complete(words: Sequence[str]) -> list[str]:
     if not before:
         return [name for name in (*COMMANDS, "completion") if name.startswith(word)]
     command = before[0]
+    with suppress(UserError):
+        searched.add(before[1:])
     if command == "data" and len(before) == 1:
         return ["prepare"] if "prepare".startswith(word) else []
     if command not in COMPOSED:
