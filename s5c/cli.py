@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import logging
 import os
 import re
@@ -46,6 +47,13 @@ errors = Console(stderr=True, highlight=False, emoji=False)
 
 NOT_IN_RUN_NAME = ("experiment", "results_dir", "name", "wandb", "checkpoint", "resume", "hydra")
 """Overrides that do not tell two runs of an experiment apart."""
+
+ALONE = ("-m", "--multirun")
+WITH_VALUE = (
+    *("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"),
+    *("--cfg", "-c", "--package", "-p"),
+)
+"""Hydra's switches, those with a word behind them apart."""
 
 SWEEP_FILE = "multirun.yaml"
 EXPERIMENT = "experiment"
@@ -112,9 +120,13 @@ def run(job: Callable[[DictConfig], Any], config_name: str) -> None:
 
 
 def _switches_first(arguments: Sequence[str]) -> list[str]:
-    """Returns the arguments with `-m` before all others: between overrides Hydra's parser takes none behind it."""
-    several = [word for word in arguments if word in ("-m", "--multirun")]
-    return [*several, *(word for word in arguments if word not in several)]
+    """Returns the arguments with switches before all overrides: Hydra's parser takes none between two of them."""
+    switches: list[str] = []
+    others: list[str] = []
+    for before, word in itertools.pairwise(("", *arguments)):
+        of_switch = word in ALONE or word in WITH_VALUE or before in WITH_VALUE
+        (switches if of_switch else others).append(word)
+    return [*switches, *others]
 
 
 def _leave(status: int) -> NoReturn:

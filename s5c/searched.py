@@ -35,7 +35,7 @@ def override(folders: Iterable[Path]) -> str:
 
 
 def _folders(arguments: Sequence[str]) -> Iterable[Path]:
-    for argument, following in zip(arguments, (*arguments[1:], ""), strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=bool(arguments)):
         if (found := FLAG.fullmatch(argument)) is not None:
             yield _checked(argument, Path(following if found["value"] is None else found["value"]))
         elif (found := KEY.fullmatch(argument)) is not None:
