@@ -206,7 +206,7 @@ def _load(
     if missing := [one for one in needed if not hasattr(module, one)]:
         raise UserError(
             f"The {kind} {name!r} lacks {', '.join(missing)}: {path} has to define {', '.join(needed)} (see "
-            f"CONTRIBUTING.md and {package.__name__})."
+            f"help({package.__name__}))."
         )
     return module
 
@@ -235,7 +235,7 @@ def schema(package: ModuleType, kind: str, name: str, attribute: str, one_of: tu
     if not any(hasattr(found, what) and what not in missing for what in one_of):
         raise UserError(
             f"The {kind} {name!r} does nothing: `class {attribute}` in {module.__file__} needs "
-            f"{' or '.join(one_of)} (see CONTRIBUTING.md)."
+            f"{' or '.join(one_of)} (see help({package.__name__}))."
         )
     return found
 

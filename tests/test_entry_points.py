@@ -131,7 +131,8 @@ def test_a_package_is_installed_and_used(tmp_path: Path) -> None:
     assert "0.25" in reduced and "power=0" in reduced
     code = "import s5c, sys; m = s5c.load(sys.argv[1]); print(s5c.reduce(m, 'gain', ratio=0.5).states, m.states)"
     out = subprocess.run([sys.executable, "-c", code, str(checkpoint)], cwd=home, env=environment, capture_output=True)
-    assert out.stdout.split() == [b"32", b"64"], out.stderr.decode()
+    left, before = map(int, out.stdout.split())
+    assert left < before == 64, out.stderr.decode()
 
 
 # ---- folders of a command line
