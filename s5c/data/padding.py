@@ -8,8 +8,9 @@
 Lengths count what is stored: tokens with <eos>, samples; of a pair the longer sequence counts. A sequence is padded to
 the shortest that holds it, and the network is compiled once per length. It sees less padding then than the published
 one: no layer masks it, a state that runs backwards starts in it, and batch normalisation counts it among its
-statistics. So a model is evaluated with the padding it was trained with. In training the statistics are moreover those
-of batches of similar lengths, and the running ones those of the last such batches.
+statistics (unless `model.mask_padding` says otherwise). So a model is evaluated with the padding it was trained with.
+In training the statistics are moreover those of batches of similar lengths, and the running ones those of the last such
+batches.
 """
 
 from __future__ import annotations
