@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jobs
 import numpy as np
 import pytest
 from networks import PAIRS, PIXELS, TOKENS, network, weights_of
 
+import s5c
 from s5c.data.batching import Batch
 from s5c.errors import UserError
 from s5c.model.classifier import Classifier, InputSpec
@@ -153,3 +156,24 @@ def test_a_softmax_over_the_steps_of_the_input_cannot_be_masked() -> None:
     with pytest.raises(UserError, match=r"model\.length=<steps of the task>"):
         network(family="dss", variant="softmax", mask_padding=True)
     assert network(family="dss", variant="softmax").config.sees_padding
+
+
+@pytest.mark.slow
+def test_a_training_and_a_reduction_with_masked_padding(tmp_path: Path) -> None:
+    """From the command line: what is trained and what is left of it by `calibrated` do not see padding."""
+    few = ["task.examples=[60,20,20]", "train.batch_size=20", "model.mask_padding=true", "model.bidirectional=true"]
+    looked = ["reduction=calibrated", "reduction.calibration.sequences=20", "reduction.norm=recalibrate"]
+    done = jobs.run("train", "task=listops_small", f"task.cache_dir={tmp_path}", *few, *looked, folder=tmp_path)
+    assert done.code == 0, done.err
+    trained = jobs.only(tmp_path, "results/trained/*")
+    reduced = jobs.only(tmp_path, "results/listops_small/*/reduced/*")
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 41, 8)
+    x = np.where(np.arange(40) < lengths[:, None], rng.integers(1, 18, (8, 40)), 0)
+    for path in (trained, reduced):
+        model = s5c.load(path)
+        assert model.network.config.mask_padding and model.facts["padding"] == {"lengths": [100], "step": None}
+        expected = model.predict(x, lengths=lengths)
+        close(model.predict(np.pad(x, ((0, 0), (0, 60)), constant_values=3), lengths=lengths), expected)
+        close(model.predict(x[:1, : lengths[0]]), expected[:1])
+    assert s5c.load(reduced).states < s5c.load(trained).states
