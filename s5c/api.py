@@ -29,7 +29,7 @@ from s5c.data.base import Dataset, Split, Splits
 from s5c.errors import UserError, unknown
 from s5c.evaluation import cost
 from s5c.evaluation.metrics import Predictions, check_answers, predict
-from s5c.given import array, as_split, native, whole
+from s5c.given import TRAINED, array, as_split, native, padded_alike, padded_batches, padding_of, whole
 from s5c.locations import given_path
 from s5c.model import surgery
 from s5c.model.classifier import Classifier, InputSpec
@@ -87,13 +87,19 @@ class Model:
     evaluated: Evaluation | None = None
     answers: Predictions | None = None
 
-    def predict(self, x: Any, *, lengths: Any = None, batch_size: int = BATCH) -> np.ndarray:
+    def predict(self, x: Any, *, lengths: Any = None, batch_size: int = BATCH, pad: Any = TRAINED) -> np.ndarray:
         """Returns log-probabilities.
+
+        A network with two directions sees padding, and answers otherwise as it changes: it is asked with the padding it
+        was trained with, whatever the given array has. One that was trained without any, runs one way or masks padding
+        takes sequences as they are.
 
         Args:
             x: real inputs (n, l, features), (n, l) for one feature; ids (n, l), or (n, 2, l) for pairs of documents.
             lengths: valid steps of every sequence, (n,), or (n, 2) for pairs; None if nothing is padded.
             batch_size: sequences at a time.
+            pad: "trained" | "given" (as they are) | steps, or several numbers of steps, each sequence being padded to
+                the least that holds it.
 
         Returns:
             Shape (n, classes), float64.
@@ -101,9 +107,11 @@ class Model:
         Raises:
             UserError: the inputs do not fit the network.
         """
-        return self._answer(self._split(x, lengths), batch_size).log_probs
+        return self._answer(self._split(x, lengths), batch_size, pad).log_probs
 
-    def evaluate(self, x: Any, y: Any, *, lengths: Any = None, batch_size: int = BATCH) -> Evaluation:
+    def evaluate(
+        self, x: Any, y: Any, *, lengths: Any = None, batch_size: int = BATCH, pad: Any = TRAINED
+    ) -> Evaluation:
         """Returns accuracy and loss, which are kept for comparisons.
 
         Args:
@@ -111,6 +119,7 @@ class Model:
             y: class of every sequence, (n,).
             lengths: as for `predict`.
             batch_size: sequences at a time.
+            pad: as for `predict`.
 
         Raises:
             UserError: the inputs do not fit the network, or an answer is not a finite number.
@@ -119,7 +128,7 @@ class Model:
             raise UserError(
                 "evaluate compares answers with classes: give y, one class for each sequence; predict needs none."
             )
-        said = self._answer(self._split(x, lengths, y), batch_size)
+        said = self._answer(self._split(x, lengths, y), batch_size, pad)
         check_answers(self.name, given=said)
         assert said.accuracy is not None and said.loss is not None, "all answers are finite"
         self.answers, self.evaluated = said, Evaluation(said.accuracy, said.loss, len(said.labels))
@@ -171,10 +180,11 @@ class Model:
     def __repr__(self) -> str:
         return f"<s5c.Model {self.name}: {self.states} states, {self.parameters:,} parameters>"
 
-    def _answer(self, split: Split, batch_size: int) -> Predictions:
-        whole(batch_size, "batch_size", f"batch_size={BATCH}")
-        rescale = self.facts["step_rescale"]
-        return predict(self.network, self.weights, batches(split, batch_size)(), step_rescale=rescale)
+    def _answer(self, split: Split, batch_size: int, pad: Any) -> Predictions:
+        size = min(whole(batch_size, "batch_size", f"batch_size={BATCH}"), len(split))
+        padding = padding_of(self.network.config, self.facts, pad)
+        ready = padded_batches(split, padding, size, pairs=self.network.spec.pairs)
+        return predict(self.network, self.weights, ready, step_rescale=self.facts["step_rescale"])
 
     def _split(self, x: Any, lengths: Any = None, y: Any = None) -> Split:
         return as_split(self.network.spec, x, lengths, y)
@@ -347,12 +357,13 @@ def _with_data(
     spec = model.network.spec
     steps = None if length is None else whole(length, "length", "length=784")
     nothing = Split(np.zeros((0, *([2] * spec.pairs), steps or 0)), np.zeros(0, np.int32))
-    train = nothing if data is None else as_split(spec, data, lengths)
+    padding = padding_of(model.network.config, model.facts, TRAINED)
+    train = nothing if data is None else padded_alike(as_split(spec, data, lengths), padding, pairs=spec.pairs)
     selection = nothing
     if validation is not None:
         if not isinstance(validation, tuple | list) or len(validation) != 2 or validation[1] is None:
             raise UserError("validation= takes two things, sequences and their classes: validation=(x, y).")
-        selection = as_split(spec, validation[0], None, validation[1])
+        selection = padded_alike(as_split(spec, validation[0], None, validation[1]), padding, pairs=spec.pairs)
     dataset = Dataset(
         str(model.facts["task"]["name"]), "arrays given in Python", train, selection, spec.features, spec.classes,
         tokens=spec.tokens, pairs=spec.pairs, step_rescale=model.facts["step_rescale"], steps=steps,

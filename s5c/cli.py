@@ -28,7 +28,7 @@ from omegaconf.errors import GrammarParseError, InterpolationResolutionError, Om
 from rich.console import Console
 from rich.markup import escape
 
-from s5c import lookup
+from s5c import lookup, searched
 from s5c.config import suggest_key
 from s5c.data import task as tasks
 from s5c.errors import UserError, unknown
@@ -47,6 +47,13 @@ errors = Console(stderr=True, highlight=False, emoji=False)
 
 NOT_IN_RUN_NAME = ("experiment", "results_dir", "name", "wandb", "checkpoint", "resume", "hydra")
 """Overrides that do not tell two runs of an experiment apart."""
+
+ALONE = ("-m", "--multirun")
+WITH_VALUE = (
+    *("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"),
+    *("--cfg", "-c", "--package", "-p"),
+)
+"""Hydra's switches, those with a word behind them apart."""
 
 SWEEP_FILE = "multirun.yaml"
 EXPERIMENT = "experiment"
@@ -83,6 +90,7 @@ def run(job: Callable[[DictConfig], Any], config_name: str) -> None:
     sys.argv[1:] = _switches_first(sys.argv[1:])
     try:
         with signals_interrupt(), _sweep_folders_removed():
+            searched.add(sys.argv[1:])
             lookup.check(KINDS)
             check_choices(sys.argv[1:])
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)()
@@ -112,9 +120,13 @@ def run(job: Callable[[DictConfig], Any], config_name: str) -> None:
 
 
 def _switches_first(arguments: Sequence[str]) -> list[str]:
-    """Returns the arguments with `-m` before all others: between overrides Hydra's parser takes none behind it."""
-    several = [word for word in arguments if word in ("-m", "--multirun")]
-    return [*several, *(word for word in arguments if word not in several)]
+    """Returns the arguments with switches before all overrides: Hydra's parser takes none between two of them."""
+    switches: list[str] = []
+    others: list[str] = []
+    for before, word in itertools.pairwise(("", *arguments)):
+        of_switch = word in ALONE or word in WITH_VALUE or before in WITH_VALUE
+        (switches if of_switch else others).append(word)
+    return [*switches, *others]
 
 
 def _leave(status: int) -> NoReturn:
@@ -157,7 +169,8 @@ def explain(error: Exception, config_name: str) -> str:
     key = match.group(1)
     chosen = choices(sys.argv[1:])
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        composed = hydra.compose(config_name, [f"{group}={name}" for group, name in chosen.items()])
+        places = searched.override(lookup.conf_folders()[1:])
+        composed = hydra.compose(config_name, [places, *(f"{group}={name}" for group, name in chosen.items())])
     return f"There is no configuration key {key!r}{_elsewhere(key, chosen)}. {suggest_key(composed, key)}"
 
 
@@ -188,12 +201,9 @@ def check_choices(arguments: Sequence[str]) -> None:
         arguments: the command line.
 
     Raises:
-        UserError: `group=name` without a file group/name.yaml in conf/, in a folder of `S5C_PLUGINS` or of
-            `--config-dir`, or `experiment=` without its plus sign.
+        UserError: `group=name` without a file group/name.yaml in any of `lookup.conf_folders`, or `experiment=` without
+            its plus sign.
     """
-    if any(argument.lstrip("+").startswith("hydra.searchpath=") for argument in arguments):
-        return  # wherever that leads, Hydra says what it does not find
-    places = [*lookup.conf_folders(), *_own_folders(arguments)]
     groups = {path.name for folder in lookup.conf_folders() for path in folder.iterdir() if path.is_dir()}
     for argument in arguments:
         keys = re.fullmatch(r"\+{0,2}([\w/]+)=\{.*", argument)
@@ -203,7 +213,7 @@ def check_choices(arguments: Sequence[str]) -> None:
         if match is None or match[2] not in groups:
             continue
         plus, group, chosen = match.groups()
-        names = lookup.presets(group, places)
+        names = lookup.presets(group)
         for name in (part.strip() for part in chosen.split(",")):
             if name not in names and (group, name) != (EXPERIMENT, "null"):
                 raise _without_preset(group, name) or _crossed(group, name, names) or unknown(group, name, names)
@@ -238,12 +248,6 @@ def _crossed(group: str, name: str, names: Mapping[str, Path]) -> UserError | No
     return None
 
 
-def _own_folders(arguments: Sequence[str]) -> list[Path]:
-    """Returns the folders of configurations that a command line adds."""
-    after = [following for argument, following in itertools.pairwise(arguments) if argument in ("--config-dir", "-cd")]
-    return [Path(path) for path in (*after, *(a.partition("=")[2] for a in arguments if a.startswith("--config-dir=")))]
-
-
 def run_name(overrides: Sequence[str]) -> str:
     """Returns a folder name made from the overrides, the same for the same command.
 
@@ -265,11 +269,11 @@ def run_name(overrides: Sequence[str]) -> str:
 
 
 class PluginFolders(SearchPathPlugin):
-    """Lets Hydra search the folders of yaml files in `S5C_PLUGINS`, after s5c's own."""
+    """Lets Hydra search the folders of yaml files of plug-ins, after s5c's own."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Appends them; Hydra calls it before it composes anything."""
-        for folder in lookup.conf_folders()[1:]:
+        for folder in lookup.plugin_conf_folders():
             search_path.append("s5c-plugins", str(folder))
 
 

@@ -18,6 +18,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from s5c import searched
+from s5c.errors import UserError
 from s5c.locations import conf_dir, results_dir
 from s5c.lookup import conf_folders, presets
 from s5c.pipeline import shelf
@@ -26,12 +28,13 @@ COMMANDS = {
     "train": "train a model, or reuse it, and reduce it",
     "reduce": "compress a trained model",
     "evaluate": "accuracy, size and speed of a trained model",
+    "predict": "what a trained model says about sequences in a file",
     "report": "tables, figures and a page from runs",
     "data": "find, download or generate the data of a task",
     "bench": "time s5c against the published formulation",
     "studies": "the queue of published trainings and comparisons",
 }
-COMPOSED = ("train", "reduce", "evaluate", "report", "data")
+COMPOSED = ("train", "reduce", "evaluate", "predict", "report", "data")
 """Commands that Hydra composes a configuration for."""
 HELP = ("--help", "-h")
 EXPERIMENT = "experiment"
@@ -143,6 +146,8 @@ def help_text(command: str, arguments: Sequence[str]) -> RenderableType:
 def answer(command: str) -> None:
     """Ends the process with the help of a command if that is asked for; called before the imports that take seconds."""
     if any(word in HELP for word in sys.argv[1:]):
+        with suppress(UserError):  # said where the command is run
+            searched.add(sys.argv[1:])
         printed(help_text(command, sys.argv[1:]))
         sys.exit(0)
 
@@ -183,6 +188,8 @@ def complete(words: Sequence[str]) -> list[str]:
     if not before:
         return [name for name in (*COMMANDS, "completion") if name.startswith(word)]
     command = before[0]
+    with suppress(UserError):
+        searched.add(before[1:])
     if command == "data" and len(before) == 1:
         return ["prepare"] if "prepare".startswith(word) else []
     if command not in COMPOSED:

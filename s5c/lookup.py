@@ -9,6 +9,10 @@ folders outside of s5c that hold more of them, separated as in PATH:
 Their files become modules of the package, `s5c.reduction.method.NAME`, so that they are pickled, checked and found like
 its own. A trailing underscore keeps Python's keywords usable as names, `global_.py` is "global"; a leading one is for
 what the files of a folder share.
+
+Installed packages name their modules by entry points, `s5c.methods`, `s5c.tasks`, `s5c.families` and so on: NAME =
+"package.module", a module as such a file is. The folder `conf` of such a package is searched for yaml files, too; one
+that has nothing else names itself in `s5c.conf`. Further folders of yaml files are those of a command line.
 """
 
 from __future__ import annotations
@@ -16,19 +20,40 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import importlib.util
 import os
 import pkgutil
+import sys
 import traceback
 from collections.abc import Iterable, Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from s5c.errors import UserError, unknown
 from s5c.locations import conf_dir
 
 VARIABLE = "S5C_PLUGINS"
 CONF = "conf"
+
+GROUPS = {"family": "s5c.families", CONF: "s5c.conf"}
+"""Entry points of a kind, where they are not called `s5c.<kind>s`."""
+
+
+class Installed(NamedTuple):
+    """A module that an installed package gives to s5c.
+
+    Attributes:
+        name: the choice.
+        module: its dotted name.
+        path: its file; where it would be, if there is none.
+    """
+
+    name: str
+    module: str
+    path: Path
+
 
 _outside: set[str] = set()
 """Folders that packages search because of the variable; they are left out again when it changes."""
@@ -79,7 +104,7 @@ def names(package: ModuleType) -> list[str]:
     Raises:
         UserError: two files have one name.
     """
-    return sorted(_modules(_search(package)))
+    return sorted(_modules(_search(package), installed(package.__name__.rpartition(".")[2])))
 
 
 def load(package: ModuleType, kind: str, name: str, needed: Iterable[str]) -> ModuleType:
@@ -94,7 +119,59 @@ def load(package: ModuleType, kind: str, name: str, needed: Iterable[str]) -> Mo
     Raises:
         UserError: there is no file of that name, it cannot be imported, or something is not defined in it.
     """
-    return _load(package, kind, name, tuple(needed), _search(package))
+    return _load(package, kind, name, tuple(needed), _search(package), installed(package.__name__.rpartition(".")[2]))
+
+
+def installed(kind: str) -> tuple[Installed, ...]:
+    """Returns what installed packages give of a kind, by their entry points; nothing of them is imported.
+
+    Args:
+        kind: last part of the name of the package of a kind, or "conf" for packages that have yaml files alone.
+    """
+    return _installed(GROUPS.get(kind, f"s5c.{kind}s"), tuple(sys.path))
+
+
+@functools.cache  # every distribution on the path is looked at
+def _installed(group: str, path: tuple[str, ...]) -> tuple[Installed, ...]:
+    found = {point.name: point.value.partition(":")[0].strip() for point in entry_points(group=group)}
+    return tuple(Installed(name, module, _file_of(module)) for name, module in sorted(found.items()))
+
+
+def _file_of(module: str) -> Path:
+    """Returns the file of a module, without importing the packages that it lies in."""
+    top, *below = module.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None:
+        return Path(*module.split(".")).with_suffix(".py")
+    if not spec.submodule_search_locations:
+        return Path(spec.origin or top)
+    place = Path(next(iter(spec.submodule_search_locations)), *below)
+    return place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+
+
+def _packages() -> list[Path]:
+    """Returns the folders of the installed packages that give something to s5c; the file of one that is no folder."""
+    found: dict[Path, None] = {}
+    for kind in (*KINDS, CONF):
+        for one in installed(kind):
+            top = _file_of(one.module.partition(".")[0])
+            found[top.parent if top.name == "__init__.py" else top] = None
+    return list(found)
+
+
+KINDS = ("method", "task", "family", "allocation", "refit", "backend", "stage")
+"""Kinds that installed packages may give."""
+
+_added: list[Path] = []
+"""Folders of yaml files that the command line of this process names."""
+
+
+def add(folders: Iterable[Path]) -> None:
+    """Searches further folders for yaml files, in the place of those added before; messages and help know them too."""
+    _added[:] = [folder.expanduser().absolute() for folder in folders]
 
 
 def _search(package: ModuleType) -> tuple[str, ...]:
@@ -104,13 +181,21 @@ def _search(package: ModuleType) -> tuple[str, ...]:
 
 
 @functools.cache  # a layer asks for its family and its backend whenever it is traced
-def _load(package: ModuleType, kind: str, name: str, needed: tuple[str, ...], places: tuple[str, ...]) -> ModuleType:
-    found = _modules(places)
+def _load(
+    package: ModuleType,
+    kind: str,
+    name: str,
+    needed: tuple[str, ...],
+    places: tuple[str, ...],
+    installed: tuple[Installed, ...],
+) -> ModuleType:
+    found = _modules(places, installed)
     if name not in found:
         raise unknown(kind, name, found)
     path = found[name]
+    own = {one.name: one.module for one in installed}
     try:
-        module = importlib.import_module(f"{package.__name__}.{path.stem}")
+        module = importlib.import_module(own.get(name, f"{package.__name__}.{path.stem}"))
     except UserError:
         raise
     except Exception as error:  # whatever a file may do when it is run
@@ -121,7 +206,7 @@ def _load(package: ModuleType, kind: str, name: str, needed: tuple[str, ...], pl
     if missing := [one for one in needed if not hasattr(module, one)]:
         raise UserError(
             f"The {kind} {name!r} lacks {', '.join(missing)}: {path} has to define {', '.join(needed)} (see "
-            f"CONTRIBUTING.md and {package.__name__})."
+            f"help({package.__name__}))."
         )
     return module
 
@@ -150,14 +235,19 @@ def schema(package: ModuleType, kind: str, name: str, attribute: str, one_of: tu
     if not any(hasattr(found, what) and what not in missing for what in one_of):
         raise UserError(
             f"The {kind} {name!r} does nothing: `class {attribute}` in {module.__file__} needs "
-            f"{' or '.join(one_of)} (see CONTRIBUTING.md)."
+            f"{' or '.join(one_of)} (see help({package.__name__}))."
         )
     return found
 
 
 def conf_folders() -> list[Path]:
-    """Returns the folders of yaml files: s5c's own, then those of `S5C_PLUGINS`."""
-    return [conf_dir(), *(folder / CONF for folder in folders() if (folder / CONF).is_dir())]
+    """Returns the folders of yaml files: s5c's own, those of plug-ins, then those of the command line."""
+    return list(dict.fromkeys([conf_dir(), *plugin_conf_folders(), *(one for one in _added if one.is_dir())]))
+
+
+def plugin_conf_folders() -> list[Path]:
+    """Returns the folders of yaml files in `S5C_PLUGINS` and in installed packages."""
+    return [place for folder in (*folders(), *_packages()) if (place := folder / CONF).is_dir()]
 
 
 def presets(group: str, places: Iterable[Path] | None = None) -> dict[str, Path]:
@@ -202,19 +292,19 @@ def check(packages: Iterable[ModuleType]) -> None:
     for package in packages:
         names(package)
     own, *others = conf_folders()
-    for other in others:
-        for path in sorted(other.rglob("*.yaml")):
-            if (own / path.relative_to(other)).is_file():
-                raise _twice(own / path.relative_to(other), path)
+    for path in sorted(own.rglob("*.yaml")):
+        for other in others:
+            if (place := other / path.relative_to(own)).is_file() and not place.samefile(path):
+                raise _twice(path, place)
 
 
 def sources() -> Iterator[Path]:
-    """Yields the Python files in the folders of `S5C_PLUGINS`."""
-    for folder in folders():
-        yield from sorted(path for path in folder.rglob("*.py"))
+    """Yields the Python files in the folders of `S5C_PLUGINS`, and of installed packages that give something to s5c."""
+    for place in (*folders(), *_packages()):
+        yield from sorted(place.rglob("*.py")) if place.is_dir() else [place]
 
 
-def _modules(places: tuple[str, ...]) -> dict[str, Path]:
+def _modules(places: tuple[str, ...], installed: tuple[Installed, ...]) -> dict[str, Path]:
     """Returns the files of a kind by name."""
     found: dict[str, Path] = {}
     for place in places:
@@ -225,6 +315,10 @@ def _modules(places: tuple[str, ...]) -> dict[str, Path]:
             if name in found:
                 raise _twice(found[name], path)
             found[name] = path
+    for one in installed:
+        if one.name in found:
+            raise _twice(found[one.name], one.path)
+        found[one.name] = one.path
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import re
@@ -13,6 +14,7 @@ import zipfile
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 from packaging.requirements import Requirement
 
@@ -44,10 +46,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 def test_wheel_holds_the_package_and_the_configuration(wheel: zipfile.ZipFile) -> None:
     packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
     conf = {f"s5c/conf/{name}" for name in files_below(REPOSITORY / "conf")}
-    assert packed == {f"s5c/{name}" for name in files_below(REPOSITORY / "s5c")} | conf
+    zoo = {f"s5c/zoo/{name}" for name in files_below(REPOSITORY / "results/zoo")}
+    assert packed == {f"s5c/{name}" for name in files_below(REPOSITORY / "s5c")} | conf | zoo
     assert any(name.endswith(".yaml") for name in conf)
     assert any(re.fullmatch(r"s5c/data/.*\.npz", name) for name in packed)
     assert "s5c/py.typed" in packed
+    assert sum(one.compress_size for one in wheel.infolist()) < 4e6, "larger models are for another package"
 
 
 def test_wheel_metadata(wheel: zipfile.ZipFile) -> None:
@@ -70,6 +74,62 @@ def test_wheel_finds_its_configuration_from_another_folder(wheel: zipfile.ZipFil
         [sys.executable, "-c", code], cwd=elsewhere, env=environment, check=True, capture_output=True, text=True
     )
     assert shown.stdout.splitlines() == [s5c.__version__, str(site / "s5c/conf"), str(elsewhere / "results")]
+
+
+@pytest.mark.slow
+def test_a_wheel_works_in_an_empty_folder(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    """Overview, zoo, presets, the demo's commands, the page of a report, answers: all but what needs a checkout."""
+    site, home = tmp_path / "site", tmp_path / "home"
+    wheel.extractall(site)
+    home.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(site), "S5C_RESULTS": "", "S5C_PLUGINS": "", "S5C_ZOO": ""}
+
+    def run(*arguments: str, code: int = 0) -> str:
+        command = [sys.executable, "-m", *arguments]
+        done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        return done.stdout + done.stderr
+
+    overview = run("s5c")
+    assert "zoo:digits_s5" in overview and "digits_last" in overview
+    assert str(site / "s5c/zoo") in run("s5c.reduce", "checkpoint=zoo:digits", code=1)
+    quick = ["evaluation.latency=false", "wandb=disabled"]
+    assert "98.3" in run("s5c.reduce", "checkpoint=zoo:digits_s5", "reduction=last", "reduction.ratio=0.5", *quick)
+    tiny = ["model.n_layers=1", "model.d_model=4", "model.state_size=8", "model.blocks=1", "train.epochs=1"]
+    assert "0.6" in run("s5c.train", "+experiment=digits_last", "reduction.ratio=[0.3,0.6]", *tiny, *quick)
+    run("s5c.report", "runs=results/digits_last", "html=true")
+    assert "<script" in (home / "results/digits_last/report/report.html").read_text("utf-8")
+    np.save(home / "x.npy", np.zeros((2, 64), np.float32))
+    run("s5c.predict", "checkpoint=zoo:digits_s5", "inputs=x.npy", "out=y.npz")
+    assert np.load(home / "y.npz")["log_probs"].shape == (2, 10)
+    assert "in a checkout" in run("s5c.report", "published=true", code=1)
+    assert {path.name for path in home.iterdir()} == {"results", "x.npy", "y.npz"}
+
+
+OF_A_CHECKOUT = re.compile(r"\bmake [a-z]+`|\bscripts/|results/README|CONTRIBUTING|\bdocs/|\btests/")
+
+
+def said(source: str) -> list[str]:
+    """Returns the texts of a module that are no docstrings."""
+    tree = ast.parse(source)
+    scopes = (node for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef))
+    alone = (child.value for scope in scopes for child in scope.body if isinstance(child, ast.Expr))
+    docstrings = {id(value) for value in alone if isinstance(value, ast.Constant)}
+    texts = (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    return [node.value for node in texts if id(node) not in docstrings]
+
+
+def test_no_message_and_no_help_names_what_a_wheel_lacks() -> None:
+    for_checkouts = {"published.py", "templates.py"}  # of the pages of a checkout, which say so first
+    texts = [
+        (path.name, text)
+        for path in (REPOSITORY / "s5c").rglob("*.py")
+        if path.name not in for_checkouts
+        for text in said(path.read_text("utf-8"))
+    ]
+    texts += [(path.name, path.read_text("utf-8")) for path in (REPOSITORY / "conf").rglob("*.yaml")]
+    assert [(name, found[0]) for name, text in texts if (found := OF_A_CHECKOUT.search(text))] == []
+    assert OF_A_CHECKOUT.search(said('"""See docs/x."""\nraise E("see CONTRIBUTING.md")')[0])
 
 
 def locations_at(package: Path) -> ModuleType:

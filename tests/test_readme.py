@@ -8,10 +8,12 @@ import re
 import shlex
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import jobs
 import layouts
+import numpy as np
 import pytest
 
 from s5c.studies import __main__ as queue
@@ -72,7 +74,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 COMPILING = (
     *("+experiment=imdb_last", "reduction=calibrated", "refit=", "readout=", "norm=", "finetune.", "tolerance="),
-    *("reduction.params=", "reduction.order=", "reduction.ratio=["),  # much the same as the first ones
+    *("mask_padding", "reduction.params=", "reduction.order=", "reduction.ratio=["),  # much the same as the first ones
 )
 
 
@@ -101,6 +103,15 @@ def test_command_runs(words: list[str], folder: Path) -> None:
     if "imdb" in " ".join(words):
         on_a_few_reviews(words, folder)
         return
+    if "task=listops" in words:
+        on_a_release(words, folder)
+        return
+    if "inputs=X.npz" in words:
+        np.savez(folder / "X.npz", inputs=np.zeros((3, 64)))
+    if "--config-dir=my_conf" in words:
+        (folder / "my_conf/experiment").mkdir(parents=True)
+        own = "# @package _global_\ndefaults: [digits_s5, override /reduction: last]\nname: mine\n"
+        (folder / "my_conf/experiment/mine.yaml").write_text(own)
     if any("PATH" in word for word in words):
         if not list(folder.glob("results/trained/*")):  # the command that trains was not asked for
             assert jobs.run("train", "+experiment=digits_last", folder=folder).code == 0
@@ -110,6 +121,16 @@ def test_command_runs(words: list[str], folder: Path) -> None:
         assert jobs.run("train", "+experiment=digits_last", folder=folder).code == 0
     done = jobs.run(words[2].removeprefix("s5c."), *words[3:], folder=folder)
     assert done.code == 0, done.err
+
+
+def on_a_release(words: list[str], folder: Path) -> None:
+    """Prepares a hand-made archive of the Long Range Arena, as a process: `prepare` is a word of its own."""
+    layouts.listops(folder / "lra/lra_release/lra_release")
+    with tarfile.open(folder / "lra_release.gz", "w:gz") as packed:
+        packed.add(folder / "lra", "")
+    arguments = [word.replace("PATH", str(folder)) for word in (*words[2:], f"task.cache_dir={folder / 'cache'}")]
+    done = subprocess.run([sys.executable, "-m", *arguments], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0 and "LRA listops" in done.stdout, done.stderr
 
 
 def on_a_few_reviews(words: list[str], folder: Path) -> None:

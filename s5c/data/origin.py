@@ -41,7 +41,8 @@ class Origin:
         find: the place of the data in a folder, or None if it is not there; None for generators, which need no data.
         names: files and folders at the place whose sizes and times tell whether it has changed, or a function that
             returns them; all if empty.
-        archives: names of the published archives; found ones are unpacked.
+        archives: names of the published archives; found ones are unpacked, as is any file that is given for a folder.
+        part: the folder that is taken from an archive which holds more; all of it if empty.
         tfds: data set of TFDS that this is, or whose download consists of these files.
     """
 
@@ -51,6 +52,7 @@ class Origin:
     find: Callable[[Path], Path | None] | None = None
     names: tuple[str, ...] | Callable[[Path], tuple[str, ...]] = ()
     archives: tuple[str, ...] = ()
+    part: str = ""
     tfds: str | None = None
 
     def place(self, folder: Path) -> Path | None:
@@ -59,9 +61,8 @@ class Origin:
             return folder
         if found := self.find(folder):
             return found
-        for name in self.archives:
-            packed = folder if folder.name == name else folder / name
-            if packed.is_file() and (found := self.find(archive.unpack(packed))):
+        for packed in [folder] if folder.is_file() else [folder / name for name in self.archives]:
+            if self.archives and packed.is_file() and (found := self.find(archive.unpack(packed, self.part))):
                 return found
         return None
 

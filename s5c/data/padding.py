@@ -8,8 +8,9 @@
 Lengths count what is stored: tokens with <eos>, samples; of a pair the longer sequence counts. A sequence is padded to
 the shortest that holds it, and the network is compiled once per length. It sees less padding then than the published
 one: no layer masks it, a state that runs backwards starts in it, and batch normalisation counts it among its
-statistics. So a model is evaluated with the padding it was trained with. In training the statistics are moreover those
-of batches of similar lengths, and the running ones those of the last such batches.
+statistics (unless `model.mask_padding` says otherwise). So a model is evaluated with the padding it was trained with.
+In training the statistics are moreover those of batches of similar lengths, and the running ones those of the last such
+batches.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def chosen_lengths(pad: Any, max_length: int, train: np.ndarray, longest: int) -
         UserError: as for `padded`.
     """
     if pad == BUCKET:
-        return tuple(sorted({-(-max_length // 4), -(-max_length // 2), max_length}))
+        return bucketed(max_length)
     if isinstance(pad, list):
         if pad[-1] < longest:
             raise UserError(
@@ -117,6 +118,11 @@ def chosen_lengths(pad: Any, max_length: int, train: np.ndarray, longest: int) -
             f"{multiple}. Ask for at most {len(ends)}."
         )
     return tuple(int(ends[i]) for i in fewest(ends, counts, pad))
+
+
+def bucketed(max_length: int) -> tuple[int, ...]:
+    """Returns the lengths of `pad=bucket`: a quarter, half and all of `max_length`."""
+    return tuple(sorted({-(-max_length // 4), -(-max_length // 2), max_length}))
 
 
 def multiple_of(max_length: int) -> int:

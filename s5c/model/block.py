@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from s5c.model.config import ModelConfig, load_family
 from s5c.model.gate import SigmoidGate
-from s5c.model.norm import BatchNorm
+from s5c.model.norm import BatchNorm, silenced
 from s5c.ssm.precision import dot_general
-from s5c.types import Array, Features, Float
+from s5c.types import Array, Bool, Features, Float
 
 
 def dense(features: int, precision: str, name: str | None = None) -> nn.Dense:
@@ -29,26 +29,38 @@ class Block(nn.Module):
         full_glu    Drop((W1 g + b1) * sigmoid(W2 g + b2))
         lqo         Drop(y + (W1 y) * (W2 y))    a quadratic output of rank one per feature, with no other nonlinearity
 
-    Batch normalisation takes its statistics over batch and time, padding included, as the published code does.
+    Batch normalisation takes its statistics over batch and time, padding included, as the published code does. Where
+    valid steps are told apart, the statistics are theirs, and the sequence layer reads zeros at all others: a state at
+    rest stays there until the first valid step in its direction, so that no answer depends on the padding.
     """
 
     config: ModelConfig
     state_dim: int
 
     @nn.compact
-    def __call__(self, x: Features, training: bool = False, step_rescale: float = 1.0) -> Features:
-        """Maps (b, l, h) to (b, l, h)."""
+    def __call__(
+        self,
+        x: Features,
+        training: bool = False,
+        step_rescale: float = 1.0,
+        valid: Bool[Array, "b l"] | None = None,
+    ) -> Features:
+        """Maps (b, l, h) to (b, l, h); `valid` says which steps are no padding, None if none is to be told apart."""
         config = self.config
-        if config.norm == "batch":
-            norm: nn.Module = BatchNorm(training, config.bn_momentum, name="norm")
-        else:
-            norm = nn.LayerNorm(name="norm")
-
-        skip = x
+        skip = x = self._masked(x, valid)  # whatever padding holds, NaN too
         if config.prenorm:
-            x = norm(x)
+            x = self._masked(self._normalised(x, training, valid), valid)
         x = skip + self._activate(self._sequence(x, step_rescale), training)
-        return x if config.prenorm else norm(x)
+        return x if config.prenorm else self._normalised(x, training, valid)
+
+    @staticmethod
+    def _masked(x: Features, valid: Bool[Array, "b l"] | None) -> Features:
+        return x if valid is None else silenced(x, valid)
+
+    def _normalised(self, x: Features, training: bool, valid: Bool[Array, "b l"] | None) -> Features:
+        if self.config.norm == "batch":
+            return BatchNorm(training, self.config.bn_momentum, name="norm")(x, valid)
+        return nn.LayerNorm(name="norm")(x)
 
     def _sequence(self, x: Features, step_rescale: float) -> Features:
         return load_family(self.config.family).Layer(self.config, self.state_dim, name="seq")(x, step_rescale)

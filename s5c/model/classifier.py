@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from s5c.model.block import Block, dense
 from s5c.model.config import ModelConfig
 from s5c.model.inputs import InputSpec
-from s5c.types import Array, Features, Float, Int, Num, Params
+from s5c.types import Array, Bool, Features, Float, Int, Num, Params
 
 
 class TokenEncoder(nn.Module):
@@ -53,13 +53,20 @@ class Encoder(nn.Module):
     state_dims: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, inputs: Num[Array, "b l *features"], training: bool, step_rescale: float) -> Features:
+    def __call__(
+        self,
+        inputs: Num[Array, "b l *features"],
+        training: bool,
+        step_rescale: float,
+        lengths: Int[Array, "b"] | None = None,
+    ) -> Features:
         """Maps raw inputs to features (b, l, h)."""
+        valid = told_apart(self.config, lengths, inputs.shape[1])
         x = input_encoder(self.config, self.spec, name="encoder")(inputs)
         # A Python loop, not a scan over layers: after a reduction the layers differ in size.
         block = nn.remat(Block, static_argnums=(2, 3)) if self.config.remat and training else Block
         for i, p in enumerate(self.state_dims):
-            x = block(self.config, p, name=f"layers_{i}")(x, training, step_rescale)
+            x = block(self.config, p, name=f"layers_{i}")(x, training, step_rescale, valid)
         return x
 
 
@@ -90,8 +97,18 @@ def pool(x: Features, lengths: Int[Array, "b"] | None, how: str) -> Float[Array,
         return x[:, last] if lengths is None else jnp.take_along_axis(x, last, axis=1)[:, 0]
     if lengths is None:
         return jnp.mean(x, axis=1)
-    valid = jnp.arange(x.shape[1]) < lengths[:, None]
+    valid = valid_steps(lengths, x.shape[1])
     return jnp.sum(x * valid[..., None], axis=1) / lengths[:, None]
+
+
+def valid_steps(lengths: Int[Array, "b"], steps: int) -> Bool[Array, "b l"]:
+    """Returns which of so many steps are no padding."""
+    return jnp.arange(steps) < lengths[:, None]
+
+
+def told_apart(config: ModelConfig, lengths: Int[Array, "b"] | None, steps: int) -> Bool[Array, "b l"] | None:
+    """Returns which steps are no padding, for a model whose blocks mask it; None where nothing is to be masked."""
+    return valid_steps(lengths, steps) if config.mask_padding and lengths is not None else None
 
 
 class Classifier(nn.Module):
@@ -113,11 +130,11 @@ class Classifier(nn.Module):
 
         Args:
             inputs: token ids (rows, l) or real channels (rows, l, features); rows = b, or 2b for pairs.
-            lengths: valid steps per row, for pooling only; None if nothing is padded.
+            lengths: valid steps per row, for pooling and for blocks that mask padding; None if nothing is padded.
             training: use batch statistics and dropout (needs the `dropout` stream, updates `batch_stats`).
             step_rescale: multiplies every Delta; 2 evaluates at half the sample rate.
         """
-        x = Encoder(self.config, self.spec, self.state_dims, name="encoder")(inputs, training, step_rescale)
+        x = Encoder(self.config, self.spec, self.state_dims, name="encoder")(inputs, training, step_rescale, lengths)
         logits = output_head(self.config, self.spec, name="decoder")(pool(x, lengths, self.config.pooling))
         return jax.nn.log_softmax(logits)
 

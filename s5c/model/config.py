@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from s5c import lookup
 from s5c.errors import UserError, bounded, unknown
 from s5c.model import family
+from s5c.model.inputs import ADDED_LATER, without_later
 from s5c.ssm.convolution import SISO_BACKENDS
 from s5c.ssm.operator import available_backends
 from s5c.ssm.precision import PRECISIONS
@@ -41,6 +42,7 @@ class ModelConfig(abc.ABC):
         precision: precision of all matrix products, float32 | tf32 | bfloat16; everything else is float32
             (`s5c.ssm.precision`).
         remat: keep only the input of every block in training and run the block again in its derivative.
+        mask_padding: padded steps enter neither a state nor a statistic, so that no answer depends on them.
     """
 
     family: ClassVar[str] = ""
@@ -58,6 +60,7 @@ class ModelConfig(abc.ABC):
     backend: str = "auto"
     precision: str = "tf32"
     remat: bool = False
+    mask_padding: bool = ADDED_LATER["mask_padding"]
 
     def __post_init__(self) -> None:
         one_of("activation", self.activation, ACTIVATIONS)
@@ -76,6 +79,11 @@ class ModelConfig(abc.ABC):
     def full_state_dim(self) -> int:
         """Stored complex states of one layer before any reduction."""
 
+    @property
+    def sees_padding(self) -> bool:
+        """Whether answers depend on how far a sequence is padded: a direction starts in the padding, unless masked."""
+        return bool(getattr(self, "bidirectional", False)) and not self.mask_padding
+
     def unshared(self) -> ModelConfig:
         """Returns the configuration whose channels have poles of their own: the same, unless channels share theirs."""
         return self
@@ -91,8 +99,11 @@ class ModelConfig(abc.ABC):
         return dims
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the JSON form, `name` being the family; `from_dict` is the inverse."""
-        return {"name": self.family, **dataclasses.asdict(self)}
+        """Returns the JSON form, `name` being the family; `from_dict` is the inverse.
+
+        Keys that older trainings do not know are left out at their default, so that these keep their identity.
+        """
+        return {"name": self.family, **without_later(dataclasses.asdict(self))}
 
 
 def families() -> list[str]:

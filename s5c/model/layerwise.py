@@ -14,9 +14,9 @@ import jax
 
 from s5c.model import network
 from s5c.model.block import Block
-from s5c.model.classifier import Classifier, InputSpec, input_encoder, output_head, pool
+from s5c.model.classifier import Classifier, InputSpec, input_encoder, output_head, pool, told_apart
 from s5c.model.config import ModelConfig
-from s5c.types import Array, Features, Float, Int, Num, Params
+from s5c.types import Array, Bool, Features, Float, Int, Num, Params
 
 
 def log_probs(
@@ -48,8 +48,9 @@ def pooled(
 ) -> Float[Array, "rows h"]:
     """Returns what the readout gets; arguments as for `log_probs`."""
     x = encoded(model, weights, inputs)
+    valid = told_apart(model.config, lengths, inputs.shape[1])
     for variables, p in zip(network.blocks(weights, model.config), model.state_dims, strict=True):
-        x = _block(model.config, p, step_rescale, variables, x)
+        x = _block(model.config, p, step_rescale, variables, x, valid)
     return _pool(x, lengths, model.config.pooling)
 
 
@@ -64,8 +65,15 @@ def _encode(config: ModelConfig, spec: InputSpec, params: Any, inputs: Num[Array
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _block(config: ModelConfig, state_dim: int, step_rescale: float, variables: Any, x: Features) -> Features:
-    return Block(config, state_dim).apply(variables, x, step_rescale=step_rescale)
+def _block(
+    config: ModelConfig,
+    state_dim: int,
+    step_rescale: float,
+    variables: Any,
+    x: Features,
+    valid: Bool[Array, "rows l"] | None,
+) -> Features:
+    return Block(config, state_dim).apply(variables, x, step_rescale=step_rescale, valid=valid)
 
 
 @partial(jax.jit, static_argnums=2)

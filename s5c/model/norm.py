@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from s5c.types import Array, Features, Float
+from s5c.types import Array, Bool, Features, Float
 
 EPSILON = 1e-5
 """Added to the variance; the published code's, which is Flax's default."""
@@ -20,7 +20,7 @@ Statistics = tuple[Float[Array, "h"], Float[Array, "h"]]
 
 
 class BatchNorm(nn.Module):
-    """Normalises features over batch and time, padding included, as the published code does.
+    """Normalises features over batch and time, as the published code does padding included, unless it is told apart.
 
         y = (x - mean) / sqrt(var + epsilon) * scale + bias
 
@@ -36,8 +36,13 @@ class BatchNorm(nn.Module):
     momentum: float
 
     @nn.compact
-    def __call__(self, x: Features) -> Features:
-        """Maps (b, l, h) to (b, l, h)."""
+    def __call__(self, x: Features, valid: Bool[Array, "b l"] | None = None) -> Features:
+        """Maps (b, l, h) to (b, l, h).
+
+        Args:
+            x: features.
+            valid: which steps enter the statistics; all if None.
+        """
         h = x.shape[-1]
         mean = self.variable("batch_stats", "mean", jnp.zeros, (h,), jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, (h,), jnp.float32)
@@ -45,7 +50,7 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (h,))
         if not self.training:
             return _scaled(x, scale, bias, (mean.value, var.value))
-        y, statistics = normalised(x, scale, bias)
+        y, statistics = normalised(x, scale, bias) if valid is None else masked(x, scale, bias, valid)
         if not self.is_initializing():
             for running, new in zip((mean, var), statistics, strict=True):
                 running.value = self.momentum * running.value + (1 - self.momentum) * new
@@ -97,3 +102,58 @@ def _backward(residuals: Residuals, gradients: tuple[Features, Statistics]) -> t
 
 
 normalised.defvjp(_forward, _backward)
+
+
+# ---- over the valid steps alone
+
+
+@jax.custom_vjp
+def masked(
+    x: Features, scale: Float[Array, "h"], bias: Float[Array, "h"], valid: Bool[Array, "b l"]
+) -> tuple[Features, Statistics]:
+    """Returns the features normalised over the valid steps, 0 at the others, and the statistics used.
+
+    As `normalised`, with sums and means, n too, over the valid steps; no gradient is propagated to the others.
+
+    Args:
+        x: features; those of other steps are not looked at, and may be NaN.
+        scale: factor per feature.
+        bias: summand per feature.
+        valid: which steps count.
+    """
+    x = silenced(x, valid)
+    n = jnp.sum(valid)
+    mean = jnp.sum(x, axis=(0, 1)) / n
+    var = jnp.maximum(jnp.sum(jnp.square(x), axis=(0, 1)) / n - jnp.square(mean), 0)
+    return silenced(_scaled(x, scale, bias, (mean, var)), valid), (mean, var)
+
+
+def silenced(x: Features, valid: Bool[Array, "b l"]) -> Features:
+    """Returns the features with zeros, whatever they were, at steps that are not valid."""
+    return jnp.where(valid[..., None], x, 0)
+
+
+MaskedResiduals = tuple[Features, Array, Statistics, Array]
+
+
+def _masked_forward(
+    x: Features, scale: Array, bias: Array, valid: Array
+) -> tuple[tuple[Features, Statistics], MaskedResiduals]:
+    y, statistics = masked(x, scale, bias, valid)
+    return (y, statistics), (x, scale, statistics, valid)
+
+
+def _masked_backward(
+    residuals: MaskedResiduals, gradients: tuple[Features, Statistics]
+) -> tuple[Features, Array, Array, None]:
+    (x, scale, (mean, var), valid), (g, _) = residuals, gradients
+    inverse = jax.lax.rsqrt(var + EPSILON)
+    g, deviation = silenced(g, valid), silenced(x - mean, valid)
+    dbias = jnp.sum(g, axis=(0, 1))
+    dscale = jnp.sum(g * deviation, axis=(0, 1)) * inverse
+    n = jnp.sum(valid)
+    dx = (scale * inverse) * (g - dbias / n - deviation * (inverse * dscale / n))
+    return silenced(dx, valid), dscale, dbias, None
+
+
+masked.defvjp(_masked_forward, _masked_backward)

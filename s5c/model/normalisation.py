@@ -23,7 +23,7 @@ def recalibrated(
     """Returns the weights with the statistics of all batch norms measured on some sequences.
 
     From front to back: every norm sees the network before it with its new statistics. As in training they are taken
-    over batch and time, padding included. A network with layer normalisation has none and stays as it is.
+    over batch and time, padding included unless the network masks it. One with layer normalisation stays as it is.
 
     Args:
         model: the network, reduced or not.
@@ -47,9 +47,12 @@ def _measured(stream: Stream, block: BlockAt) -> dict[str, Array]:
     identity = None if block.config.prenorm else _without_norm(block)
     total = square = count = 0.0
     for number in range(len(stream)):
-        x = stream[number] if identity is None else identity(stream[number]).out
+        x = stream[number]
+        valid = stream.valid(number, x.shape[1])
+        x = x if identity is None else identity(x, valid).out
+        counted = valid if block.config.mask_padding else np.broadcast_to(stream.rows(number)[:, None], valid.shape)
         with jax.enable_x64(True):
-            sums = jax.device_get(_sums(x, jnp.asarray(stream.rows(number))))
+            sums = jax.device_get(_sums(x, jnp.asarray(counted)))
         total, square, count = total + sums[0], square + sums[1], count + float(sums[2])
     mean = total / count
     var = np.maximum(square / count - mean**2, 0)
@@ -57,9 +60,9 @@ def _measured(stream: Stream, block: BlockAt) -> dict[str, Array]:
 
 
 @jax.jit
-def _sums(x: Features, rows: Bool[Array, "b"]) -> tuple[Float[Array, "h"], Float[Array, "h"], Float[Array, ""]]:
-    x = jnp.where(rows[:, None, None], x, 0).astype(jnp.float64)
-    return x.sum((0, 1)), (x**2).sum((0, 1)), jnp.sum(rows) * float(x.shape[1])
+def _sums(x: Features, counted: Bool[Array, "b l"]) -> tuple[Float[Array, "h"], Float[Array, "h"], Float[Array, ""]]:
+    x = norm.silenced(x, counted).astype(jnp.float64)
+    return x.sum((0, 1)), (x**2).sum((0, 1)), jnp.sum(counted, dtype=jnp.float64)
 
 
 def _with_norm(block: BlockAt, stats: dict[str, Array]) -> BlockAt:

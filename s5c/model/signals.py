@@ -21,6 +21,7 @@ from s5c.model import network
 from s5c.model.block import Block
 from s5c.model.classifier import Classifier, InputSpec, input_encoder
 from s5c.model.config import ModelConfig
+from s5c.model.norm import silenced
 from s5c.reduction.moments import Moments, real_states
 from s5c.ssm.scan import linear_scan
 from s5c.ssm.system import DiagonalSSM
@@ -59,13 +60,16 @@ class BlockAt(NamedTuple):
     step_rescale: float
     variables: dict[str, Any]
 
-    def __call__(self, x: Features) -> Signals:
-        """Runs the block."""
-        return _run(*self[:3], self.variables, x)
+    def __call__(self, x: Features, valid: Bool[np.ndarray, "b l"] | None = None) -> Signals:
+        """Runs the block; `valid` says which steps are data, for a block that masks the others."""
+        return _run(*self[:3], self.variables, x, self._told_apart(valid))
 
-    def layer_input(self, x: Features) -> Features:
+    def layer_input(self, x: Features, valid: Bool[np.ndarray, "b l"]) -> Features:
         """Returns the input of the sequence layer alone."""
-        return _layer_input(*self[:3], self.variables, x)
+        return _layer_input(*self[:3], self.variables, x, self._told_apart(valid))
+
+    def _told_apart(self, valid: Bool[np.ndarray, "b l"] | None) -> Bool[Array, "b l"] | None:
+        return jnp.asarray(valid) if self.config.mask_padding and valid is not None else None
 
 
 def blocks(model: Classifier, weights: Params, step_rescale: float = 1.0) -> list[BlockAt]:
@@ -74,23 +78,38 @@ def blocks(model: Classifier, weights: Params, step_rescale: float = 1.0) -> lis
     return [BlockAt(model.config, p, step_rescale, one) for one, p in zip(every, model.state_dims, strict=True)]
 
 
-def _signals(config: ModelConfig, state_dim: int, step_rescale: float, variables: Any, x: Features) -> Signals:
+def _signals(
+    config: ModelConfig,
+    state_dim: int,
+    step_rescale: float,
+    variables: Any,
+    x: Features,
+    valid: Bool[Array, "b l"] | None,
+) -> Signals:
     def recorded(module: nn.Module, _: str) -> bool:
         return module.name in ("norm", "seq")
 
     out, recorded_values = Block(config, state_dim).apply(
-        variables, x, step_rescale=step_rescale, capture_intermediates=recorded, mutable=["intermediates"]
+        variables, x, step_rescale=step_rescale, valid=valid, capture_intermediates=recorded, mutable=["intermediates"]
     )
     found = {name: values["__call__"][0] for name, values in recorded_values["intermediates"].items()}
-    return Signals(found["norm"] if config.prenorm else x, found["seq"], out)
+    u = found["norm"] if config.prenorm else x
+    return Signals(u if valid is None else silenced(u, valid), found["seq"], out)
 
 
 _run = jax.jit(_signals, static_argnums=(0, 1, 2))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _layer_input(config: ModelConfig, state_dim: int, step_rescale: float, variables: Any, x: Features) -> Features:
-    return _signals(config, state_dim, step_rescale, variables, x).u  # XLA drops the rest
+def _layer_input(
+    config: ModelConfig,
+    state_dim: int,
+    step_rescale: float,
+    variables: Any,
+    x: Features,
+    valid: Bool[Array, "b l"] | None,
+) -> Features:
+    return _signals(config, state_dim, step_rescale, variables, x, valid).u  # XLA drops the rest
 
 
 # ---- what of a batch counts
@@ -155,7 +174,8 @@ class Stream:
     def advance(self, block: BlockAt) -> Iterator[tuple[int, Signals]]:
         """Runs a block on all batches and keeps its output for the next; yields what passed, batch by batch."""
         for number in range(len(self)):
-            signals = block(self[number])
+            x = self[number]
+            signals = block(x, self.valid(number, x.shape[1]))
             yield number, signals
             self[number] = signals.out
 
@@ -177,7 +197,7 @@ def moments(
 
     Args:
         system: one layer, which need not be a layer of the network that `u` comes from.
-        u: its input, padding included, which the network does not mask either.
+        u: its input, padding included, which the network does not mask either unless it says so in `u`.
         y: output that its states are to explain.
         valid: which steps count.
         step_rescale: multiplies every Delta.

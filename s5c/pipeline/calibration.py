@@ -329,7 +329,7 @@ def _front_to_back(
         for i, block in enumerate(full_blocks):
             sums = _Sum()
             for number, (u, y, _) in full.advance(block):
-                u = u if reduced is None else block.layer_input(reduced[number])
+                u = u if reduced is None else block.layer_input(reduced[number], full.valid(number, u.shape[1]))
                 sums.add(moments(candidates[i], u, y, full.valid(number, u.shape[1]), step_rescale))
             systems[i] = solve(i, sums.checked(i))
             if reduced is not None and i + 1 < len(full_blocks):

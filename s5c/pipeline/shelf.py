@@ -9,11 +9,15 @@ from typing import Any
 
 CARD = "card.json"
 
+_PACKAGE = Path(__file__).resolve().parents[1]
+
 
 def zoo_dir() -> Path:
-    """Returns the absolute folder of the models: `$S5C_ZOO` if set, else `results/zoo` of the checkout."""
-    given = os.environ.get("S5C_ZOO")
-    return Path(given).expanduser().absolute() if given else Path(__file__).resolve().parents[2] / "results" / "zoo"
+    """Returns the absolute folder of the models: `$S5C_ZOO` if set, else that of a wheel, or of a checkout."""
+    if given := os.environ.get("S5C_ZOO"):
+        return Path(given).expanduser().absolute()
+    in_wheel = _PACKAGE / "zoo"  # as `s5c.locations.conf_dir`: a checkout never has it
+    return in_wheel if in_wheel.is_dir() else _PACKAGE.parent / "results" / "zoo"
 
 
 def names() -> list[str]:

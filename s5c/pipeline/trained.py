@@ -20,6 +20,7 @@ import numpy as np
 from rich.console import Console
 
 from s5c import config as settings
+from s5c.data import padded
 from s5c.data.base import Dataset, Split, Splits, assign_splits
 from s5c.data.batching import eval_batches, padding_saved, steps_per_epoch, train_batches
 from s5c.errors import UserError
@@ -289,6 +290,7 @@ def _train(
         "source": dataset.source,
         "data": dataset.fingerprint(),
         "vocabulary": dataset.vocabulary,
+        padded.KEY: None if (padding := padded.Padding.of(dataset)) is None else padding.record(),
         "step_rescale": dataset.step_rescale,
         "protocol": job.protocol,
         "selected_on": splits.selected_on,

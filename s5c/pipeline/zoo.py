@@ -16,6 +16,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from s5c.data.base import task_class
+from s5c.data.padded import KEY, Padding
 from s5c.errors import UserError, nearest_first
 from s5c.evaluation.metrics import check_answers
 from s5c.model import surgery
@@ -99,13 +100,13 @@ def export(trained: TrainedModel, name: str, *, batch_size: int = 64) -> Path:
 
 
 def recount(name: str) -> list[int]:
-    """Counts the unstable modes of a model of the zoo on its card, which may be older than the count; weights stay.
+    """Puts unstable modes and padding of a model of the zoo on its card, which may be older than both; weights stay.
 
     Args:
         name: its folder in the zoo.
 
     Returns:
-        How many each layer has.
+        How many unstable modes each layer has.
 
     Raises:
         UserError: there is none of that name, or it is damaged.
@@ -113,6 +114,8 @@ def recount(name: str) -> list[int]:
     model, folder = load(name), zoo_dir() / name
     modes = surgery.unstable_modes(model.weights["params"], from_dict(model.metadata["model"]))
     facts = {key: value for key, value in portable.read_card(folder).items() if key != "checksum"}
+    padding = Padding.known(facts)
+    facts[KEY] = None if padding is None else padding.record()
     card, _ = seal({**facts, "unstable_modes": modes}, {"weights": model.weights})
     write_json(folder / portable.CARD, card)
     (folder / "README.md").write_text(_readme(card), "utf-8")
@@ -181,6 +184,11 @@ def _counted(card: Mapping[str, Any]) -> dict[str, str]:
     return {} if modes is None else {"Unstable modes per layer (\\|Lambda_bar\\| >= 1)": ", ".join(map(str, modes))}
 
 
+def _padded(card: Mapping[str, Any]) -> dict[str, str]:
+    padding = card.get(KEY)
+    return {} if padding is None else {"Padded to": f"{' or '.join(map(str, padding['lengths']))} steps"}
+
+
 def _readme(card: Mapping[str, Any]) -> str:
     recipe = ", ".join(f"{key} {value}" for key, value in card["recipe"].items())
     model = ", ".join(f"{key} {value}" for key, value in card["model"].items() if key != "name")
@@ -192,6 +200,7 @@ def _readme(card: Mapping[str, Any]) -> str:
         "Model": f"{card['model']['name']}: {model}",
         "Stored states per layer": ", ".join(map(str, card["state_dims"])),
         **_counted(card),
+        **_padded(card),
         "Recipe": recipe,
         "Seed, protocol": f"{card['seed']}, `{card['protocol']}`: best epoch ({card['best_epoch']}) selected on "
         f"{card['selected_on']}",

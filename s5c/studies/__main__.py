@@ -6,7 +6,7 @@
     python -m s5c.studies run imdb_s5 imdb_comparison --hours 40
     python -m s5c.studies status                   # what runs, what has ended and how: results/queue.json
     python -m s5c.studies export imdb_s5           # a finished training into the zoo; `run` does it by itself
-    python -m s5c.studies recount                  # unstable modes on cards that are older than this count
+    python -m s5c.studies recount                  # unstable modes, padding on cards that are older than these
 
 The queue is the recipes, conf/experiment/*_{s5,s4d,dss}.yaml, and then the studies of their models, conf/study/*.yaml:
 comparisons of all methods, and balanced truncation as a start for smaller models. It may be interrupted, killed and
@@ -37,7 +37,7 @@ COMMANDS = {
     "run": "train what this machine can, run and publish the studies",
     "status": "what runs, what has ended and how",
     "export": "a finished training into the zoo",
-    "recount": "count unstable modes on cards that are older than this count",
+    "recount": "put unstable modes and padding on cards that are older than these",
 }
 _INSIDE = ("measure", "device")
 """Asked in processes that the queue starts: they take the device."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from s5c import lookup
 from s5c.errors import UserError, unknown
+from s5c.model.inputs import without_later
 from s5c.pipeline import shelf
 from s5c.studies import composed
 from s5c.studies.sizes import PUBLISHED, Data
@@ -157,7 +158,7 @@ def described(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "version": IDENTITY_VERSION,
         "task": task,
-        "model": dict(values["model"]),
+        "model": without_later(values["model"]),
         "recipe": recipe,
         "seed": values["seed"],
         "protocol": values["protocol"],

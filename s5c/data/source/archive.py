@@ -28,35 +28,43 @@ RATIO = 100
 ROOM = 2**28
 """Bytes that any archive may unpack to."""
 MEMBERS = 500_000
-"""Files and folders in an archive; the sets used here have up to 106,000."""
+"""Files and folders that are unpacked; the sets used here have up to 200,200."""
+PASSED = 10_000_000
+"""Files and folders in an archive that parts are taken from; the Long Range Arena's release has 2,400,000."""
 HEADERS = 2**20
 """Bytes of the headers before one member; usually 512."""
 BAD_NAMES = {errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL}
 """Errors of writing that come from the names in an archive: one is a file and a folder, or too long."""
 
 
-def unpack(path: Path) -> Path:
+def unpack(path: Path, part: str = "") -> Path:
     """Returns the folder `<name>.unpacked` beside a tar archive, after unpacking it there if need be.
+
+    Args:
+        path: the archive.
+        part: a folder in it, wherever it lies, such as "listops-1000": all other members are passed over, and the
+            folder beside it is called after the part, too. All of it if empty.
 
     Raises:
         UserError: it is no tar archive, is cut short or damaged, unpacks to far too much, or has a member that is no
             plain file or folder, or whose path is absolute or goes up.
     """
-    final = path.with_name(f"{path.name}.unpacked")
+    of = f".{part.replace('/', '-')}" if part else ""
+    final = path.with_name(f"{path.name}{of}.unpacked")
     with filelock.FileLock(path.with_name(f".{path.name}.lock")):
         if final.is_dir() and final.stat().st_mtime_ns >= path.stat().st_mtime_ns:
             return final
-        part = path.with_name(f"{path.name}.part")
-        for left in (part, final):
+        unfinished = path.with_name(f"{path.name}{of}.part")
+        for left in (unfinished, final):
             shutil.rmtree(left, ignore_errors=True)
-        log.info("Unpacking %s -> %s", path, final)
-        part.mkdir()
+        log.info("Unpacking %s%s -> %s", f"{part} of " if part else "", path, final)
+        unfinished.mkdir()
         try:
-            _extract(path, part)
-            os.utime(part)
-            part.rename(final)
+            _extract(path, unfinished, part)
+            os.utime(unfinished)
+            unfinished.rename(final)
         finally:
-            shutil.rmtree(part, ignore_errors=True)
+            shutil.rmtree(unfinished, ignore_errors=True)
     return final
 
 
@@ -88,19 +96,23 @@ class _Metered:
         return content
 
 
-def _extract(path: Path, target: Path) -> None:
+def _extract(path: Path, target: Path, part: str) -> None:
     allowed = max(ROOM, RATIO * path.stat().st_size)
     try:
         with packed.opened(path) as file:
             stream = _Metered(path, file)
             stream.left = HEADERS
             with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as archive:  # type: ignore[call-overload]
-                members = 0
+                members = passed = 0
                 while (member := archive.next()) is not None:
                     archive.members.clear()  # it keeps them all
-                    members, allowed = members + 1, allowed - member.size
-                    if allowed < 0 or members > MEMBERS:
+                    wanted = not part or f"/{part}/" in f"/{member.name}/"
+                    members, passed, allowed = members + wanted, passed + 1, allowed - member.size
+                    if allowed < 0 or members > MEMBERS or passed > PASSED:
                         raise _too_large(path, repr(member.name))
+                    if not wanted:
+                        stream.left = member.size + 2 * HEADERS  # its content, then the next header
+                        continue
                     _check(path, member)
                     stream.left = member.size + HEADERS
                     _write(archive, member, target / member.name)

@@ -20,6 +20,9 @@ AAN = {
     split: f"new_aan_pairs.{name}.tsv" for split, name in (("train", "train"), ("validation", "eval"), ("test", "test"))
 }
 
+RELEASE = ("lra_release.gz", "lra_release.tar.gz", "lra_release.tgz", "lra_release.tar")
+"""Names of the Long Range Arena's release, which is a packed tar archive whatever it is called."""
+
 FIELD = 2**24
 """Characters of a field at most, a hundred times those of the longest paper: behind an open quote all is one field."""
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)

@@ -74,6 +74,8 @@ class Task(Located):
             self._from_files,
             partial(tsv.find, files=tsv.LISTOPS, name="listops-1000"),
             names=tuple(tsv.LISTOPS.values()),
+            archives=tsv.RELEASE,
+            part="listops-1000",
         )
         origins = [files] if self.published else []
         origins.append(Origin("generated", f"{self.name} by the Long Range Arena's recipe", self._generated))

@@ -22,6 +22,7 @@ from s5c.data.origin import Located, Origin
 from s5c.data.pixels import part, random_split
 from s5c.data.progress import progress
 from s5c.data.source import pathfinder as source
+from s5c.data.source.tsv import RELEASE
 from s5c.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,8 @@ class Task(Located):
             partial(source.build, size=self.size),
             partial(source.find, size=self.size, contour_length=self.contour_length),
             names=("metadata",),
+            archives=RELEASE,
+            part=f"pathfinder{self.size}/{source.LEVELS[self.contour_length]}",
         )
         origins = [files] if self.published else []
         origins.append(Origin("generated", f"{self.name} with the Long Range Arena's parameters", self._generated))

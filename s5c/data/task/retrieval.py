@@ -51,6 +51,8 @@ class Task(Located):
             self._build,
             partial(tsv.find, files=tsv.AAN, name="tsv_data"),
             names=tuple(tsv.AAN.values()),
+            archives=tsv.RELEASE,
+            part="tsv_data",
         )
         entry = self.obtain("retrieval", ("aan", VERSION, {"max_length": self.max_length}), [files])
         ids = entry.facts["vocabulary"]

@@ -92,12 +92,21 @@ class Config(ModelConfig):
                 f"model.length={self.length}: the taps that variant=softmax normalises over, at least 1; variant=exp "
                 "has none (model.length=null)."
             )
+        if self.variant == "softmax" and self.length is None and self.mask_padding:
+            raise UserError(
+                "model.mask_padding=true: variant=softmax with model.length=null normalises over all steps of its "
+                "input, padding included. Give model.length=<steps of the task>, or model.variant=exp."
+            )
         if self.variant == "softmax" and self.backend not in ("auto", "fft"):
             raise UserError(f"model.backend={self.backend}: variant=softmax runs as a convolution only, auto or fft.")
 
     @property
     def full_state_dim(self) -> int:
         return self.state_size
+
+    @property
+    def sees_padding(self) -> bool:
+        return super().sees_padding or (self.variant == "softmax" and self.length is None)
 
     def unshared(self) -> Config:
         return dataclasses.replace(self, shared_poles=False)

@@ -135,7 +135,7 @@ class Layer(nn.Module):
     """The S5 sequence layer: y = 2 Re(C x) + D u with x_k = Lambda_bar x_{k-1} + B_bar u_k.
 
     `state_dim` alone decides the shapes, so a reduced network is the same module with smaller numbers. Padding is not
-    masked inside the recurrence, as in the published code: it reaches valid steps through the backward direction.
+    masked here, as in the published code: it reaches valid steps through the backward direction (see `Block`).
     """
 
     config: Config
