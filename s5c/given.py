@@ -9,6 +9,7 @@ import numpy as np
 
 from s5c.data.base import Split
 from s5c.errors import UserError
+from s5c.evaluation.metrics import Said, Values
 from s5c.model.classifier import InputSpec
 
 
@@ -66,7 +67,7 @@ def as_split(spec: InputSpec, x: Any, lengths: Any = None, y: Any = None) -> Spl
         spec: what it reads.
         x: as for `s5c.api.Model.predict`.
         lengths: valid steps.
-        y: classes; zeros if None.
+        y: classes or targets; zeros if None.
 
     Raises:
         UserError: they do not fit.
@@ -89,9 +90,6 @@ def as_split(spec: InputSpec, x: Any, lengths: Any = None, y: Any = None) -> Spl
     if not fits:
         raise UserError(f"The inputs have shape {given.shape}, {given.dtype}; this network reads {wanted}.")
     n = len(inputs)
-    labels = np.zeros(n, np.int32) if y is None else array(y, "The classes")
-    if labels.shape != (n,) or labels.dtype.kind not in "iub" or not 0 <= labels.min() <= labels.max() < spec.classes:
-        raise UserError(f"The classes must be {n} whole numbers from 0 to {spec.classes - 1}, one for each sequence.")
     valid = None if lengths is None else array(lengths, "lengths")
     steps = inputs.shape[2] if spec.pairs else inputs.shape[1]
     if valid is not None and (
@@ -101,4 +99,44 @@ def as_split(spec: InputSpec, x: Any, lengths: Any = None, y: Any = None) -> Spl
         or valid.max() > steps
     ):
         raise UserError(f"lengths must be whole numbers from 1 to {steps}, one for each sequence.")
-    return Split(inputs, labels.astype(np.int32), None if valid is None else valid.astype(np.int32))
+    ends = None if valid is None else valid.astype(np.int32)
+    if spec.targets is not None:
+        return _with_targets(spec, inputs, ends, y)
+    labels = np.zeros(n, np.int32) if y is None else array(y, "The classes")
+    if labels.shape != (n,) or labels.dtype.kind not in "iub" or not 0 <= labels.min() <= labels.max() < spec.classes:
+        raise UserError(f"The classes must be {n} whole numbers from 0 to {spec.classes - 1}, one for each sequence.")
+    return Split(_filled(spec, inputs, ends), labels.astype(np.int32), ends)
+
+
+def _filled(spec: InputSpec, inputs: np.ndarray, ends: np.ndarray | None) -> np.ndarray:
+    """Returns inputs whose padding is what it was in training where channels are scaled: their means."""
+    if spec.scale is None or ends is None:
+        return inputs
+    valid = np.arange(inputs.shape[1]) < ends[:, None]
+    return np.where(valid[..., None], inputs, np.asarray(spec.scale.shift, inputs.dtype))
+
+
+def _with_targets(spec: InputSpec, inputs: np.ndarray, ends: np.ndarray | None, y: Any) -> Split:
+    assert spec.targets is not None
+    shape = (len(inputs), *inputs.shape[1:2], spec.classes) if spec.targets.per_step else (len(inputs), spec.classes)
+    targets = np.zeros(shape, np.float32) if y is None else array(y, "The targets")
+    if spec.classes == 1 and targets.ndim == len(shape) - 1:
+        targets = targets[..., None]
+    valid = np.ones(shape[:-1], bool)
+    if spec.targets.per_step and ends is not None:
+        valid = np.arange(shape[1]) < ends[:, None]
+    if targets.shape != shape or targets.dtype.kind not in "fiub" or not np.isfinite(targets[valid]).all():
+        each = "step" if spec.targets.per_step else "sequence"
+        raise UserError(f"The targets must be finite real numbers of shape {shape}, one row for each {each}.")
+    targets = np.where(valid[..., None], targets, 0).astype(np.float32)
+    if not spec.targets.per_step:
+        return Split(_filled(spec, inputs, ends), targets, ends)
+    return Split(_filled(spec, inputs, ends), np.zeros(len(inputs), np.int32), ends, targets=targets)
+
+
+def by_step(said: Said, split: Split) -> np.ndarray:
+    """Returns the answers to every step of some sequences, (n, l, k); NaN after the valid steps."""
+    assert isinstance(said, Values) and isinstance(split.inputs, np.ndarray)
+    found = np.full((len(split), split.inputs.shape[1], said.outputs.shape[1]), np.nan)
+    found[np.arange(found.shape[1]) < said.steps[:, None]] = said.outputs
+    return found
