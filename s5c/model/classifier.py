@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from s5c.model.block import Block, dense
 from s5c.model.config import ModelConfig
 from s5c.model.inputs import InputSpec
-from s5c.ssm.precision import dot_general
 from s5c.types import Array, Features, Float, Int, Num, Params, Scale
 
 
@@ -64,17 +63,20 @@ class Encoder(nn.Module):
         return x
 
 
-class ScaledDense(nn.Dense):
+class ScaledEncoder(nn.Module):
     """A dense layer on scaled channels, W (x - shift) / size + b; its parameters are those of the dense layer."""
 
-    scale: Scale | None = None
+    d_model: int
+    scale: Scale
+    precision: str = "tf32"
 
     @nn.compact
     def __call__(self, inputs: Num[Array, "b l features"]) -> Features:
         """Maps real channels to features (b, l, h)."""
-        assert self.scale is not None
         shift, size = (jnp.asarray(one, jnp.float32) for one in self.scale)
-        found: Features = super().__call__((inputs - shift) / size)
+        inner = dense(self.d_model, self.precision)
+        nn.share_scope(self, inner)  # kernel and bias stand where those of a dense layer would
+        found: Features = inner((inputs - shift) / size)
         return found
 
 
@@ -83,9 +85,7 @@ def input_encoder(config: ModelConfig, spec: InputSpec, name: str | None = None)
     if spec.tokens:
         return TokenEncoder(spec.features, config.d_model, name=name)
     if spec.scale is not None:
-        return ScaledDense(
-            config.d_model, precision=config.precision, dot_general=dot_general, name=name, scale=spec.scale
-        )
+        return ScaledEncoder(config.d_model, spec.scale, config.precision, name=name)
     return dense(config.d_model, config.precision, name=name)
 
 

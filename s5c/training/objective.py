@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,7 @@ class Totals(NamedTuple):
     examples: Float[Array, ""]
 
 
+@runtime_checkable
 class Objective(Protocol):
     """What is minimised, and what is counted."""
 
