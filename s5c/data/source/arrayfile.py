@@ -115,7 +115,7 @@ def _add_npz(found: Stored, path: Path, split: str | None) -> None:
     for name in names:
         if (named := _named(name)) is not None:
             found.setdefault(split or named[0], {})[named[1]] = Place(path, name)
-    if not any("inputs" in arrays for arrays in found.values()):
+    if not any(named is not None and named[1] == "inputs" for named in map(_named, names)):
         raise UserError(
             f"{path} holds {', '.join(map(repr, names[:12])) or 'no array'}; expected `inputs` (n, length, channels) "
             "with `labels` or `targets`, and `lengths` where sequences differ."
