@@ -83,7 +83,7 @@ class Classes:
         """Returns `totals`."""
         return totals(answers, batch.labels, batch.weights)
 
-    def results(self, totals: Sequence[Totals]) -> dict[str, float]:
+    def results(self, totals: Sequence[Any]) -> dict[str, float]:
         """Returns mean loss and accuracy."""
         loss, correct, examples = (math.fsum(float(s[i]) for s in totals) for i in range(3))
         return {"loss": loss / examples, "accuracy": correct / examples if math.isfinite(loss) else math.nan}
@@ -117,7 +117,7 @@ class Numbers:
         each = metrics.sums_of(answers, batch.labels, shift, self._counted(batch), jnp)
         return jnp.sum(each, axis=tuple(range(each.ndim - 2)))
 
-    def results(self, totals: Sequence[Array]) -> dict[str, float]:
+    def results(self, totals: Sequence[Any]) -> dict[str, float]:
         """Returns the mean squared error of the scaled targets, and all metrics."""
         sums = np.sum([np.asarray(one, np.float64) for one in totals], axis=0)
         size = np.asarray(self._targets.size, np.float64)
