@@ -169,8 +169,8 @@ def _of_constants(i: int, full: DiagonalSSM, written: DiagonalSSM) -> tuple[str,
     if moved < KEPT:
         return ()
     return (
-        f"Layer {i}: the answer to a constant moves by {moved:.2g} of itself: a layer of several inputs keeps what each "
-        "channel answers to itself, and layers with a system per channel keep all.",
+        f"Layer {i}: the answer to a constant moves by {moved:.2g} of itself: a layer of several inputs keeps what a "
+        "channel answers to itself, layers with a system per channel keep all.",
     )
 
 
