@@ -12,6 +12,8 @@ from pathlib import Path
 
 import jobs
 import layouts
+import numpy as np
+import own_data
 import pytest
 
 from s5c.studies import __main__ as queue
@@ -73,6 +75,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 COMPILING = (
     *("+experiment=imdb_last", "reduction=calibrated", "refit=", "readout=", "norm=", "finetune.", "tolerance="),
     *("reduction.params=", "reduction.order=", "reduction.ratio=["),  # much the same as the first ones
+    "s5c.train task=arrays",
 )
 
 
@@ -101,6 +104,9 @@ def test_command_runs(words: list[str], folder: Path) -> None:
     if "imdb" in " ".join(words):
         on_a_few_reviews(words, folder)
         return
+    if "task=arrays" in words:
+        on_own_sequences(words, folder)
+        return
     if any("PATH" in word for word in words):
         if not list(folder.glob("results/trained/*")):  # the command that trains was not asked for
             assert jobs.run("train", "+experiment=digits_last", folder=folder).code == 0
@@ -110,6 +116,25 @@ def test_command_runs(words: list[str], folder: Path) -> None:
         assert jobs.run("train", "+experiment=digits_last", folder=folder).code == 0
     done = jobs.run(words[2].removeprefix("s5c."), *words[3:], folder=folder)
     assert done.code == 0, done.err
+
+
+def on_own_sequences(words: list[str], folder: Path) -> None:
+    """Runs a command on sequences of its own, as a process, away from what the other commands leave."""
+    place = folder / ("numbers" if "task.answers=values" in words else "own")
+    if not place.exists():
+        place.mkdir()
+        values, labels = own_data.sequences(40)
+        inputs, lengths = own_data.padded(values)
+        y = inputs[:, 0, 0] if place.name == "numbers" else np.array(labels)
+        np.savez(place / "data.npz", inputs=inputs, lengths=lengths, y=y)
+    entry, arguments = words[2], [word.replace("PATH", str(place)) for word in words[3:]]
+    if entry == "s5c.train":
+        arguments = jobs.merged((*jobs.TINY, "train.batch_size=5"), tuple(arguments))
+    environment = {**os.environ, "S5C_DATA": str(folder / "cache"), "S5C_RESULTS": str(folder / "of_own")}
+    done = subprocess.run(
+        [sys.executable, "-m", entry, *arguments], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def on_a_few_reviews(words: list[str], folder: Path) -> None:
