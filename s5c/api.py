@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,9 +28,10 @@ from s5c.comparison import Comparison
 from s5c.data.base import Dataset, Split, Splits
 from s5c.errors import UserError, unknown
 from s5c.evaluation import cost
-from s5c.evaluation.metrics import Predictions, check_answers, predict
-from s5c.given import TRAINED, array, as_split, native, padded_alike, padded_batches, padding_of, whole
+from s5c.evaluation.metrics import Said, check_answers, predict
+from s5c.given import TRAINED, array, as_split, by_step, native, padded_alike, padded_batches, padding_of, whole
 from s5c.locations import given_path
+from s5c.metric import ACCURACY, REGRESSION
 from s5c.model import surgery
 from s5c.model.classifier import Classifier, InputSpec
 from s5c.model.config import from_dict
@@ -41,6 +42,7 @@ from s5c.pipeline.search import Memory, Search, largest_ratio, reductions
 from s5c.pipeline.stage import train
 from s5c.pipeline.targets import check
 from s5c.pipeline.trained import TrainedModel, batches
+from s5c.scored import Evaluation, Regression, scored
 from s5c.ssm.system import DiagonalSSM
 from s5c.training.checkpoint import Checkpoint
 from s5c.training.checkpoint import load as load_checkpoint
@@ -50,20 +52,6 @@ CHECKPOINTS = ("best", "latest")
 
 OF_COMMANDS = ("save", "weights", "name")
 """Keys of a preset that say where a command reads and writes, and what a table calls it."""
-
-
-class Evaluation(NamedTuple):
-    """How a network answered.
-
-    Attributes:
-        accuracy: share of sequences classified correctly.
-        loss: mean negative log-likelihood, nat.
-        examples: number of sequences.
-    """
-
-    accuracy: float
-    loss: float
-    examples: int
 
 
 @dataclasses.dataclass(eq=False)
@@ -84,11 +72,11 @@ class Model:
     weights: dict[str, Any]
     facts: dict[str, Any]
     reduced: ReducedNetwork | None = None
-    evaluated: Evaluation | None = None
-    answers: Predictions | None = None
+    evaluated: Evaluation | Regression | None = None
+    answers: Said | None = None
 
     def predict(self, x: Any, *, lengths: Any = None, batch_size: int = BATCH, pad: Any = TRAINED) -> np.ndarray:
-        """Returns log-probabilities.
+        """Returns log-probabilities, or targets in their unit.
 
         A network with two directions sees padding, and answers otherwise as it changes: it is asked with the padding it
         was trained with, whatever the given array has. One that was trained without any, runs one way or masks padding
@@ -102,21 +90,25 @@ class Model:
                 the least that holds it.
 
         Returns:
-            Shape (n, classes), float64.
+            Shape (n, classes), float64; of targets (n, k), or (n, l, k) where there is one for every step, NaN after
+            the valid ones.
 
         Raises:
             UserError: the inputs do not fit the network.
         """
-        return self._answer(self._split(x, lengths), batch_size, pad).log_probs
+        split = self._split(x, lengths)
+        said = self._answer(split, batch_size, pad)
+        return said.outputs if split.targets is None else by_step(said, split)
 
     def evaluate(
         self, x: Any, y: Any, *, lengths: Any = None, batch_size: int = BATCH, pad: Any = TRAINED
-    ) -> Evaluation:
-        """Returns accuracy and loss, which are kept for comparisons.
+    ) -> Evaluation | Regression:
+        """Returns accuracy and loss, or what measures targets, which are kept for comparisons.
 
         Args:
             x: as for `predict`.
-            y: class of every sequence, (n,).
+            y: class of every sequence, (n,); or its targets, (n, k) or, for every step, (n, l, k), or (n,) and (n, l)
+                of a single target.
             lengths: as for `predict`.
             batch_size: sequences at a time.
             pad: as for `predict`.
@@ -126,12 +118,12 @@ class Model:
         """
         if y is None:
             raise UserError(
-                "evaluate compares answers with classes: give y, one class for each sequence; predict needs none."
+                "evaluate compares answers with what is right: give y, one class for each sequence, or its targets; "
+                "predict needs none."
             )
         said = self._answer(self._split(x, lengths, y), batch_size, pad)
         check_answers(self.name, given=said)
-        assert said.accuracy is not None and said.loss is not None, "all answers are finite"
-        self.answers, self.evaluated = said, Evaluation(said.accuracy, said.loss, len(said.labels))
+        self.answers, self.evaluated = said, scored(said)
         return self.evaluated
 
     def systems(self) -> list[DiagonalSSM]:
@@ -168,11 +160,13 @@ class Model:
             lines.append(f"  unstable     {modes} modes with |Lambda_bar| >= 1")
         if history := facts.get("reductions"):
             lines.append(f"  reduced by   {', then '.join(history)}")
-        if self.evaluated is not None:
-            found = self.evaluated
+        if isinstance(found := self.evaluated, Evaluation):
             lines.append(
                 f"  accuracy     {100 * found.accuracy:.2f} % of {found.examples:,}, loss {found.loss:.4f} nat"
             )
+        elif found is not None:
+            told = ", ".join(metric.told(one) for metric in REGRESSION.values() if (one := getattr(found, metric.name)))
+            lines.append(f"  answers      {told}, of {found.examples:,}")
         if self.reduced is not None:
             lines += [f"  note         {note}" for note in self.reduced.notes]
         return "\n".join(lines)
@@ -180,7 +174,7 @@ class Model:
     def __repr__(self) -> str:
         return f"<s5c.Model {self.name}: {self.states} states, {self.parameters:,} parameters>"
 
-    def _answer(self, split: Split, batch_size: int, pad: Any) -> Predictions:
+    def _answer(self, split: Split, batch_size: int, pad: Any) -> Said:
         size = min(whole(batch_size, "batch_size", f"batch_size={BATCH}"), len(split))
         padding = padding_of(self.network.config, self.facts, pad)
         ready = padded_batches(split, padding, size, pairs=self.network.spec.pairs)
@@ -228,7 +222,7 @@ def save(model: Model, folder: str | Path) -> Path:
     path = given_path(folder, "folder=").absolute()
     if path.exists() and not (path.is_dir() and (portable.is_portable(path) or not any(path.iterdir()))):
         raise UserError(f"{path} holds something else than a network saved by s5c: give another folder.")
-    of_storage = ("schema", "checksum", "empty_arrays")
+    of_storage = ("schema", "checksum", "empty_arrays", "data_dir")
     facts = {key: value for key, value in model.facts.items() if key not in of_storage}
     if model.evaluated is not None:
         facts["evaluated"] = model.evaluated._asdict()
@@ -367,6 +361,7 @@ def _with_data(
     dataset = Dataset(
         str(model.facts["task"]["name"]), "arrays given in Python", train, selection, spec.features, spec.classes,
         tokens=spec.tokens, pairs=spec.pairs, step_rescale=model.facts["step_rescale"], steps=steps,
+        targets=spec.targets, scale=spec.scale, metric=model.facts.get("metric", ACCURACY.name),
     )  # fmt: skip
     splits = Splits(train, selection, selection, "validation")
     facts = {**model.facts}
@@ -375,7 +370,7 @@ def _with_data(
 
 def _validated(trained: TrainedModel, network: Classifier, weights: Mapping[str, Any]) -> float | None:
     split = batches(trained.splits.selection, BATCH)()
-    return predict(network, weights, split, step_rescale=trained.step_rescale).accuracy
+    return predict(network, weights, split, step_rescale=trained.step_rescale).metrics[trained.metric.name]
 
 
 def _check_numbers(model: Model) -> None:

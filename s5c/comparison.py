@@ -13,7 +13,9 @@ import numpy as np
 
 from s5c.errors import UserError
 from s5c.evaluation import cost
+from s5c.metric import METRICS
 from s5c.report.cells import table
+from s5c.scored import Regression
 
 if TYPE_CHECKING:
     from s5c.api import Model
@@ -26,8 +28,8 @@ class Comparison:
     """Networks side by side; printed as a table.
 
     Attributes:
-        rows: one per network: name, states, orders, parameters, bytes, accuracy, loss, examples, agreement with the
-            first one (None where they were not evaluated on as many sequences).
+        rows: one per network: name, states, orders, parameters, bytes, accuracy (or rmse, mae, r2, fit), loss,
+            examples, agreement with the first one (None where they were not evaluated on as many sequences).
         decays: per network and layer, -Re log(Lambda_bar) of every stable mode, 1/step.
         angles: per network and layer, |Im log(Lambda_bar)|, rad/step.
     """
@@ -43,7 +45,8 @@ class Comparison:
         for model in models:
             found, first = model.answers, models[0].answers
             alike = found is not None and first is not None and np.array_equal(found.labels, first.labels)
-            said = model.evaluated._asdict() if model.evaluated else dict.fromkeys(("accuracy", "loss", "examples"))
+            known = ("accuracy", "loss", "examples") if model.network.spec.targets is None else Regression._fields
+            said = model.evaluated._asdict() if model.evaluated else dict.fromkeys(known)
             rows.append(
                 {
                     "name": model.name,
@@ -52,7 +55,7 @@ class Comparison:
                     "parameters": model.parameters,
                     "bytes": cost.stored(model.weights).safetensors,
                     **said,
-                    "agreement": found.agreement(first) if alike and found is not None and first is not None else None,
+                    "agreement": found.agreement(first) if alike and found is not None else None,  # type: ignore[arg-type]
                 }
             )
             logs = [_log_poles(system) for system in model.systems()]
@@ -64,14 +67,19 @@ class Comparison:
         def percent(value: float | None) -> str:
             return "–" if value is None else f"{100 * value:.2f} %"
 
-        head = ["Model", "States", "Parameters", "Bytes", "Accuracy", "Agreement"]
+        def told(row: dict[str, Any]) -> list[str]:
+            found = [metric for metric in METRICS.values() if metric.name in row]
+            return [percent(row[m.name]) if m.share else _number(row[m.name]) for m in found]
+
+        names = [m.words[0].upper() + m.words[1:] for m in METRICS.values() if m.name in self.rows[0]]
+        head = ["Model", "States", "Parameters", "Bytes", *names, "Agreement"]
         body = [
             [
                 row["name"],
                 f"{row['states']:,}",
                 f"{row['parameters']:,}",
                 f"{row['bytes']:,}",
-                percent(row["accuracy"]),
+                *told(row),
                 percent(row["agreement"]),
             ]
             for row in self.rows
@@ -102,6 +110,10 @@ class Comparison:
             except (OSError, TypeError, ValueError) as error:  # no folder, no path, or a kind of file there is not
                 raise UserError(f"The figure cannot be written to {path!r}: {error}.") from error
         return figure
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
 
 
 def _log_poles(system: Any) -> np.ndarray:

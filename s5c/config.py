@@ -94,7 +94,8 @@ def task_job(group: Mapping[str, Any]) -> TaskJob:
     shared, own = _split(TaskKeys, group)
     keys = build(TaskKeys, shared, "task")
     schema = task_class(keys.name)
-    task = build(schema, own, "task")
+    both = {field.name for field in dataclasses.fields(schema)} & {field.name for field in dataclasses.fields(TaskKeys)}
+    task = build(schema, {**own, **{key: getattr(keys, key) for key in both}}, "task")
     silent = {field.name: field.default for field in dataclasses.fields(schema) if field.metadata == ADDED_LATER}
     described = {
         key: value

@@ -12,7 +12,9 @@ import numpy as np
 from s5c.data.base import Split
 from s5c.data.batching import Batch, eval_batches
 from s5c.data.padded import Padding, asked_for
+from s5c.data.ragged import Ragged
 from s5c.errors import UserError
+from s5c.evaluation.metrics import Said, Values
 from s5c.model.classifier import InputSpec
 from s5c.model.config import ModelConfig
 
@@ -76,7 +78,7 @@ def as_split(spec: InputSpec, x: Any, lengths: Any = None, y: Any = None, *, fir
         spec: what it reads.
         x: as for `s5c.api.Model.predict`.
         lengths: valid steps.
-        y: classes; zeros if None.
+        y: classes or targets; zeros if None.
         first: number of the first sequence, for messages about one of them.
 
     Raises:
@@ -105,9 +107,6 @@ def as_split(spec: InputSpec, x: Any, lengths: Any = None, y: Any = None, *, fir
     if not fits:
         raise UserError(f"The inputs have shape {given.shape}, {given.dtype}; this network reads {wanted}.")
     n = len(inputs)
-    labels = np.zeros(n, np.int32) if y is None else array(y, "The classes")
-    if labels.shape != (n,) or labels.dtype.kind not in "iub" or not 0 <= labels.min() <= labels.max() < spec.classes:
-        raise UserError(f"The classes must be {n} whole numbers from 0 to {spec.classes - 1}, one for each sequence.")
     valid = None if lengths is None else array(lengths, "lengths")
     steps = inputs.shape[2] if spec.pairs else inputs.shape[1]
     if valid is not None and (
@@ -117,7 +116,47 @@ def as_split(spec: InputSpec, x: Any, lengths: Any = None, y: Any = None, *, fir
         or valid.max() > steps
     ):
         raise UserError(f"lengths must be whole numbers from 1 to {steps}, one for each sequence.")
-    return Split(inputs, labels.astype(np.int32), None if valid is None else valid.astype(np.int32))
+    ends = None if valid is None else valid.astype(np.int32)
+    if spec.targets is not None:
+        return _with_targets(spec, inputs, ends, y)
+    labels = np.zeros(n, np.int32) if y is None else array(y, "The classes")
+    if labels.shape != (n,) or labels.dtype.kind not in "iub" or not 0 <= labels.min() <= labels.max() < spec.classes:
+        raise UserError(f"The classes must be {n} whole numbers from 0 to {spec.classes - 1}, one for each sequence.")
+    return Split(_filled(spec, inputs, ends), labels.astype(np.int32), ends)
+
+
+def _filled(spec: InputSpec, inputs: np.ndarray, ends: np.ndarray | None) -> np.ndarray:
+    """Returns inputs whose padding is what it was in training where channels are scaled: their means."""
+    if spec.scale is None or ends is None:
+        return inputs
+    valid = np.arange(inputs.shape[1]) < ends[:, None]
+    return np.where(valid[..., None], inputs, np.asarray(spec.scale.shift, inputs.dtype))
+
+
+def _with_targets(spec: InputSpec, inputs: np.ndarray, ends: np.ndarray | None, y: Any) -> Split:
+    assert spec.targets is not None
+    shape = (len(inputs), *inputs.shape[1:2], spec.classes) if spec.targets.per_step else (len(inputs), spec.classes)
+    targets = np.zeros(shape, np.float32) if y is None else array(y, "The targets")
+    if spec.classes == 1 and targets.ndim == len(shape) - 1:
+        targets = targets[..., None]
+    valid = np.ones(shape[:-1], bool)
+    if spec.targets.per_step and ends is not None:
+        valid = np.arange(shape[1]) < ends[:, None]
+    if targets.shape != shape or targets.dtype.kind not in "fiub" or not np.isfinite(targets[valid]).all():
+        each = "step" if spec.targets.per_step else "sequence"
+        raise UserError(f"The targets must be finite real numbers of shape {shape}, one row for each {each}.")
+    targets = np.where(valid[..., None], targets, 0).astype(np.float32)
+    if not spec.targets.per_step:
+        return Split(_filled(spec, inputs, ends), targets, ends)
+    return Split(_filled(spec, inputs, ends), np.zeros(len(inputs), np.int32), ends, targets=targets)
+
+
+def by_step(said: Said, split: Split) -> np.ndarray:
+    """Returns the answers to every step of some sequences, (n, l, k); NaN after the valid steps."""
+    assert isinstance(said, Values) and isinstance(split.inputs, np.ndarray)
+    found = np.full((len(split), split.inputs.shape[1], said.outputs.shape[1]), np.nan)
+    found[np.arange(found.shape[1]) < said.steps[:, None]] = said.outputs
+    return found
 
 
 def _first(first: int, wrong: np.ndarray) -> int:
@@ -185,9 +224,17 @@ def padded_batches(split: Split, padding: Padding | None, batch_size: int, *, pa
     for length in np.unique(places):
         rows = np.flatnonzero(places == length)
         inputs = padding.fitted(split.inputs[rows], int(length), axis)
-        part = Split(inputs, split.labels[rows], lengths[rows])
+        targets = None if split.targets is None else _steps(split.targets[rows], int(length))
+        part = Split(inputs, split.labels[rows], lengths[rows], targets=targets)
         for batch in eval_batches(part, batch_size):
             yield batch._replace(places=rows[batch.places])
+
+
+def _steps(targets: np.ndarray | Ragged, length: int) -> np.ndarray:
+    """Returns targets of every step for so many steps, filled up with zeros."""
+    assert isinstance(targets, np.ndarray)
+    missing = max(length - targets.shape[1], 0)
+    return np.pad(targets[:, :length], [(0, 0), (0, missing), (0, 0)])
 
 
 def padded_to(split: Split, padding: Padding, *, pairs: bool) -> np.ndarray:
@@ -208,7 +255,9 @@ def padded_alike(split: Split, padding: Padding | None, *, pairs: bool) -> Split
     longest = max(padding.lengths[-1], int(lengths.max()))
     if longest == steps:
         return split
-    return dataclasses.replace(split, inputs=padding.fitted(split.inputs, longest, axis), lengths=lengths)
+    targets = None if split.targets is None else _steps(split.targets, longest)
+    inputs = padding.fitted(split.inputs, longest, axis)
+    return dataclasses.replace(split, inputs=inputs, lengths=lengths, targets=targets)
 
 
 def _lengths(split: Split, steps: int, pairs: bool) -> np.ndarray:

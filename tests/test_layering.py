@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 ENTRY_POINTS = "entry points"  # every module directly in s5c/ that is not listed here by name, every __main__, and
 OF_ENTRY_POINTS = {"pipeline", "bench", "studies"}
-BASE = {"s5c", "errors", "types", "lookup"}  # s5c itself holds the version
+BASE = {"s5c", "errors", "types", "lookup", "metric"}  # s5c itself holds the version
 BELOW: dict[str, set[str]] = {
     "s5c": set(),
     "errors": set(),
@@ -21,10 +21,11 @@ BELOW: dict[str, set[str]] = {
     "atomic": set(),
     "checksums": set(),
     "lookup": {"errors", "locations"},
+    "metric": {"errors"},
     "tracking": {"s5c", "errors", "checksums"},
     "data": BASE | {"locations"},
     "ssm": BASE,
-    "report": {"errors", "types", "locations", "atomic", "checksums"},
+    "report": {"errors", "types", "metric", "locations", "atomic", "checksums"},
 }
 BELOW["reduction"] = BELOW["ssm"] | {"ssm"}
 BELOW["model"] = BELOW["reduction"] | {"reduction"}

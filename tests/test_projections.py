@@ -220,3 +220,36 @@ def test_bt_on_the_covariance_that_white_input_gives_is_bt(bidirectional: bool, 
 def test_measured_states_go_with_truncation_of_what_runs(other: dict[str, str]) -> None:
     with pytest.raises(UserError, match="gramian=empirical"):
         bt.Method(gramian="empirical", **other)
+
+
+def to_a_constant(system: DiagonalSSM) -> np.ndarray:
+    """Returns G(1) = D + 2 Re(C (1 - a)^{-1} B), written out; a matrix per channel."""
+    with jax.enable_x64(True):
+        discretise = jax.vmap(DiagonalSSM.discretise) if system.Lambda.ndim == 2 else DiagonalSSM.discretise
+        a, B = (np.asarray(x) for x in discretise(system))
+    direct = np.asarray(system.D)
+    D = direct[..., None] if system.Lambda.ndim == 2 else np.diag(direct)
+    return D + 2 * (np.asarray(system.C) @ (B / (1 - a)[..., None])).real
+
+
+def test_layers_with_a_system_per_channel_keep_their_answer_to_a_constant() -> None:
+    (layer,) = channels()
+    found = {
+        variant: bt.Method(variant=variant).fit([layer], 0).reduce([np.array([2, 3, 2])])[0]
+        for variant in ("truncation", "perturbation")
+    }
+    moved = {
+        variant: np.abs(to_a_constant(one.system) - to_a_constant(layer.system)).max() for variant, one in found.items()
+    }
+    assert moved["perturbation"] < 1e-8 < 1e-2 < moved["truncation"]
+    assert not found["perturbation"].notes and found["perturbation"].bound is not None
+
+
+def test_layers_of_several_inputs_say_how_far_their_answer_to_a_constant_moves() -> None:
+    layer = network(bidirectional=False)[0]
+    (found,) = bt.Method(variant="perturbation").fit([layer], 0).reduce([np.array(3)])
+    before, after = to_a_constant(layer.system), to_a_constant(found.system)
+    np.testing.assert_allclose(np.diag(after), np.diag(before), rtol=1e-8)  # what fits is kept
+    moved = np.linalg.norm(after - before) / np.linalg.norm(before)
+    assert f"the answer to a constant moves by {moved:.2g} of itself" in found.notes[0]
+    assert bt.Method().fit([layer], 0).reduce([np.array(3)])[0].notes == ()

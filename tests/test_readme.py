@@ -14,6 +14,7 @@ from pathlib import Path
 import jobs
 import layouts
 import numpy as np
+import own_data
 import pytest
 
 from s5c.studies import __main__ as queue
@@ -75,6 +76,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 COMPILING = (
     *("+experiment=imdb_last", "reduction=calibrated", "refit=", "readout=", "norm=", "finetune.", "tolerance="),
     *("mask_padding", "reduction.params=", "reduction.order=", "reduction.ratio=["),  # much the same as the first ones
+    "s5c.train task=arrays",
 )
 
 
@@ -112,6 +114,9 @@ def test_command_runs(words: list[str], folder: Path) -> None:
         (folder / "my_conf/experiment").mkdir(parents=True)
         own = "# @package _global_\ndefaults: [digits_s5, override /reduction: last]\nname: mine\n"
         (folder / "my_conf/experiment/mine.yaml").write_text(own)
+    if "task=arrays" in words:
+        on_own_sequences(words, folder)
+        return
     if any("PATH" in word for word in words):
         if not list(folder.glob("results/trained/*")):  # the command that trains was not asked for
             assert jobs.run("train", "+experiment=digits_last", folder=folder).code == 0
@@ -131,6 +136,23 @@ def on_a_release(words: list[str], folder: Path) -> None:
     arguments = [word.replace("PATH", str(folder)) for word in (*words[2:], f"task.cache_dir={folder / 'cache'}")]
     done = subprocess.run([sys.executable, "-m", *arguments], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0 and "LRA listops" in done.stdout, done.stderr
+def on_own_sequences(words: list[str], folder: Path) -> None:
+    """Runs a command on sequences of its own, as a process, away from what the other commands leave."""
+    place = folder / ("numbers" if "task.answers=values" in words else "own")
+    if not place.exists():
+        place.mkdir()
+        values, labels = own_data.sequences(40)
+        inputs, lengths = own_data.padded(values)
+        y = inputs[:, 0, 0] if place.name == "numbers" else np.array(labels)
+        np.savez(place / "data.npz", inputs=inputs, lengths=lengths, y=y)
+    entry, arguments = words[2], [word.replace("PATH", str(place)) for word in words[3:]]
+    if entry == "s5c.train":
+        arguments = jobs.merged((*jobs.TINY, "train.batch_size=5"), tuple(arguments))
+    environment = {**os.environ, "S5C_DATA": str(folder / "cache"), "S5C_RESULTS": str(folder / "of_own")}
+    done = subprocess.run(
+        [sys.executable, "-m", entry, *arguments], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def on_a_few_reviews(words: list[str], folder: Path) -> None:

@@ -17,7 +17,9 @@ from s5c import lookup
 from s5c.data import task as tasks
 from s5c.data.decode import Decode
 from s5c.data.ragged import Ragged
+from s5c.data.schema import Schema
 from s5c.errors import UserError, unknown
+from s5c.types import Scale, Targets
 
 ADDED_LATER = {"added_later": True}
 """Metadata of a task's key that older trainings do not know: at its default it does not enter their identity."""
@@ -29,13 +31,15 @@ class Split:
 
     Attributes:
         inputs: the examples as stored, usually memory-mapped: an array whose first axis counts them, or `Ragged`.
-        labels: class of each example, (n,), int32.
+        labels: class of each example, (n,), int32; or its targets, (n, k), float32.
         lengths: valid steps after decoding, (n,) or (n, 2) for pairs; None if nothing is padded.
         decode: from stored to what the network reads: token ids (b, l), real channels (b, l, features) or, for pairs,
             ids (b, 2, l). None if `inputs` is that already.
         rows: which of the stored examples, in this order; None for all.
         buckets: stored lengths that sequences may be padded to, increasing, the last that of `inputs`; empty to pad
             every one to that.
+        targets: of every step, (l, k), float32, stored and padded as `inputs` are; None where there is one answer for a
+            whole sequence. `labels` only counts the examples then.
     """
 
     inputs: np.ndarray | Ragged
@@ -44,6 +48,7 @@ class Split:
     decode: Decode | None = None
     rows: np.ndarray | None = None
     buckets: tuple[int, ...] = ()
+    targets: np.ndarray | Ragged | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -72,6 +77,13 @@ class Split:
         raw = self.inputs.read(stored, pad_to) if isinstance(self.inputs, Ragged) else self.inputs[stored]
         return raw if self.decode is None else self.decode(raw)
 
+    def answers(self, rows: np.ndarray, *, pad_to: int | None = None) -> np.ndarray:
+        """Returns what is right for some examples: classes (b,), targets (b, k), or targets of every step (b, l, k)."""
+        if self.targets is None:
+            return self.labels[rows]
+        stored = rows if self.rows is None else self.rows[rows]
+        return self.targets.read(stored, pad_to) if isinstance(self.targets, Ragged) else self.targets[stored]
+
     def stored_lengths(self) -> np.ndarray:
         """Returns the stored steps of each example of `Ragged` inputs, of the longer one in a pair."""
         assert isinstance(self.inputs, Ragged)
@@ -95,13 +107,19 @@ class Dataset:
         train, test: the splits as they are published.
         validation: the published validation split; None if the task has none.
         features: channels of a real input, or number of token ids.
-        classes: number of classes.
+        classes: number of classes, or of targets.
         tokens: inputs are token ids.
         pairs: two sequences per example.
         vocabulary: the tokens in id order, for token tasks.
         step_rescale: factor on Delta that the sampling rate of these inputs asks for (2 at half the rate).
         steps: length of the longest sequences, where there is no example to tell; None to ask the first one.
         checksum: checksum of everything stored; None if the data is small and in memory, and can be read whole for one.
+        targets: how targets are scaled, and whether there is one for every step; None where there are classes.
+        scale: how the network scales the channels of a real input before it looks at them; None for not at all.
+        metric: what networks are compared by (`s5c.metric`).
+        schema: what the data is, for checkpoints and for whoever gives a network other data; None if that goes without
+            saying.
+        place: folder or file of the data, where no other has data of this task; None if the usual places have it.
     """
 
     name: str
@@ -117,6 +135,11 @@ class Dataset:
     step_rescale: float = 1.0
     checksum: str | None = None
     steps: int | None = None
+    targets: Targets | None = None
+    scale: Scale | None = None
+    metric: str = "accuracy"
+    schema: Schema | None = None
+    place: str | None = None
 
     @property
     def length(self) -> int:

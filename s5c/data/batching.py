@@ -16,7 +16,7 @@ class Batch(NamedTuple):
 
     Attributes:
         inputs: (rows, l) ids or (rows, l, features).
-        labels: (b,), int32.
+        labels: classes (b,), int32, or targets (b, k) or, one a step, (b, l, k), float32.
         lengths: (rows,) or None.
         weights: (b,), 1 for an example, 0 for the filling of a last, partial evaluation batch.
         places: (b,), of the examples in their split; None if they come from none.
@@ -129,4 +129,4 @@ def _collate(split: Split, batch_size: int, plan: Plan) -> Batch:
         lengths = np.concatenate([lengths[:, 0], lengths[:, 1]])
     if np.issubdtype(inputs.dtype, np.integer):
         inputs = inputs.astype(np.int32)
-    return Batch(inputs, split.labels[rows], lengths, weights, rows)
+    return Batch(inputs, split.answers(rows, pad_to=plan.pad_to), lengths, weights, rows)

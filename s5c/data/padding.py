@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from s5c.data.base import Split
+from s5c.data.ragged import Ragged
 from s5c.errors import UserError, unknown
 
 FULL, BUCKET = "full", "bucket"
@@ -85,7 +86,11 @@ def padded(splits: Mapping[str, Split], pad: Any, max_length: int) -> dict[str, 
 
 def _with(split: Split, chosen: tuple[int, ...]) -> Split:
     assert not isinstance(split.inputs, np.ndarray)
-    return dataclasses.replace(split, inputs=dataclasses.replace(split.inputs, length=chosen[-1]), buckets=chosen)
+    targets = split.targets
+    if isinstance(targets, Ragged):
+        targets = dataclasses.replace(targets, length=chosen[-1])
+    inputs = dataclasses.replace(split.inputs, length=chosen[-1])
+    return dataclasses.replace(split, inputs=inputs, buckets=chosen, targets=targets)
 
 
 def chosen_lengths(pad: Any, max_length: int, train: np.ndarray, longest: int) -> tuple[int, ...]:

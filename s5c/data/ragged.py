@@ -9,19 +9,21 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Ragged:
-    """Sequences of different lengths, usually memory-mapped; a batch of them is padded on the right with 0.
+    """Sequences of different lengths, usually memory-mapped; a batch of them is padded on the right.
 
     Attributes:
-        flat: all sequences, one after the other.
+        flat: all sequences, one after the other, (steps,) or (steps, channels).
         offsets: (k + 1,): sequence i is flat[offsets[i] : offsets[i + 1]].
         length: what they are padded to; none is longer.
         members: (n,) or, for pairs, (n, 2): the sequences of each example; None if each is one.
+        fill: what padding holds, one number per channel; None for 0.
     """
 
     flat: np.ndarray
     offsets: np.ndarray
     length: int
     members: np.ndarray | None = None
+    fill: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1 if self.members is None else len(self.members)
@@ -37,11 +39,13 @@ class Ragged:
         return dataclasses.replace(self, members=members)
 
     def read(self, rows: np.ndarray, pad_to: int | None = None) -> np.ndarray:
-        """Returns padded examples, (b, pad_to) or (b, 2, pad_to)."""
+        """Returns padded examples, (b, pad_to) or (b, 2, pad_to), and another axis where there are channels."""
         length = self.length if pad_to is None else pad_to
         wanted = np.asarray(rows) if self.members is None else self.members[rows]
         starts, ends = self.offsets[wanted].ravel(), self.offsets[wanted + 1].ravel()
-        padded = np.zeros((wanted.size, length), self.flat.dtype)
+        padded = np.zeros((wanted.size, length, *self.flat.shape[1:]), self.flat.dtype)
+        if self.fill is not None:
+            padded[:] = self.fill
         for row, start, end in zip(padded, starts.tolist(), ends.tolist(), strict=True):
             row[: end - start] = self.flat[start:end]
-        return padded.reshape(*wanted.shape, length)
+        return padded.reshape(*wanted.shape, *padded.shape[1:])

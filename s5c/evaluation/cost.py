@@ -84,7 +84,8 @@ def size(model: Classifier, params: Params, length: int) -> Size:
     per_step = 0 if spec.tokens else spec.features * h
     per_step += sum(family.macs_per_step(config, p) + gates * h * h for p in model.state_dims)
     sequences, pair_head = (2, 4 * h * h) if spec.pairs else (1, 0)
-    total = sequences * length * per_step + pair_head + h * spec.classes
+    heads = length if spec.targets is not None and spec.targets.per_step else 1
+    total = sequences * length * per_step + pair_head + heads * h * spec.classes
     orders = [p * (h if config.per_channel else 1) for p in model.state_dims]
     return Size(sum(orders), orders, counted.total, counted.total - counted.rest, total)
 

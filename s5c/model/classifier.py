@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from s5c.model.block import Block, dense
 from s5c.model.config import ModelConfig
 from s5c.model.inputs import InputSpec
-from s5c.types import Array, Bool, Features, Float, Int, Num, Params
+from s5c.types import Array, Bool, Features, Float, Int, Num, Params, Scale
 
 
 class TokenEncoder(nn.Module):
@@ -70,15 +70,34 @@ class Encoder(nn.Module):
         return x
 
 
+class ScaledEncoder(nn.Module):
+    """A dense layer on scaled channels, W (x - shift) / size + b; its parameters are those of the dense layer."""
+
+    d_model: int
+    scale: Scale
+    precision: str = "tf32"
+
+    @nn.compact
+    def __call__(self, inputs: Num[Array, "b l features"]) -> Features:
+        """Maps real channels to features (b, l, h)."""
+        shift, size = (jnp.asarray(one, jnp.float32) for one in self.scale)
+        inner = dense(self.d_model, self.precision)
+        nn.share_scope(self, inner)  # kernel and bias stand where those of a dense layer would
+        found: Features = inner((inputs - shift) / size)
+        return found
+
+
 def input_encoder(config: ModelConfig, spec: InputSpec, name: str | None = None) -> nn.Module:
     """Returns the module that maps raw inputs to features."""
     if spec.tokens:
         return TokenEncoder(spec.features, config.d_model, name=name)
+    if spec.scale is not None:
+        return ScaledEncoder(config.d_model, spec.scale, config.precision, name=name)
     return dense(config.d_model, config.precision, name=name)
 
 
 def output_head(config: ModelConfig, spec: InputSpec, name: str | None = None) -> nn.Module:
-    """Returns the module that maps pooled features to logits."""
+    """Returns the module that maps pooled features, or those of every step, to logits or unscaled targets."""
     if spec.pairs:
         return PairHead(config.d_model, spec.classes, config.precision, name=name)
     return dense(spec.classes, config.precision, name=name)
@@ -111,6 +130,19 @@ def told_apart(config: ModelConfig, lengths: Int[Array, "b"] | None, steps: int)
     return valid_steps(lengths, steps) if config.mask_padding and lengths is not None else None
 
 
+def answers(spec: InputSpec, outputs: Float[Array, "... c"]) -> Float[Array, "... c"]:
+    """Returns what a network says by the outputs of its head: log-probabilities, or targets in their own units."""
+    if spec.targets is None:
+        return jax.nn.log_softmax(outputs)
+    shift, size = (jnp.asarray(one, jnp.float32) for one in spec.targets[:2])
+    return shift + size * outputs
+
+
+def per_step(spec: InputSpec) -> bool:
+    """Says whether there is an answer for every step, and nothing is pooled."""
+    return spec.targets is not None and spec.targets.per_step
+
+
 class Classifier(nn.Module):
     """The whole network; `state_dims` (stored states per layer) is static, so wrong shapes are refused at `apply`."""
 
@@ -125,8 +157,8 @@ class Classifier(nn.Module):
         lengths: Int[Array, "rows"] | None = None,
         training: bool = False,
         step_rescale: float = 1.0,
-    ) -> Float[Array, "b c"]:
-        """Returns log-probabilities (b, c).
+    ) -> Float[Array, "b c"] | Float[Array, "b l c"]:
+        """Returns log-probabilities (b, c), or targets (b, c) or, for every step, (b, l, c).
 
         Args:
             inputs: token ids (rows, l) or real channels (rows, l, features); rows = b, or 2b for pairs.
@@ -135,8 +167,8 @@ class Classifier(nn.Module):
             step_rescale: multiplies every Delta; 2 evaluates at half the sample rate.
         """
         x = Encoder(self.config, self.spec, self.state_dims, name="encoder")(inputs, training, step_rescale, lengths)
-        logits = output_head(self.config, self.spec, name="decoder")(pool(x, lengths, self.config.pooling))
-        return jax.nn.log_softmax(logits)
+        features = x if per_step(self.spec) else pool(x, lengths, self.config.pooling)
+        return answers(self.spec, output_head(self.config, self.spec, name="decoder")(features))
 
 
 def shapes(model: Classifier) -> Params:

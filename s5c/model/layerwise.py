@@ -14,7 +14,16 @@ import jax
 
 from s5c.model import network
 from s5c.model.block import Block
-from s5c.model.classifier import Classifier, InputSpec, input_encoder, output_head, pool, told_apart
+from s5c.model.classifier import (
+    Classifier,
+    InputSpec,
+    answers,
+    input_encoder,
+    output_head,
+    per_step,
+    pool,
+    told_apart,
+)
 from s5c.model.config import ModelConfig
 from s5c.types import Array, Bool, Features, Float, Int, Num, Params
 
@@ -25,7 +34,7 @@ def log_probs(
     inputs: Num[Array, "rows l *features"],
     lengths: Int[Array, "rows"] | None,
     step_rescale: float = 1.0,
-) -> Float[Array, "b c"]:
+) -> Float[Array, "b c"] | Float[Array, "b l c"]:
     """Returns what `model.apply` returns in evaluation mode, to rounding.
 
     Args:
@@ -45,13 +54,13 @@ def pooled(
     inputs: Num[Array, "rows l *features"],
     lengths: Int[Array, "rows"] | None,
     step_rescale: float = 1.0,
-) -> Float[Array, "rows h"]:
+) -> Float[Array, "rows h"] | Float[Array, "rows l h"]:
     """Returns what the readout gets; arguments as for `log_probs`."""
     x = encoded(model, weights, inputs)
     valid = told_apart(model.config, lengths, inputs.shape[1])
     for variables, p in zip(network.blocks(weights, model.config), model.state_dims, strict=True):
         x = _block(model.config, p, step_rescale, variables, x, valid)
-    return _pool(x, lengths, model.config.pooling)
+    return x if per_step(model.spec) else _pool(x, lengths, model.config.pooling)
 
 
 def encoded(model: Classifier, weights: Params, inputs: Num[Array, "rows l *features"]) -> Features:
@@ -83,6 +92,6 @@ def _pool(x: Features, lengths: Int[Array, "rows"] | None, how: str) -> Float[Ar
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _classify(
-    config: ModelConfig, spec: InputSpec, params: Any, features: Float[Array, "rows h"]
-) -> Float[Array, "b c"]:
-    return jax.nn.log_softmax(output_head(config, spec).apply({"params": params}, features))
+    config: ModelConfig, spec: InputSpec, params: Any, features: Float[Array, "rows *l h"]
+) -> Float[Array, "b *l c"]:
+    return answers(spec, output_head(config, spec).apply({"params": params}, features))

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from s5c.model import network
-from s5c.model.classifier import Classifier, output_head
+from s5c.model.classifier import Classifier, output_head, per_step
 from s5c.model.layerwise import pooled
+from s5c.model.signals import valid_steps
 from s5c.types import Float, Params
 
 RIDGE = 1e-2
@@ -31,13 +32,15 @@ def logits(
 ) -> list[Float[np.ndarray, "_ c"]]:
     """Returns a network's logits less their mean over the classes, which the answers do not depend on, batch by batch.
 
+    Of targets they are the answers before they get their units; of targets a step, those of all valid steps.
+
     Args:
         model: the network.
         weights: its weights.
         batches: with `inputs`, `lengths` and `weights` (`s5c.data.batching.Batch`).
         step_rescale: multiplies every Delta.
     """
-    return [_features(model, weights, batch, step_rescale) @ _matrix(weights) for batch in batches]
+    return [_features(model, weights, batch, step_rescale) @ _matrix(model, weights) for batch in batches]
 
 
 def refitted(
@@ -63,7 +66,7 @@ def refitted(
         ridge: pull towards the present readout.
         step_rescale: multiplies every Delta.
     """
-    present = _matrix(weights)
+    present = _matrix(model, weights)
     energy, cross = np.zeros((len(present), len(present))), np.zeros_like(present)
     for z, batch in zip(wanted, batches, strict=True):
         f = _features(model, weights, batch, step_rescale)
@@ -76,16 +79,16 @@ def refitted(
     return network.with_readout(weights, {**decoder, LAST: solved} if LAST in decoder else solved)
 
 
-def _matrix(weights: Params) -> Float[np.ndarray, "rows c"]:
-    """Returns the readout without what is common to all classes, the constants last."""
+def _matrix(model: Classifier, weights: Params) -> Float[np.ndarray, "rows c"]:
+    """Returns the readout, without what is common to all classes, the constants last."""
     decoder = network.readout(weights)
     last = decoder.get(LAST, decoder)
     found = np.concatenate([np.asarray(last["kernel"], np.float64), np.asarray(last["bias"], np.float64)[None]])
-    return found - found.mean(axis=1, keepdims=True)
+    return found if model.spec.targets is not None else found - found.mean(axis=1, keepdims=True)
 
 
 def _features(model: Classifier, weights: Params, batch: Any, step_rescale: float) -> Float[np.ndarray, "b rows"]:
-    """Returns what the readout gets from the examples of a batch, and a one."""
+    """Returns what the readout gets from the examples of a batch, or from all of their valid steps, and a one."""
     lengths = None if batch.lengths is None else jnp.asarray(batch.lengths)
     found = pooled(model, weights, jnp.asarray(batch.inputs), lengths, step_rescale)
     if model.spec.pairs:
@@ -95,5 +98,6 @@ def _features(model: Classifier, weights: Params, batch: Any, step_rescale: floa
             params, found, capture_intermediates=lambda module, _: module.name == "layer1", mutable=["intermediates"]
         )
         found = nn.gelu(seen["intermediates"]["layer1"]["__call__"][0])
-    examples = np.asarray(found, np.float64)[np.asarray(batch.weights) > 0]
+    counted = valid_steps(batch) if per_step(model.spec) else np.asarray(batch.weights) > 0
+    examples = np.asarray(found, np.float64)[counted]
     return np.concatenate([examples, np.ones((len(examples), 1))], axis=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from s5c.model.classifier import Classifier
+from s5c.model.classifier import Classifier, InputSpec
 from s5c.model.network import layer_names
 from s5c.types import Array, Bool, Float, Int, Num, Params
 
@@ -31,6 +32,7 @@ def squared_gradients(
 
     The first is the trace of the Fisher information of the layer's output y: half its product with a small error's
     energy per step and feature is the divergence of the answers that this error causes, if it prefers no direction.
+    Targets count as means of normal distributions whose standard deviations are the sizes of the targets.
 
     Args:
         model: the network, without dropout.
@@ -38,7 +40,7 @@ def squared_gradients(
         inputs: as for `Classifier`.
         lengths: as for `Classifier`.
         valid: which steps count.
-        key: draws the classes.
+        key: draws the classes, or directions in which targets change.
         step_rescale: as for `Classifier`.
     """
     names = layer_names(model.config)
@@ -59,11 +61,11 @@ def squared_gradients(
         return found, outputs
 
     nothing = dict.fromkeys(names, jnp.zeros((*inputs.shape[:2], model.config.d_model)))
-    drawn = jax.random.categorical(key, jax.lax.stop_gradient(answers(nothing)[0]), axis=-1)
+    likely = _of_targets(model.spec, valid, key) if model.spec.targets else _of_classes(answers(nothing)[0], key)
 
     def likelihood(shifts: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
-        log_probs, outputs = answers(shifts)
-        return jnp.sum(jnp.take_along_axis(log_probs, drawn[:, None], axis=1)), outputs
+        found, outputs = answers(shifts)
+        return likely(found), outputs
 
     gradients, outputs = jax.grad(likelihood, has_aux=True)(nothing)
     mask = valid[..., None]
@@ -72,3 +74,17 @@ def squared_gradients(
         return jnp.stack([jnp.sum(jnp.where(mask, x[name], 0) ** 2) for name in names])
 
     return energy(gradients), energy(outputs)
+
+
+def _of_classes(log_probs: Float[Array, "b c"], key: Array) -> Callable[[Array], Array]:
+    """Returns the log-likelihood of classes that are drawn from a network's answers."""
+    drawn = jax.random.categorical(key, jax.lax.stop_gradient(log_probs), axis=-1)
+    return lambda found: jnp.sum(jnp.take_along_axis(found, drawn[:, None], axis=1))
+
+
+def _of_targets(spec: InputSpec, valid: Bool[Array, "b l"], key: Array) -> Callable[[Array], Array]:
+    """Returns the answers along a direction that is drawn for each: what a log-likelihood changes by, at its mean."""
+    assert spec.targets is not None
+    counted = valid[..., None] if spec.targets.per_step else valid.any(axis=1)[:, None]
+    size = jnp.asarray(spec.targets.size, jnp.float32)
+    return lambda found: jnp.sum(jnp.where(counted, jax.random.normal(key, found.shape) * found / size, 0))

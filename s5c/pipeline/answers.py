@@ -31,7 +31,7 @@ def random_batches(spec: InputSpec, length: int) -> Iterator[Batch]:
     """
     rng, rows = np.random.default_rng(0), BATCH * (2 if spec.pairs else 1)
     for _ in range(EXAMPLES // BATCH):
-        labels, ones = np.zeros(BATCH, np.int32), np.ones(BATCH, np.float32)
+        labels, ones = _no_labels(spec, length), np.ones(BATCH, np.float32)
         if spec.tokens:
             ids = rng.integers(0, spec.features, (rows, length)).astype(np.int32)
             yield Batch(ids, labels, rng.integers(-(-length // 2), length + 1, rows).astype(np.int32), ones)
@@ -39,8 +39,14 @@ def random_batches(spec: InputSpec, length: int) -> Iterator[Batch]:
             yield Batch(rng.standard_normal((rows, length, spec.features)).astype(np.float32), labels, None, ones)
 
 
+def _no_labels(spec: InputSpec, length: int) -> np.ndarray:
+    if spec.targets is None:
+        return np.zeros(BATCH, np.int32)
+    return np.zeros((BATCH, *([length] * spec.targets.per_step), spec.classes), np.float32)
+
+
 def answers(trained: TrainedModel) -> dict[str, Float[np.ndarray, "..."]]:
-    """Returns the log-probabilities of the classes for both sets of inputs, and the length of the sequences."""
+    """Returns the outputs, log-probabilities or targets, for both sets of inputs, and the length of the sequences."""
     return {
         "length": np.array(float(trained.dataset.length)),
         "random": to_random(trained.model, trained.weights, trained.dataset.length, trained.step_rescale),
@@ -52,13 +58,13 @@ def to_random(
     model: Classifier, weights: dict[str, object], length: int, step_rescale: float
 ) -> Float[np.ndarray, "n c"]:
     """Returns the answers to the random inputs."""
-    return predict(model, weights, random_batches(model.spec, length), step_rescale=step_rescale).log_probs
+    return predict(model, weights, random_batches(model.spec, length), step_rescale=step_rescale).outputs
 
 
 def to_test(trained: TrainedModel) -> Float[np.ndarray, "n c"]:
     """Returns the answers to the first test examples."""
     first = trained.splits.test.take(np.arange(min(EXAMPLES, len(trained.splits.test))))
-    return predict(trained.model, trained.weights, batches(first, BATCH)(), step_rescale=trained.step_rescale).log_probs
+    return predict(trained.model, trained.weights, batches(first, BATCH)(), step_rescale=trained.step_rescale).outputs
 
 
 def deviation(checkpoint: Checkpoint, folder: Path) -> float:

@@ -12,13 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.progress import track
 
 from s5c import config as settings
 from s5c.atomic import save_arrays
 from s5c.data.part import scored
-from s5c.evaluation.metrics import Predictions, check_answers, predict, unanswered
+from s5c.evaluation.metrics import check_answers, predict, restored, unanswered
 from s5c.keys import EvaluationKeys
 from s5c.model import surgery
 from s5c.model.classifier import Classifier
@@ -27,7 +26,7 @@ from s5c.pipeline.network import ReducedNetwork
 from s5c.pipeline.parts import FULL, LATENCY, PARTS, RANKING, REDUCED, Part, Parts
 from s5c.pipeline.provenance import environment, read_json, shown, write_json
 from s5c.pipeline.question import of_part
-from s5c.pipeline.row import CORRECT, accuracies, as_it_is, as_reduced, common, name_of, reduced_facts
+from s5c.pipeline.row import accuracies, as_it_is, as_reduced, common, name_of, reduced_facts, single_file
 from s5c.pipeline.search import Memory, Search, largest_ratio, reductions
 from s5c.pipeline.spectra import full_arrays, reduced_arrays
 from s5c.pipeline.trained import TrainedModel, batches, from_checkpoint, predictions
@@ -37,7 +36,7 @@ from s5c.reduction.layer import check_finite
 from s5c.reduction.stage import Selected
 from s5c.reduction.target import Target
 from s5c.report.collect import ROWS_FILE
-from s5c.report.row import Row, as_row
+from s5c.report.row import Row, as_row, value
 from s5c.report.rowfile import latest_beside, write_rows
 from s5c.tracking.run import Run
 from s5c.training.checkpoint import load
@@ -134,9 +133,8 @@ class Compression:
             check_finite(surgery.layers(trained.weights, trained.model.config))
             selection, test = self._said(trained.model, trained.weights)
             check_answers(f"The model {name_of(trained)}", selection=selection, test=test)
-            row: Row = {**self.base, **as_it_is(trained), **accuracies(selection, test, reference=test)}
-            arrays = {"log_probs": test.log_probs.astype(np.float32), "labels": test.labels}
-            self._keep(FULL, row, {**arrays, "correct": test.classes == test.labels})
+            row: Row = {**self.base, **as_it_is(trained), **accuracies(trained.metric, selection, test, reference=test)}
+            self._keep(FULL, row, {**test.stored(), **test.single})
         if self.reduction is not None:
             self._reduce(self.reduction, record)
         if self.evaluation.latency and not self._timed():
@@ -163,6 +161,11 @@ class Compression:
     def _latest(self) -> float:
         """The latest time of a row beside this run."""
         return latest_beside(self.folder / ROWS_FILE)
+
+    @property
+    def _single(self) -> str:
+        """The array of a part that paired errors are computed from."""
+        return "correct" if self.trained.dataset.targets is None else "sums"
 
     @property
     def _rows_of(self) -> list[Key]:
@@ -205,7 +208,8 @@ class Compression:
         path = self.folder / ROWS_FILE
         if self.reduction is None or len(rows) > 1 or path.exists():
             if self.reduction is not None:
-                save_arrays(self.folder / CORRECT, {_label(part): p.arrays["correct"] for part, p in found.items()})
+                single = {_label(part): kept.arrays[self._single] for part, kept in found.items()}
+                save_arrays(self.folder / single_file(self.trained), single)
             write_rows(path, rows, self._latest)
         return rows
 
@@ -213,7 +217,7 @@ class Compression:
         """Writes what the figures of all networks are drawn from."""
         if (shared := self._found(RANKING)) is not None:
             parts = [part for target in self.targets if (part := self._found(target)) is not None]
-            own = {name: array for part in parts for name, array in part.arrays.items() if name != "correct"}
+            own = {name: array for part in parts for name, array in part.arrays.items() if name != self._single}
             save_arrays(self.folder / SPECTRA, {**shared.arrays, **own})
 
     def _row(self, part: Key, kept: Part) -> Row:
@@ -258,7 +262,7 @@ class Compression:
         """Reduces the network at every target that is missing, and keeps what all targets share."""
         trained, place = self.trained, self.folder / FINETUNED
         if reduction.of(Search).max_drop is not None:
-            validate = partial(_validation_accuracy, trained, self.evaluation)
+            validate = partial(_validated, trained, self.evaluation)
             memory = Memory(self.folder / PARTS / "search.json", self.parts.identity("search"))
             self.targets = [largest_ratio(trained, reduction, place, validate, memory)]
         missing = self._missing()
@@ -276,16 +280,16 @@ class Compression:
         """Evaluates and keeps networks as they are made."""
         full = self._found(FULL)
         assert full is not None, "evaluated before"
-        reference = Predictions(full.arrays["log_probs"].astype(np.float64), full.arrays["labels"])
+        reference = restored(full.arrays)
         title, hidden = f"{reduction.keys.name}: evaluating", not sys.stderr.isatty()
         for network in track(made, total=count, description=title, transient=True, disable=hidden):
             found = self._said(network.model, network.weights)
             row: Row = {**self.base, **as_reduced(self.trained, reduction, network)}
-            row |= accuracies(*found, reference=reference)
+            row |= accuracies(self.trained.metric, *found, reference=reference)
             for note in unanswered(selection=found[0], test=found[1]):
                 log.warning("%s at %s: %s", reduction.keys.name, network.target.label, note)
                 row["notes"].append(f"at {network.target.label}: {note}")
-            arrays = {"correct": found[1].classes == found[1].labels, **reduced_arrays(network)}
+            arrays = {**found[1].single, **reduced_arrays(network)}
             stored = reduction.keys.save or self.evaluation.latency
             saved = (network.weights, _metadata(self.trained, reduction, network, row)) if stored else None
             self._keep(network.target, row, arrays, saved)
@@ -328,11 +332,11 @@ def _on_part(trained: TrainedModel, examples: int | None, skip: int) -> TrainedM
     return dataclasses.replace(trained, splits=dataclasses.replace(trained.splits, test=part, selection=selection))
 
 
-def _validation_accuracy(
+def _validated(
     trained: TrainedModel, evaluation: EvaluationKeys, model: Classifier, weights: Mapping[str, Any]
 ) -> float | None:
     split = batches(trained.splits.selection, evaluation.batch_size)()
-    return predict(model, weights, split, step_rescale=trained.step_rescale).accuracy
+    return predict(model, weights, split, step_rescale=trained.step_rescale).metrics[trained.metric.name]
 
 
 def _asked(part: Key) -> Any:
@@ -369,7 +373,7 @@ def _metadata(
         **trained.metadata,
         **reduced_facts(trained, reduction, network),
         "parent": str(trained.path),
-        "metrics": {key: row[key] for key in ("val_accuracy", "val_loss", "test_accuracy", "test_loss")},
+        "metrics": {key: value(row, key) for key in trained.metric.columns},
     }
 
 
@@ -385,5 +389,6 @@ def _report_to(run: Run, trained: TrainedModel, rows: Sequence[Row]) -> None:
     for row in rows[1:]:
         if row["checkpoint"]:
             path = Path(row["checkpoint"])
-            facts = {key: row[key] for key in ("reduction", "ratio", "orders", "test_accuracy", "trained_id")}
+            test = f"test_{trained.metric.name}"
+            facts = {key: value(row, key) for key in ("reduction", "ratio", "orders", test, "trained_id")}
             run.artifact(f"{parent[0]}-{path.name}", path / "weights", metadata=facts, parent=parent)

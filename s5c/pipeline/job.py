@@ -29,6 +29,7 @@ from s5c.pipeline.trained import TrainedModel
 from s5c.report import tables
 from s5c.report.collect import collect, read_spectra
 from s5c.report.row import Row
+from s5c.report.scores import metric_of, score
 from s5c.tracking.mirror import choose_mode
 from s5c.tracking.run import Run
 
@@ -102,7 +103,8 @@ def finish(
     """Reduces, evaluates and reports what is not there yet.
 
     Returns:
-        The selection accuracy of the last row, NaN if it has none.
+        The selection accuracy of the last row, or what its task has in place of one; an error counts negative. NaN if
+        it has none.
     """
     mode = choose_mode(wandb.mode)
     work = Compression(trained, reduction, evaluation, folder=folder, question=question)
@@ -135,8 +137,8 @@ def finish(
 
 
 def _merit(rows: Sequence[Row]) -> float:
-    accuracy = rows[-1]["val_accuracy"]
-    return math.nan if accuracy is None else float(accuracy)
+    found = score(rows[-1], "val")
+    return math.nan if found is None else metric_of(rows[-1]).score(float(found))
 
 
 def report(rows: Sequence[Row], folder: Path) -> list[Path]:

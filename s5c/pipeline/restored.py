@@ -44,7 +44,8 @@ def restore(values: Mapping[str, Any], *, which: str) -> TrainedModel:
             f"{checkpoint.path} was trained on task {facts['task']['name']!r}, not {asked.get('name')!r}. Leave the "
             "task out of the command, or give a checkpoint of that task."
         )
-    dataset, splits = load_task(settings.task_job({**facts["task"], **(asked or {})}), facts["protocol"])
+    known = {"data_dir": facts["data_dir"]} if "data_dir" in facts else {}
+    dataset, splits = load_task(settings.task_job({**facts["task"], **known, **(asked or {})}), facts["protocol"])
     if dataset.fingerprint() != facts["data"]:
         log.warning("The data differs from what %s was trained on [source=%s].", checkpoint.path, facts["source"])
     return from_checkpoint(checkpoint, dataset, splits)

@@ -16,8 +16,9 @@ import numpy as np
 
 from s5c import axes
 from s5c.evaluation import cost
-from s5c.evaluation.metrics import Predictions
+from s5c.evaluation.metrics import Said
 from s5c.keys import EvaluationKeys
+from s5c.metric import ACCURACY, Metric
 from s5c.model import surgery
 from s5c.model.network import readout
 from s5c.pipeline.latency import NOT_MEASURED
@@ -35,6 +36,13 @@ log = logging.getLogger(__name__)
 
 CORRECT = "correct.npz"
 """Which test examples each network of a job got right: an array per target, and `full`."""
+SUMS = "sums.npz"
+"""Of targets, what `s5c.metric` sums over the answers to every test example: an array per target, and `full`."""
+
+
+def single_file(trained: TrainedModel) -> str:
+    """Returns the name of the file, beside the rows, of what paired errors are computed from."""
+    return CORRECT if trained.dataset.targets is None else SUMS
 
 
 def common(trained: TrainedModel, evaluation: EvaluationKeys, experiment: str, facts: Mapping[str, Any]) -> Row:
@@ -60,7 +68,7 @@ def common(trained: TrainedModel, evaluation: EvaluationKeys, experiment: str, f
         "seed": trained.metadata["seed"],
         "protocol": trained.metadata["protocol"],
         "selected_on": trained.splits.selected_on,
-        "classes": trained.dataset.classes,
+        **_answers(trained),
         "states_full": size.states,
         "orders_full": size.orders,
         "params_full": size.params,
@@ -83,6 +91,13 @@ def common(trained: TrainedModel, evaluation: EvaluationKeys, experiment: str, f
     }
 
 
+def _answers(trained: TrainedModel) -> Row:
+    """Returns what the task asks for."""
+    if trained.dataset.targets is None:
+        return {"classes": trained.dataset.classes}
+    return {"metric": trained.metric.name, "outputs": trained.dataset.classes}
+
+
 def as_it_is(trained: TrainedModel) -> Row:
     """Returns what the row of the model that is reduced has of its own."""
     given, stored = given_network(trained), cost.stored(trained.weights)
@@ -92,7 +107,7 @@ def as_it_is(trained: TrainedModel) -> Row:
         "arm": called(FULL, given),
         "settings": given,
         "differences": given,
-        "correct_file": CORRECT,
+        "correct_file": single_file(trained),
         "method": "none",
         "allocation": None,
         "options": {},
@@ -125,7 +140,7 @@ def as_reduced(trained: TrainedModel, reduction: axes.ReductionJob, network: Red
         "allocation": reduction.keys.allocation,
         "options": reduction.options,
         "reduction_seed": reduction.keys.seed,
-        "correct_file": CORRECT,
+        "correct_file": single_file(trained),
         "target": f"{network.target.kind} {network.target.value}",
         "ratio": network.ratio_achieved if (ratio := _asked(network.target, "ratio")) is None else ratio,
         "ratio_achieved": network.ratio_achieved,
@@ -151,22 +166,23 @@ def as_reduced(trained: TrainedModel, reduction: axes.ReductionJob, network: Red
     }
 
 
-def accuracies(selection: Predictions, test: Predictions, reference: Predictions) -> Row:
+def accuracies(metric: Metric, selection: Said, test: Said, reference: Said) -> Row:
     """Returns what a network answers, and how often as another one does.
 
     Args:
+        metric: of the task.
         selection: on the split that the checkpoint was selected on.
         test: on the test split.
         reference: answers of the model that is reduced, on the test split.
     """
-    return {
-        "val_accuracy": selection.accuracy,
-        "val_loss": selection.loss,
-        "test_accuracy": test.accuracy,
-        "test_loss": test.loss,
-        "test_accuracy_full": reference.accuracy,
-        "agreement": test.agreement(reference),
-    }
+    agreement: float | None = test.agreement(reference)  # type: ignore[arg-type]  # both of one task
+    found: dict[str, Any] = {}
+    for split, said in (("val", selection), ("test", test)):
+        found |= {f"{split}_{name}": value for name, value in said.metrics.items()} | {f"{split}_loss": said.loss}
+    if metric is ACCURACY:
+        return as_row({**found, "test_accuracy_full": reference.metrics[metric.name], "agreement": agreement})
+    full = {f"test_{name}_full": value for name, value in reference.metrics.items()}
+    return as_row({**found, **full, "agreement": agreement})
 
 
 def name_of(trained: TrainedModel) -> str:
@@ -233,7 +249,8 @@ def _counted(size: cost.Size) -> Row:
 def _guarantee(trained: TrainedModel, network: ReducedNetwork) -> Row:
     """Returns the bound of how far the logits may move, for networks of the class that there is one for."""
     config, weights = trained.model.config, trained.weights
-    if config.activation != "lqo" or trained.dataset.pairs or trained.splits.test.lengths is not None:
+    dataset, padded = trained.dataset, trained.splits.test.lengths is not None
+    if config.activation != "lqo" or dataset.pairs or dataset.targets is not None or padded:
         return {}
     around = (surgery.without_systems(one["params"], config) for one in (weights, network.weights))
     if not all(map(np.array_equal, *map(jax.tree.leaves, around))):

@@ -28,7 +28,7 @@ from s5c.reduction.target import Target
 log = logging.getLogger(__name__)
 
 Validate = Callable[[Classifier, Mapping[str, Any]], float | None]
-"""Validation accuracy of a network, in [0, 1]; None if some of its answers are not finite."""
+"""The task's metric of a network on validation data; None if some of its answers are not finite."""
 
 SEARCH_STEPS = 6
 """Halvings of the interval in which the largest ratio is searched: to 1/64 of all states."""
@@ -40,7 +40,8 @@ class Search(Axis):
 
     Attributes:
         rounds: reduce in so many steps of equal ratio, training in between.
-        max_drop: instead of a ratio: points of validation accuracy that may be lost; the largest ratio is searched.
+        max_drop: instead of a ratio: points of validation accuracy that may be lost, or percent by which an error such
+            as the RMSE may grow; the largest ratio is searched.
     """
 
     SWITCHES: ClassVar[tuple[str, ...] | None] = ("rounds", "max_drop")
@@ -161,13 +162,15 @@ class Memory:
 def largest_ratio(trained: TrainedModel, job: ReductionJob, folder: Path, validate: Validate, memory: Memory) -> Target:
     """Returns the largest ratio found whose validation accuracy is at most `max_drop` points below the full model's.
 
+    Of tasks with targets it is their metric, and the points are those of `s5c.metric`.
+
     Bisection, which takes the drop for monotone in the ratio. The test split is not looked at.
 
     Args:
         trained: the model to reduce.
         job: the preset, with `max_drop`.
         folder: trainings after the reduction live below.
-        validate: accuracy on the validation split.
+        validate: metric on the validation split.
         memory: what an earlier search has measured, which this one goes on with.
     """
     allowed = job.of(Search).max_drop
@@ -180,11 +183,13 @@ def largest_ratio(trained: TrainedModel, job: ReductionJob, folder: Path, valida
 
     full = memory.recall(0.0, lambda: validate(trained.model, trained.weights))
     assert full is not None, "the full model was checked before"
+    metric = trained.metric
     low, high = 0.0, 1.0
     for _ in range(SEARCH_STEPS):
         ratio = (low + high) / 2
         found = memory.recall(ratio, functools.partial(accuracy, ratio))
-        drop = math.inf if found is None else 100 * (full - found)
-        log.info("%s: %.4g of the states removed costs %.2f points of validation accuracy.", job.keys.name, ratio, drop)
+        drop = math.inf if found is None else metric.lost(full, found)
+        told = job.keys.name, ratio, drop, metric.points, metric.words
+        log.info("%s: %.4g of the states removed costs %.2f %s of validation %s.", *told)
         low, high = (ratio, high) if drop <= allowed + 1e-9 else (low, ratio)
     return Target("ratio", low)

@@ -16,20 +16,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from s5c import config as settings
 from s5c.data import padded
-from s5c.data.base import Dataset, Split, Splits, assign_splits
+from s5c.data.base import Dataset, Split, Splits
 from s5c.data.batching import eval_batches, padding_saved, steps_per_epoch, train_batches
+from s5c.data.schema import Schema
 from s5c.errors import UserError
-from s5c.evaluation.metrics import Predictions, predict
+from s5c.evaluation.metrics import Said, predict
 from s5c.keys import WandbKeys
+from s5c.metric import Metric
 from s5c.model import surgery
 from s5c.model.classifier import Classifier, InputSpec
 from s5c.model.config import ModelConfig, from_dict
 from s5c.pipeline import kept
+from s5c.pipeline.loaded import input_spec as input_spec
+from s5c.pipeline.loaded import load_task as load_task
+from s5c.pipeline.loaded import metric_of, own_data
 from s5c.pipeline.provenance import environment, write_json
 from s5c.tracking.metrics import read_metrics, salvage
 from s5c.tracking.run import Run
@@ -68,6 +72,11 @@ class TrainedModel:
     splits: Splits
 
     @property
+    def metric(self) -> Metric:
+        """What networks are compared by."""
+        return metric_of(self.dataset)
+
+    @property
     def length(self) -> int | None:
         """Steps of the sequences it runs on; None if that is not known."""
         known = self.dataset.steps is not None or len(self.dataset.train)
@@ -99,32 +108,6 @@ class TrainJob:
     group: str
     folder: Path
     resume: str = "auto"
-
-
-def input_spec(dataset: Dataset) -> InputSpec:
-    """Returns what the network must know of a task."""
-    return InputSpec(dataset.features, dataset.classes, dataset.tokens, dataset.pairs)
-
-
-def load_task(job: settings.TaskJob, protocol: str) -> tuple[Dataset, Splits]:
-    """Loads a task and decides its splits.
-
-    Raises:
-        UserError: there is no data, or a sequence without a single step, whose mean over the steps is no number.
-    """
-    dataset = job.task.load()
-    for name, split in dataset.splits.items():
-        without = np.zeros(len(split), bool) if split.lengths is None else split.lengths < 1
-        empty = np.flatnonzero(without.reshape(len(split), -1).any(axis=1))
-        if len(empty):
-            raise UserError(
-                f"{dataset.name}: example {empty[0]} of the {name} split has no step, {len(empty)} of {len(split)} "
-                f"have none [source={dataset.source}]. Remove what is empty from the data."
-            )
-    keys = job.keys
-    return dataset, assign_splits(
-        dataset, protocol=protocol, validation_fraction=keys.validation_fraction, seed=keys.validation_seed
-    )
 
 
 def identity(job: TrainJob, dataset: Dataset) -> dict[str, Any]:
@@ -207,11 +190,11 @@ def obtain(job: TrainJob, console: Console, *, which: str = "best", prepared: Pr
         facts = kept.found(folder, ready.described, ready.id, which=which, resume=job.resume)
         if facts is not None:
             log.info(
-                "Reusing the trained model %s (%d epochs, %.0f s, selection accuracy %.2f%%).",
+                "Reusing the trained model %s (%d epochs, %.0f s, selection %s).",
                 folder,
                 job.recipe.epochs,
                 facts["seconds"],
-                100 * facts["selection_accuracy"],
+                metric_of(dataset).told(facts[f"selection_{dataset.metric}"]),
             )
         else:
             _train(job, dataset, splits, ready.described, ready.id, folder, console)
@@ -226,12 +209,14 @@ def from_checkpoint(checkpoint: Checkpoint, dataset: Dataset, splits: Splits) ->
         UserError: the checkpoint expects other inputs than `dataset` has.
     """
     facts = checkpoint.metadata
-    spec = input_spec(dataset)
-    if list(spec) != list(facts["input_spec"]):
+    spec, given = InputSpec(*facts["input_spec"]), input_spec(dataset)
+    if not spec.fits(given):
         raise UserError(
-            f"{checkpoint.path} expects inputs {InputSpec(*facts['input_spec'])}, the data gives {spec}: the task's "
+            f"{checkpoint.path} expects inputs {spec}, the data gives {given}: the task's "
             "options or its files differ from those of the training."
         )
+    if "data_schema" in facts and dataset.schema is not None:
+        Schema.of(facts["data_schema"]).check_alike(dataset.schema, str(checkpoint.path))
     learned, read = facts.get("vocabulary"), dataset.vocabulary
     if learned is not None and read is not None and list(learned) != list(read):
         raise UserError(
@@ -256,10 +241,10 @@ def batches(split: Split, batch_size: int) -> partial[Any]:
 
 def predictions(
     trained: TrainedModel, batch_size: int, model: Classifier, weights: Mapping[str, Any]
-) -> tuple[Predictions, Predictions]:
+) -> tuple[Said, Said]:
     """Returns what a network says about the selection and the test split of a trained model's data."""
 
-    def on(split: Split) -> Predictions:
+    def on(split: Split) -> Said:
         return predict(model, weights, batches(split, batch_size)(), step_rescale=trained.step_rescale)
 
     test = on(trained.splits.test)
@@ -285,12 +270,13 @@ def _train(
         "trained_id": trained_id,
         "model": job.model.to_dict(),
         "state_dims": list(full),
-        "input_spec": list(input_spec(dataset)),
+        "input_spec": input_spec(dataset).stored(),
         "task": job.task.description,
         "source": dataset.source,
         "data": dataset.fingerprint(),
         "vocabulary": dataset.vocabulary,
         padded.KEY: None if (padding := padded.Padding.of(dataset)) is None else padding.record(),
+        **own_data(dataset),
         "step_rescale": dataset.step_rescale,
         "protocol": job.protocol,
         "selected_on": splits.selected_on,
@@ -308,6 +294,7 @@ def _train(
         selection=batches(splits.selection, recipe.batch_size),
         steps_per_epoch=steps_per_epoch(splits.train, recipe.batch_size),
         batch_size=recipe.batch_size,
+        metric=metric_of(dataset),
     )
     log.info(
         "Training %s on %s [source=%s]: %d epochs of %d steps, seed %d, best epoch chosen on %s -> %s",
@@ -366,12 +353,12 @@ def _train(
         run.artifact(name, best.path / "weights", metadata={**result, "trained_id": trained_id}, aliases=["best"])
         kept.finish(folder, {**result, "environment": facts}, trained_id, best, store)
     log.info(
-        "Trained in %.1f s; best epoch %d of %d, %s accuracy %.2f%%.",
+        "Trained in %.1f s; best epoch %d of %d, %s %s.",
         seconds,
         result["best_epoch"],
         recipe.epochs,
         splits.selected_on,
-        100 * result["selection_accuracy"],
+        feed.metric.told(result[f"selection_{feed.metric.name}"]),
     )
     if any(modes := surgery.unstable_modes(best.weights["params"], job.model)):
         log.info(

@@ -19,6 +19,7 @@ from s5c.data.base import task_class
 from s5c.data.padded import KEY, Padding
 from s5c.errors import UserError, nearest_first
 from s5c.evaluation.metrics import check_answers
+from s5c.metric import ACCURACY, METRICS
 from s5c.model import surgery
 from s5c.model.config import from_dict
 from s5c.pipeline import answers, portable
@@ -131,12 +132,12 @@ def _facts(trained: TrainedModel, name: str, finished: Mapping[str, Any], batch_
         **kept,
         "best_epoch": finished["best_epoch"],
         "metrics": {
-            "val_accuracy": selection.accuracy,
+            **{f"val_{name}": value for name, value in selection.metrics.items()},
             "val_loss": selection.loss,
-            "test_accuracy": test.accuracy,
+            **{f"test_{name}": value for name, value in test.metrics.items()},
             "test_loss": test.loss,
         },
-        "examples": {"train": len(trained.splits.train), "val": len(selection.labels), "test": len(test.labels)},
+        "examples": {"train": len(trained.splits.train), "val": len(selection.finite), "test": len(test.finite)},
         "parameters": sum(np.size(array) for array in flatten_dict(trained.weights["params"]).values()),
         "unstable_modes": surgery.unstable_modes(trained.weights["params"], trained.model.config),
         "seconds": finished["seconds"],
@@ -153,12 +154,19 @@ def _terms(task: str) -> str:
 
 def _summary(card: Mapping[str, Any]) -> str:
     """Returns a model in one line."""
-    accuracy = f"{100 * card['metrics']['test_accuracy']:.2f} % on test"
+    accuracy = f"{_told(card, 'test')} on test"
     return (
         f"{card['model']['name']} on {card['task']['name']}, {accuracy} (selected on {card['selected_on']}), "
         f"{len(card['state_dims'])} layers, {sum(card['state_dims'])} states{_unstable(card)}, "
         f"{card['parameters']:,} parameters"
     )
+
+
+def _told(card: Mapping[str, Any], split: str) -> str:
+    """Returns what a model scores on a split."""
+    metric = METRICS[card.get("metric", ACCURACY.name)]
+    value = card["metrics"][f"{split}_{metric.name}"]
+    return f"{100 * value:.2f} %" if metric is ACCURACY else metric.told(value)
 
 
 def _unstable(card: Mapping[str, Any]) -> str:
@@ -204,8 +212,8 @@ def _readme(card: Mapping[str, Any]) -> str:
         "Recipe": recipe,
         "Seed, protocol": f"{card['seed']}, `{card['protocol']}`: best epoch ({card['best_epoch']}) selected on "
         f"{card['selected_on']}",
-        "Selection": f"{100 * metrics['val_accuracy']:.2f} % of {examples['val']:,}, loss {metrics['val_loss']:.4f}",
-        "Test": f"{100 * metrics['test_accuracy']:.2f} % of {examples['test']:,}, loss {metrics['test_loss']:.4f}",
+        "Selection": f"{_told(card, 'val')} of {examples['val']:,}, loss {metrics['val_loss']:.4f}",
+        "Test": f"{_told(card, 'test')} of {examples['test']:,}, loss {metrics['test_loss']:.4f}",
         "Trained": f"{card['seconds'] / 60:.3g} minutes on {card['device']}, s5c {card['s5c']} {card['git']}".rstrip(),
         "Command": f"`{card['command']}`",
         "Licence": card["licence"],

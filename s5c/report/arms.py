@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 
 from s5c.report import schemaless
 from s5c.report.row import FULL, Row
+from s5c.report.scores import metric_of, score
 
 UNPRUNED, AS_GIVEN = "unpruned", "as given"
 """What the network that is reduced is called; the second where it is the result of another reduction."""
@@ -209,7 +210,7 @@ def best_first(arms: Mapping[str, Sequence[Row]]) -> list[str]:
         arms: averaged rows as `by_arm` groups them.
     """
     scored = {
-        name: [(row["ratio"], accuracy) for row in rows if (accuracy := row.get("test_accuracy")) is not None]
+        name: [(row["ratio"], metric_of(row).score(found)) for row in rows if (found := score(row)) is not None]
         for name, rows in arms.items()
     }
     at: dict[float, list[float]] = {}

@@ -11,6 +11,7 @@ from typing import Any, cast
 from s5c.report.arms import asked, before, identity
 from s5c.report.collect import Study, in_order, study_key
 from s5c.report.row import FULL, Averaged, Row, value
+from s5c.report.scores import full_score, metric_of, score
 
 TIMED = ("latency", "speedup", "seconds", "temp_bytes")
 TOLD = ("schema", "preset", "arm", "settings", "differences")
@@ -25,19 +26,20 @@ def aggregate(rows: Iterable[Row]) -> list[Averaged]:
 
     Returns:
         One row per arm and target, with `n`, `seeds`, `points_lost` (test accuracy lost against the unpruned model of
-        the same seed, in percentage points) and `val_points_lost` where the unpruned model is among the rows, and
-        `by_training`, the test accuracy in percent on every trained model. A number `x` becomes its mean, with the
+        the same seed, in percentage points; of targets as `s5c.metric` has it) and `val_points_lost` where the unpruned
+        model is among the rows, and `by_training`, the test accuracy in percent on every trained model, or how far it
+        is from the unpruned one. A number `x` becomes its mean, with the
         sample standard deviation in `x_sd` (None for a single row); lists of numbers, one a layer, become lists of
         means. What is missing in some of the rows, is text that differs between them, or is a timing taken on
         different devices becomes None.
     """
     grouped: dict[str, list[Averaged]] = {}
     ordered = in_order(rows)
-    full = {_training(row): row.get("val_accuracy") for row in ordered if row["reduction"] == FULL}
+    full = {_training(row): score(row, "val") for row in ordered if row["reduction"] == FULL}
     for row in ordered:
         losses: Averaged = {
             "points_lost": points_lost(row),
-            "val_points_lost": _lost(full.get(_training(row)), row.get("val_accuracy")),
+            "val_points_lost": _lost(row, full.get(_training(row)), score(row, "val")),
         }
         key = json.dumps([study_key(row), identity(row), asked(row)])
         grouped.setdefault(key, []).append({**row, **losses})
@@ -52,11 +54,11 @@ def means(study: Study) -> Sequence[Averaged]:
 
 def points_lost(row: Row) -> float | None:
     """Returns the accuracy lost against the unpruned model, in percentage points, or None if it was not measured."""
-    return _lost(row.get("test_accuracy_full"), row.get("test_accuracy"))
+    return _lost(row, full_score(row), score(row))
 
 
-def _lost(full: float | None, reduced: float | None) -> float | None:
-    return None if full is None or reduced is None else 100 * (full - reduced)
+def _lost(row: Row, full: float | None, reduced: float | None) -> float | None:
+    return None if full is None or reduced is None else metric_of(row).lost(full, reduced)
 
 
 def _training(row: Row) -> tuple[Any, ...]:
@@ -93,11 +95,18 @@ def _average(group: Sequence[Averaged]) -> Averaged:
 
 
 def _by_training(group: Sequence[Row]) -> dict[str, float]:
-    """Returns the accuracy in percent on every trained model, of several draws of a method on one their mean."""
+    """Returns the accuracy in percent on every trained model, of several draws of a method on one their mean.
+
+    Of an error it is the change against the unpruned model: those of several models have no unit in common.
+    """
     found: dict[str, list[float]] = {}
     for row in group:
-        if (accuracy := row.get("test_accuracy")) is not None:
-            found.setdefault(str(row.get("trained_id") or row.get("seed")), []).append(100 * accuracy)
+        if (reached := score(row)) is None:
+            continue
+        lost = None if metric_of(row).share else points_lost(row)
+        if lost is not None or metric_of(row).share:
+            standing = 100 * reached if lost is None else -lost
+            found.setdefault(str(row.get("trained_id") or row.get("seed")), []).append(standing)
     return {key: _mean(values) for key, values in found.items()}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from s5c.report.arms import missed, on_test
 from s5c.report.row import FULL, Averaged, Row, value
+from s5c.report.scores import column, metric_of, score, spread
 
 NOTHING = "–"
 MASKED = "masked only: nothing gets smaller"
@@ -82,6 +83,21 @@ def percent(row: Row, key: str) -> str:
     text = number(value(row, key), "{:.1f}", 100)
     spread = value(row, f"{key}_sd")
     return text if spread is None else f"{text} ± {100 * spread:.1f}"
+
+
+def reached(row: Row) -> str:
+    """Returns the score of a network on the test split, with the standard deviation where rows were averaged."""
+    if metric_of(row).share:
+        return percent(row, column(row))
+    found, deviation = score(row), spread(row)
+    text = NOTHING if found is None else metric_of(row).number(found)
+    return text if deviation is None else f"{text} ± {deviation:.2g}"
+
+
+def reached_change(row: Row) -> str:
+    """Returns the score before and after."""
+    show = share if metric_of(row).share else lambda found: NOTHING if found is None else metric_of(row).number(found)
+    return change(row, column(row), show)
 
 
 def loss(row: Averaged) -> str:

@@ -4,7 +4,8 @@
 arm there. `of` says what the ratio counts, `kept` how the paper says it; a claim without a ratio is about all ratios at
 which both arms were tested. `model`, `network` and `epochs` are those of the paper's networks: a claim is tested on
 networks of that family (`other`: a family that s5c has not; none: the paper does not say, or it is not known here).
-`said` holds what is no accuracy, `error` how far a figure read off a plot may be off, in points.
+`said` holds what is no accuracy, `error` how far a figure read off a plot may be off, in points. Of a task with
+targets `accuracy` and `full` are its metric, as `s5c.metric` tells it, and points those of that metric.
 
 Verdicts have two sides. Our figure agrees with the paper's if they differ by no more than two standard errors of such a
 difference, else it is higher or lower. The paper's network counts as one more draw of ours:
@@ -24,11 +25,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, cast
 
+from s5c.metric import ACCURACY
 from s5c.report.arms import label, on_test
 from s5c.report.average import aggregate
-from s5c.report.cells import NOTHING, percent, signed, table
+from s5c.report.cells import NOTHING, reached, signed, table
 from s5c.report.csvfile import read_csv
 from s5c.report.row import FULL, Averaged, Row
+from s5c.report.scores import metric_of, score
+from s5c.report.scores import spread as deviation
 from s5c.report.standing import SURE, drawn, lead
 
 TRAINED = re.compile(r"_init \+\d+ epochs?( \(by order\))?$")
@@ -183,9 +187,9 @@ def reported_table(papers: Path, task: str, ratios: Sequence[float], ours: Mappi
         body.append([*cells, full, *(at.get(ratio, NOTHING) for ratio in ratios)])
     for network, rows in ours.items():
         name, _, epochs = (part.strip() for part in network.partition(";"))
-        full = next(percent(row, "test_accuracy") for row in rows if row["reduction"] == FULL)
+        full = next(reached(row) for row in rows if row["reduction"] == FULL)
         for arm in dict.fromkeys(label(row) for row in rows if row["reduction"] != FULL):
-            at = {row["ratio"]: percent(row, "test_accuracy") for row in rows if label(row) == arm}
+            at = {row["ratio"]: reached(row) for row in rows if label(row) == arm}
             body.append(["here", arm, name, epochs, full, *(at.get(ratio, NOTHING) for ratio in ratios)])
     return table(columns, body)
 
@@ -248,21 +252,25 @@ def _judged(claim: Claim, means: Sequence[Averaged], recipe: str) -> Verdict:
     if not found:
         return Verdict(NOTHING, NOTHING, NOT_RUN)
     row = found[0]
-    shown, points_lost, accuracy = percent(row, "test_accuracy"), row.get("points_lost"), row["test_accuracy"]
+    shown, points_lost, found_score = reached(row), row.get("points_lost"), score(row)
     if row["reduction"] != FULL and points_lost is not None:
         shown += f" ({signed(-points_lost)})"
     if (lost := claim.get("lost")) is not None and points_lost is not None:
         difference, error, spread = lost - points_lost, drawn(row), row.get("points_lost_sd")
     else:
-        assert accuracy is not None, "rows without are left out"
-        difference, error = 100 * accuracy - claim["accuracy"], _of_accuracy(accuracy, row)
-        spread = None if (found_sd := row.get("test_accuracy_sd")) is None else 100 * found_sd
+        assert found_score is not None, "rows without are left out"
+        metric = metric_of(row)
+        difference, error = (
+            metric.score(metric.factor * found_score - claim["accuracy"]),
+            _of_accuracy(found_score, row),
+        )
+        spread = None if (found_sd := deviation(row)) is None else metric.factor * found_sd
     return Verdict(shown, *_two_sided(difference, _margin(claim, error, spread, row["n"])))
 
 
 def _of_accuracy(accuracy: float, row: Row) -> float | None:
     """Returns the standard error of one model's accuracy over draws of the test set, in points."""
-    n = row.get("test_examples")
+    n = row.get("test_examples") if metric_of(row) is ACCURACY else None
     return 100 * math.sqrt(accuracy * (1 - accuracy) / n) if n else None
 
 
@@ -331,7 +339,7 @@ def _recipe(row: Row) -> str:
 
 def _tested(claim: Claim, arm: str, means: Sequence[Averaged], recipe: str) -> list[Averaged]:
     """Returns the averaged rows a claim is about, of the study with the most seeds first."""
-    rows = [row for row in means if _recipe(row) == recipe and row.get("test_accuracy") is not None]
+    rows = [row for row in means if _recipe(row) == recipe and score(row) is not None]
     rows = [row for row in rows if claim.get("model") in (None, row.get("model", FAMILY))]
     if arm == UNREDUCED:
         return sorted((row for row in rows if row["reduction"] == FULL), key=lambda row: -row["n"])

@@ -37,6 +37,7 @@ APART = {
     "test_skip": ", {:,} others left out",
     "other_data": ", data {}",
     "recipe": ", recipe {}",
+    "metric": ", by {}",
 }
 """What rows that are compared have in common, and how the titles of studies say the less usual of it."""
 

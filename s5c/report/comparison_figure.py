@@ -27,6 +27,12 @@ class Drawing(Figure):
         return picture.getvalue()
 
 
+def _label(row: dict[str, Any]) -> str:
+    if (accuracy := row.get("accuracy")) is not None:
+        return f"{row['name']}: {100 * accuracy:.2f} %"
+    return row["name"] if row.get("rmse") is None else f"{row['name']}: RMSE {row['rmse']:.4g}"
+
+
 def draw(
     rows: Sequence[dict[str, Any]],
     decays: Sequence[Sequence[np.ndarray]],
@@ -49,7 +55,7 @@ def draw(
         axes = figure.subplots(1, len(shown) + 1)
         width = 0.8 / len(rows)
         for i, row in enumerate(rows):
-            label = row["name"] if row["accuracy"] is None else f"{row['name']}: {100 * row['accuracy']:.2f} %"
+            label = _label(row)
             look = LOOKS[i % len(LOOKS)]
             places = np.arange(count) + (i - (len(rows) - 1) / 2) * width
             axes[0].bar(

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
+from s5c.metric import ACCURACY, Metric
 from s5c.report.arms import by_arm, removed
 from s5c.report.average import aggregate, means
 from s5c.report.choice import MOST, Panel, chosen
@@ -20,6 +21,7 @@ from s5c.report.collect import Study
 from s5c.report.csvfile import Record
 from s5c.report.looks import INK, MUTED, NOTE, Drawing, entitle, looks_of
 from s5c.report.row import Averaged, Row, value
+from s5c.report.scores import metric_of_all
 from s5c.report.titles import title
 
 REMOVED = "share of states removed"
@@ -46,6 +48,7 @@ class Measure:
         factor: from its unit to the figure's.
         label: of the axis: quantity, unit and direction.
         change: whether the change against the network that is reduced is drawn.
+        metric: what networks are compared by; None of a time.
     """
 
     column: str
@@ -53,12 +56,19 @@ class Measure:
     factor: float
     label: str
     change: bool = False
+    metric: Metric | None = None
 
 
-ACCURACY = Measure("test_accuracy", "test_accuracy_full", 100, "test accuracy, %\n(higher is better)")
-CHANGE = Measure(
-    "test_accuracy", "test_accuracy_full", 100, "change in test accuracy, points\n(higher is better)", True
-)
+def measure_of(metric: Metric, *, change: bool) -> Measure:
+    """Returns the score of networks as a measure, or its change."""
+    column = f"test_{metric.name}"
+    if change:
+        label = f"change in test {metric.words}, {metric.points}\n(higher is better)"
+    else:
+        label = f"{metric.heading}\n({metric.direction})"
+    return Measure(column, f"{column}_full", metric.factor, label, change, metric)
+
+
 LATENCY = Measure("latency_ms", "latency_full_ms", 1, "latency, ms per batch\n(lower is better)")
 
 Curves = dict[str, list[Record]]
@@ -66,12 +76,13 @@ Curves = dict[str, list[Record]]
 
 
 def accuracy_figure(study: Study) -> Drawing | None:
-    """Returns the figure of test accuracy, or None where none was measured.
+    """Returns the figure of test accuracy, or of the metric of the task, or None where none was measured.
 
     More arms than a panel holds are drawn as changes, on an axis that is logarithmic beyond half a point.
     """
-    arms = _measured(study, ACCURACY)
-    return _drawing(study, CHANGE if len(arms) > MOST else ACCURACY, arms) if arms else None
+    metric = metric_of_all(study.rows)
+    arms = _measured(study, measure_of(metric, change=False))
+    return _drawing(study, measure_of(metric, change=len(arms) > MOST), arms) if arms else None
 
 
 def latency_figure(study: Study) -> Drawing | None:
@@ -127,6 +138,8 @@ def records(rows: Sequence[Averaged], measure: Measure) -> list[Record]:
     for row in sorted(rows, key=removed):
         measured, full = value(row, measure.column), value(row, measure.full)
         y = measure.factor * (measured - (full or 0.0 if measure.change else 0.0))
+        if measure.change and measure.metric is not None and not measure.metric.share:
+            y = measure.metric.change(full, measured)
         low, high, bar = _bar(row, y, measure)
         spread = value(row, f"{measure.column}_sd")
         numbers = {measure.column: measured, f"{measure.column}_sd": spread}
@@ -143,7 +156,9 @@ def _bar(row: Averaged, y: float, measure: Measure) -> tuple[float | None, float
     if measure is LATENCY:
         quartiles = row.get("latency_quartiles_ms")
         return (None, None, None) if not quartiles or None in quartiles else (quartiles[0], quartiles[-1], ROUNDS)
-    half = row.get("points_lost_se")
+    half, full = row.get("points_lost_se"), value(row, measure.full)
+    if half is not None and not measure.change and measure.metric is not None and not measure.metric.share:
+        half = None if full is None else half * abs(full) / 100  # from percent of the network that is reduced
     return (None, None, None) if half is None else (y - half, y + half, PAIRED)
 
 
@@ -186,10 +201,10 @@ def _draw(ax: Axes, drawn: Curves, members: Mapping[str, Sequence[Averaged]], me
             )
     if measure is LATENCY:
         ax.set_ylim(0, 1.12 * ax.get_ylim()[1])
-    elif measure is ACCURACY:
+    elif measure.metric is ACCURACY and not measure.change:
         _scale_accuracy(ax, rows)
     if start is not None and full is not None:
-        shown = f"{measure.factor * full:.3g} ms" if measure is LATENCY else f"{measure.factor * full:.1f} %"
+        shown = f"{full:.3g} ms" if measure.metric is None else f"{measure.metric.number(full)}{measure.metric.unit}"
         _reference_line(ax, start, f"unpruned {shown}")
     ax.legend(
         loc="upper left", bbox_to_anchor=(-0.02, -0.17), frameon=False, fontsize=7.5,

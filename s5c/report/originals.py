@@ -13,6 +13,7 @@ from s5c.report.collect import Study
 from s5c.report.csvfile import Record
 from s5c.report.looks import MUTED, NOTE, Drawing, entitle, look_of, looks_of, panels
 from s5c.report.row import Row, value
+from s5c.report.scores import full_score, metric_of_all, score
 from s5c.report.titles import title
 
 FEWEST = 4
@@ -22,7 +23,7 @@ RANGE = 0.01
 
 
 def originals_figure(study: Study) -> Drawing | None:
-    """Returns test accuracy of reduced models against that of their originals, a panel per target.
+    """Returns test accuracy, or another metric, of reduced models against that of their originals, a panel per target.
 
     Every original is a training of its own: stopped after other epochs, or of another seed.
 
@@ -32,9 +33,11 @@ def originals_figure(study: Study) -> Drawing | None:
     Returns:
         The drawing; None for a study with too few originals, or with originals that are all alike.
     """
-    rows = [row for row in study.rows if row.get("test_accuracy") is not None and row.get("trained_id")]
-    full = {row["trained_id"]: found for row in rows if (found := row.get("test_accuracy_full")) is not None}
-    if len(full) < FEWEST or max(full.values()) - min(full.values()) < RANGE:
+    rows = [row for row in study.rows if score(row) is not None and row.get("trained_id")]
+    full = {row["trained_id"]: found for row in rows if (found := full_score(row)) is not None}
+    metric = metric_of_all(rows)
+    least = RANGE if metric.share else RANGE * max(map(abs, full.values()), default=0)
+    if len(full) < FEWEST or max(full.values()) - min(full.values()) < least:
         return None
     arms = {name: [row for row in of if row["trained_id"] in full] for name, of in by_arm(rows).items()}
     targets = sorted({target(row)[1] for of in arms.values() for row in of})
@@ -43,7 +46,7 @@ def originals_figure(study: Study) -> Drawing | None:
         figure, grid = panels(len(targets), 4.6, 3.6)
         looks = looks_of(arms) if len(arms) <= MOST else {name: look_of(of[0]) for name, of in arms.items() if of}
         for ax, wanted in zip(grid, targets, strict=True):
-            ends = [100 * min(full.values()), 100 * max(full.values())]
+            ends = [metric.factor * min(full.values()), metric.factor * max(full.values())]
             ax.plot(ends, ends, color=MUTED, lw=0.8, ls=(0, (4, 3)), zorder=1)
             for name, of in arms.items():
                 found = [row for row in of if target(row)[1] == wanted]
@@ -55,12 +58,16 @@ def originals_figure(study: Study) -> Drawing | None:
                     x, y, look.marker, color=look.color, ms=7, mew=0.6, mec="white", label=name + _correlation(x, y)
                 )
             ax.set_title(f"{_asked(wanted)}; dashed: as good as the original", **NOTE)
-            ax.set(xlabel="test accuracy of the original, %", ylabel="test accuracy of the reduced model, %")
+            unit = f",{metric.unit}" if metric.unit else ""
+            ax.set(
+                xlabel=f"test {metric.words} of the original{unit}",
+                ylabel=f"test {metric.words} of the reduced model{unit}",
+            )
             ax.legend(frameon=False, fontsize=8, loc="lower right")
         entitle(figure, title(study), note="A mark for every original and its reduced model.")
         return figure
 
-    keys = ("trained_id", "seed", "test_accuracy_full", "test_accuracy")
+    keys = ("trained_id", "seed", f"test_{metric.name}_full", f"test_{metric.name}")
     data: list[Record] = [
         {"arm": name, "target": target(row)[1], **{key: value(row, key) for key in keys}}
         for name, of in arms.items()
@@ -75,7 +82,8 @@ def _asked(wanted: str) -> str:
 
 
 def _points(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
-    x, y = 100 * np.array([[row["test_accuracy_full"], row["test_accuracy"]] for row in rows], float).T
+    factor = metric_of_all(rows).factor
+    x, y = factor * np.array([[full_score(row), score(row)] for row in rows], float).T
     return x, y
 
 

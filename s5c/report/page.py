@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from s5c.metric import ACCURACY
 from s5c.report.arms import best_first, by_arm, removed
 from s5c.report.average import means
 from s5c.report.cells import HIGHLIGHTED
 from s5c.report.collect import Study, studies
 from s5c.report.looks import PALETTE, Look, look_of
 from s5c.report.row import Averaged, Row
+from s5c.report.scores import full_score, metric_of, metric_of_all, score, spread
 from s5c.report.standing import change_error
 from s5c.report.tables import description
 from s5c.report.titles import title
@@ -43,7 +45,8 @@ def _study(study: Study) -> dict[str, Any]:
         "about": " · ".join(
             html.unescape(line.removeprefix("- ").replace("`", "")) for line in description(study).splitlines() if line
         ),
-        "accuracy": _percent(averaged[-1].get("test_accuracy_full")),
+        "accuracy": _told(averaged[-1], full_score(averaged[-1])),
+        **_metric(study),
         "latency": _finite(averaged[-1].get("latency_full_ms")),
         "arms": [_arm(name, arms[name]) for name in best_first(arms)],
     }
@@ -72,8 +75,8 @@ def _point(row: Averaged) -> dict[str, Any]:
     errors = [error for error in row.get("error_h2") or [] if _finite(error) is not None]
     return {
         "ratio": removed(row),
-        "accuracy": _percent(row.get("test_accuracy")),
-        "sd": _percent(row.get("test_accuracy_sd")),
+        "accuracy": _told(row, score(row)),
+        "sd": _told(row, spread(row)),
         "lost": _finite(row.get("points_lost")),
         "se": _finite(change_error(row)),
         "agreement": _percent(row.get("agreement")),
@@ -87,6 +90,20 @@ def _point(row: Averaged) -> dict[str, Any]:
         "h2": sum(errors) / len(errors) if errors else None,
         "n": row["n"],
     }
+
+
+def _metric(study: Study) -> dict[str, Any]:
+    """Returns what the page must know of a metric that is not accuracy."""
+    metric = metric_of_all(study.rows)
+    if metric is ACCURACY:
+        return {}
+    title = f"{metric.heading} ({metric.direction})"
+    found = {"title": title[0].upper() + title[1:], "unit": metric.unit, "higher": metric.higher, "words": metric.words}
+    return {"metric": found}
+
+
+def _told(row: Row, value: Any) -> float | None:
+    return None if _finite(value) is None else metric_of(row).factor * value
 
 
 def _finite(value: Any) -> float | None:

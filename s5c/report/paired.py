@@ -2,7 +2,7 @@
 
 With b examples lost and c gained of n, the difference in accuracy is (c - b) / n, and its standard error over draws of
 the test set sqrt((b + c) / n - ((c - b) / n)^2) / sqrt(n). Of the errors of two accuracies taken apart, it is the part
-that does not cancel.
+that does not cancel. Of targets the jackknife over examples gives it (`s5c.metric.changed`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from s5c.metric import ACCURACY, changed
 from s5c.report.arms import asked, before, differences, target
 from s5c.report.arrayfile import read_arrays
 from s5c.report.row import FULL, Row
+from s5c.report.scores import column, metric_of, score
 
 BARE = "last"
 
@@ -38,6 +40,11 @@ def add_paired(rows: Sequence[Row]) -> list[Row]:
     return [{**row, **_paired(row, files, bare.get(_pairing_key(row)))} for row in rows]
 
 
+def _difference(row: Row, before: NDArray[Any], after: NDArray[Any]) -> tuple[float, float]:
+    """Returns the change from one set of answers to the other and its standard error, by the row's metric."""
+    return difference(before, after) if metric_of(row) is ACCURACY else changed(metric_of(row), before, after)
+
+
 def difference(before: NDArray[Any], after: NDArray[Any]) -> tuple[float, float]:
     """Returns the change in accuracy from one set of answers to the other and its standard error, in points."""
     n = len(before)
@@ -53,10 +60,10 @@ def _paired(row: Row, files: dict[Path, dict[str, NDArray[Any]]], last: NDArray[
     found: Row = {}
     before = _answers(row, files, FULL)
     if before is not None and before.shape == after.shape:
-        found["points_lost_se"] = difference(before, after)[1]
+        found["points_lost_se"] = _difference(row, before, after)[1]
     if last is not None and last.shape == after.shape:
-        found["above_last"], found["above_last_se"] = difference(last, after)
-    return found
+        found["above_last"], found["above_last_se"] = _difference(row, last, after)
+    return {key: one for key, one in found.items() if one is not None and math.isfinite(one)}  # type: ignore[return-value, arg-type]
 
 
 def _pairing_key(row: Row) -> tuple[Any, ...]:
@@ -66,10 +73,10 @@ def _pairing_key(row: Row) -> tuple[Any, ...]:
 def _answers(row: Row, files: dict[Path, dict[str, NDArray[Any]]], name: str = "") -> NDArray[Any] | None:
     if not row.get("correct_file") or "folder" not in row:
         return None
-    if not name and row.get("test_accuracy", 0.0) is None:
+    if not name and column(row) in row and score(row) is None:
         return None  # not all of them are answers
     path = Path(row["folder"]) / row["correct_file"]
     if path not in files:
         arrays = read_arrays(path, "its paired errors are left out")
-        files[path] = {key: array.astype(bool) for key, array in arrays.items()}
+        files[path] = {key: array if array.ndim > 1 else array.astype(bool) for key, array in arrays.items()}
     return files[path].get(name or (FULL if row["reduction"] == FULL else target(row)[1]))

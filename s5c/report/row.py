@@ -38,6 +38,8 @@ class Row(TypedDict, total=False):
     protocol: Annotated[str, "validation, or paper: checkpoints selected as the papers do"]
     selected_on: Annotated[str, "split that the checkpoint was selected on: validation or test"]
     classes: Annotated[int, "classes of the task"]
+    metric: Annotated[str, "what networks are compared by, of tasks with targets: rmse, mae, r2 or fit"]
+    outputs: Annotated[int, "targets of the task, instead of classes"]
     trained_id: Annotated[str, "checksum of the training"]
     parent: Annotated[str, "path or zoo name of the network that is reduced"]
 
@@ -71,11 +73,25 @@ class Row(TypedDict, total=False):
 
     # What came out.
     val_accuracy: Annotated[float | None, "accuracy on the split of the selection, in [0, 1]; none without answers"]
-    val_loss: Annotated[float | None, "mean negative log-likelihood there, nat"]
+    val_loss: Annotated[float | None, "mean negative log-likelihood there, nat; squared error of scaled targets"]
     test_accuracy: Annotated[float | None, "accuracy on the test split, in [0, 1]; none without answers"]
-    test_loss: Annotated[float | None, "mean negative log-likelihood there, nat"]
+    test_loss: Annotated[float | None, "mean negative log-likelihood there, nat; squared error of scaled targets"]
     test_accuracy_full: Annotated[float | None, "accuracy of the network that is reduced, in [0, 1]"]
-    agreement: Annotated[float | None, "share of test examples answered as by the network that is reduced"]
+    agreement: Annotated[
+        float | None, "share of test examples answered as by the network that is reduced; of targets the fit to its"
+    ]
+    val_rmse: Annotated[float | None, "root mean squared error on the split of the selection, unit of the targets"]
+    val_mae: Annotated[float | None, "mean absolute error there, unit of the targets"]
+    val_r2: Annotated[float | None, "coefficient of determination there, 1 at best"]
+    val_fit: Annotated[float | None, "fit index there, 1 - |error| / |targets less their mean|"]
+    test_rmse: Annotated[float | None, "root mean squared error on the test split, unit of the targets"]
+    test_mae: Annotated[float | None, "mean absolute error there, unit of the targets"]
+    test_r2: Annotated[float | None, "coefficient of determination there, 1 at best"]
+    test_fit: Annotated[float | None, "fit index there, 1 - |error| / |targets less their mean|"]
+    test_rmse_full: Annotated[float | None, "root mean squared error of the network that is reduced"]
+    test_mae_full: Annotated[float | None, "mean absolute error of the network that is reduced"]
+    test_r2_full: Annotated[float | None, "coefficient of determination of the network that is reduced"]
+    test_fit_full: Annotated[float | None, "fit index of the network that is reduced"]
     test_examples: Annotated[int, "test examples scored"]
     test_skip: Annotated[int | None, "test examples left out before them"]
     correct_file: Annotated[str, "npz beside the row: which test examples each network got right, by its target"]

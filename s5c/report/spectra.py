@@ -17,6 +17,7 @@ from s5c.report.collect import Spectra, Study
 from s5c.report.csvfile import Record
 from s5c.report.looks import INK, MUTED, OURS, Drawing, entitle, panels
 from s5c.report.row import FULL, Row
+from s5c.report.scores import metric_of, score
 from s5c.report.titles import title
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -270,10 +271,10 @@ def _window(arrays: Arrays, kinds: tuple[str, ...]) -> tuple[float, float, float
 
 def _caption(row: Row) -> str:
     text = f"{label(row)}, share of states removed {row['ratio']:.3g}, seed {row.get('seed')}"
-    lost, accuracy = points_lost(row), row.get("test_accuracy")
-    if lost is None or accuracy is None:
+    lost, reached, metric = points_lost(row), score(row), metric_of(row)
+    if lost is None or reached is None:
         return f"{text}."
-    return f"{text}: test accuracy {100 * accuracy:.1f} % ({lost:.1f} points lost)."
+    return f"{text}: test {metric.words} {metric.number(reached)}{metric.unit} ({lost:.1f} {metric.points} lost)."
 
 
 def _numbers(arrays: Arrays, row: Row, kind: str) -> list[Record]:

@@ -68,7 +68,7 @@ def drawn(row: Row) -> float | None:
     if row.get("points_lost_se") is not None:
         return float(row["points_lost_se"])
     after, full, n = row.get("test_accuracy"), row.get("test_accuracy_full"), row.get("test_examples")
-    if after is None or full is None or not n:
+    if after is None or full is None or not n:  # of other metrics the errors cannot be told from them alone
         return None
     return 100 * math.sqrt((after * (1 - after) + full * (1 - full)) / n)
 

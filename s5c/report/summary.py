@@ -6,12 +6,14 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
+from s5c.metric import Metric
 from s5c.report import cells
 from s5c.report.arms import FLOORS, best_first, by_arm, missed, target
 from s5c.report.average import means
 from s5c.report.cells import NOTHING, flagged, number, table
 from s5c.report.collect import Study
 from s5c.report.row import FULL, Averaged, value
+from s5c.report.scores import column, metric_of_all, score
 from s5c.report.standing import change_error, lead
 
 RANDOM = "random"
@@ -31,8 +33,17 @@ def grid(study: Study) -> tuple[list[float], dict[str, dict[float, Averaged]]]:
     return sorted({ratio for rows in found.values() for ratio in rows}), found
 
 
+def _unit(metric: Metric, count: float) -> str:
+    return f"point{'s' * (count != 1)}" if metric.share else "%"
+
+
+def heading(metric: Metric) -> str:
+    """Returns the title of a column of scores."""
+    return f"Test {metric.words}{' in %' if metric.share else ''}"
+
+
 def accuracies(study: Study, ratios: Sequence[float] = ()) -> str:
-    """Returns the table of test accuracies by ratio, arms sorted by quality.
+    """Returns the table of test accuracies, or of the metric of the task, by ratio, arms sorted by quality.
 
     Args:
         study: The rows.
@@ -45,12 +56,15 @@ def accuracies(study: Study, ratios: Sequence[float] = ()) -> str:
         first = next(iter(rows.values()))
         body.append([flagged(name, first), *(_accuracy_and_loss(rows.get(ratio)) for ratio in columns)])
     shown = [row for rows in arms.values() for row in rows.values()]
-    notes = ["In parentheses: change against the unpruned model, in points."]
+    metric = metric_of_all(study.rows)
+    notes = [f"In parentheses: change against the unpruned model, in {metric.points}."]
+    if not metric.share:
+        notes[0] = f"In parentheses: change against the unpruned model, in % of its {metric.words}, above 0 if better."
     if any(row["n"] > 1 for row in shown):
         notes[0] += " Mean ± sample standard deviation over seeds."
     if told := _of_errors(shown):
         notes.append(told)
-    if any("test_accuracy" in row and row["test_accuracy"] is None for row in shown):
+    if any(column(row) in row and score(row) is None for row in shown):
         notes.append(
             f"{NOTHING} at a ratio that was tested: not all answers of that network are finite numbers; see the notes."
         )
@@ -94,7 +108,7 @@ def other_targets(study: Study) -> str | None:
                 body.append([flagged(name, row), *cells_])
     if not body:
         return None
-    titles = [*(["Parameters removed"] if by_parameters else []), "Ratio achieved", "Test accuracy in %"]
+    titles = [*(["Parameters removed"] if by_parameters else []), "Ratio achieved", heading(metric_of_all(study.rows))]
     return table(["Arm", "Target", *titles], body)
 
 
@@ -102,8 +116,9 @@ def largest_ratios(study: Study) -> str:
     """Returns the table of the largest ratios that cost little, and the seconds that arms take."""
     arms = {name: list(rows.values()) for name, rows in grid(study)[1].items()}
     arms = {name: rows for name, rows in arms.items() if not rows[0].get("masked_only")}
+    metric = metric_of_all(study.rows)
     columns: dict[str, Callable[[list[Averaged]], str]] = {
-        f"≤ {allowed:g} point{'s' * (allowed != 1)} lost": lambda rows, a=allowed: _ratio(largest(rows, a))  # type: ignore[misc]
+        f"≤ {allowed:g} {_unit(metric, allowed)} lost": lambda rows, a=allowed: _ratio(largest(rows, a))  # type: ignore[misc]
         for allowed in ALLOWED
     }
     if any(row.get("val_points_lost") is not None for rows in arms.values() for row in rows):
@@ -117,7 +132,8 @@ def largest_ratios(study: Study) -> str:
         "Times: median over ratios, of one reduction each."
     )
     if "chosen on validation, ≤ 0.5" in columns:
-        note += " Chosen on validation: the same rule on validation accuracy; in parentheses what that costs on test."
+        note += f" Chosen on validation: the same rule on validation {metric.words}; "
+        note += "in parentheses what that costs on test."
     return table(["Arm", *columns], body) + f"\n\n{note}"
 
 
@@ -153,7 +169,8 @@ def above_last(study: Study) -> str | None:
             body.append([flagged(name, next(iter(rows.values()))), *map(_above, found)])
     if not body:
         return None
-    note = "Points above plain LAST at the same ratio ± paired standard error of one model over draws of the test set."
+    unit = "Points" if metric_of_all(study.rows).share else "Percent of LAST's error"
+    note = f"{unit} above plain LAST at the same ratio ± paired standard error of one model over draws of the test set."
     return table(["Arm", *(f"{ratio:g}" for ratio in ratios)], body) + f"\n\n{note}"
 
 
@@ -189,7 +206,7 @@ def _asked_a_ratio(row: Averaged) -> bool:
 def _accuracy_and_loss(row: Averaged | None) -> str:
     if row is None:
         return NOTHING
-    text, found = cells.percent(row, "test_accuracy"), missed(row)
+    text, found = cells.reached(row), missed(row)
     really = "" if found is None else f" [{found:.3g}]"
     if row.get("points_lost") is None:
         return text + really

@@ -12,6 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from s5c.metric import ACCURACY
 from s5c.report import summary
 from s5c.report.arms import label, missed, on_test
 from s5c.report.average import means
@@ -33,6 +34,8 @@ from s5c.report.cells import (
     percent,
     plain,
     ratio_cell,
+    reached,
+    reached_change,
     selection,
     share,
     short,
@@ -42,6 +45,7 @@ from s5c.report.cells import (
 )
 from s5c.report.collect import Study, studies
 from s5c.report.row import FULL, Averaged, Row, value
+from s5c.report.scores import column, metric_of, metric_of_all, score, spread
 
 METHOD_WIDTH = 19  # the longest preset name; leaves the rest of 100 columns to nine numbers
 
@@ -76,7 +80,8 @@ def _section(study: Study) -> str:
     parts: dict[str, str | None] = {f"## {plain(study.title)}": description(study)}
     if any(row["reduction"] != FULL for row in study.rows):
         if summary.grid(study)[0]:
-            parts["### Test accuracy in %, by share of states removed"] = summary.accuracies(study)
+            titled = summary.heading(metric_of_all(study.rows))
+            parts[f"### {titled}, by share of states removed"] = summary.accuracies(study)
             parts["### Largest ratio at little cost"] = summary.largest_ratios(study)
         parts["### Other targets"] = summary.other_targets(study)
         parts["### Against LAST"] = summary.above_last(study)
@@ -93,13 +98,16 @@ def description(study: Study) -> str:
     first = study.rows[0]
     orders = first.get("orders_full") or first.get("orders") or []
     mean = means(study)[0]
-    key = "test_accuracy" if mean["reduction"] == FULL else "test_accuracy_full"
+    metric, name = metric_of(mean), column(mean)
+    key = name if mean["reduction"] == FULL else f"{name}_full"
+    found = value(mean, key)
+    shown = f"{percent(mean, key)} %" if metric.share else NOTHING if found is None else metric.number(found)
     sizes = [integer(before(first, key)) for key in ("states", "params", "state_params")]
     over = f" over {mean['n']} seeds" if mean["n"] > 1 else ", one seed"
     lines = [
         f"- Data: {plain(first.get('source', NOTHING))}",
         f"- Unpruned model: {sizes[0]} states ({' + '.join(f'{n:g}' for n in orders)}), {sizes[1]} parameters, "
-        f"{sizes[2]} of them the states'; test accuracy {percent(mean, key)} %{over}{_interval(mean, key)}",
+        f"{sizes[2]} of them the states'; test {metric.words} {shown}{over}{_interval(mean, key)}",
         f"- Protocol: `{plain(first.get('protocol', NOTHING)).replace('`', '')}`, checkpoints {selection(first)}",
     ]
     if on_test(first):
@@ -113,7 +121,7 @@ def description(study: Study) -> str:
 def _interval(row: Row, key: str) -> str:
     """Returns Wilson's 95 % interval of one model's accuracy, where the number of test examples is known."""
     n, p = row.get("test_examples"), value(row, key)
-    if not n or p is None:
+    if not n or p is None or metric_of(row) is not ACCURACY:
         return ""
     z2 = 1.96**2 / n
     centre, half = p + z2 / 2, 1.96 * math.sqrt(p * (1 - p) / n + z2 / (4 * n))
@@ -137,7 +145,7 @@ def _model_table(study: Study) -> str:
         "Latency": latency,
         "Speed-up": speedup,
         "Working memory": lambda row: change(row, "temp_bytes", size),
-        "Test accuracy": lambda row: change(row, "test_accuracy", share),
+        f"Test {metric_of_all(study.rows).words}": reached_change,
         "Agreement": lambda row: share(row.get("agreement")),
         "Data": lambda row: str(row.get("source", NOTHING)),
         "Protocol": lambda row: str(row.get("protocol", NOTHING)),
@@ -147,6 +155,8 @@ def _model_table(study: Study) -> str:
             del columns[title]
     body = [[cell(row) for cell in columns.values()] for row in means(study)]
     notes = ["Agreement: share of test predictions equal to the unpruned model's."]
+    if metric_of_all(study.rows) is not ACCURACY:
+        notes = ["Agreement: fit of the answers to the unpruned model's, 1 - |difference| / |theirs less their mean|."]
     if any(row.get("safetensors_bytes") is not None for row in study.rows):
         notes.append("Size on disk: one safetensors file of the weights; arrays: its numbers alone.")
     return f"{table(list(columns), body)}\n\n{' '.join([*notes, *_of_latency(study)])}"
@@ -227,7 +237,8 @@ def _sizes(study: Study) -> Table:
     title = Text(study.title)  # text as it is: names may look like markup
     printed = Table(title=title, title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     printed.add_column("arm", width=METHOD_WIDTH, overflow="fold")
-    for name in ("ratio", "states", "params", "MACs", "disk", "speed-up", "accuracy", "diff", "agree"):
+    name_of_score = metric_of_all(study.rows).words
+    for name in ("ratio", "states", "params", "MACs", "disk", "speed-up", name_of_score, "diff", "agree"):
         printed.add_column(name, justify="right", no_wrap=True)
     for name, group in groupby(means(study), key=label):
         rows = list(group)
@@ -253,7 +264,7 @@ def _timing(study: Study) -> list[str]:
 
 
 def _size_cells(row: Averaged) -> list[str | Text]:
-    accuracy = Text(percent(row, "test_accuracy"))
+    accuracy = Text(reached(row))
     if on_test(row):
         accuracy.append(" ⚠", style="red")
     return [
@@ -279,7 +290,9 @@ def _speed(row: Averaged) -> Text:
 
 def _accuracies(study: Study) -> Table:
     ratios, arms = summary.grid(study)
-    printed = Table(title="test accuracy in %, by share of states removed", box=box.SIMPLE_HEAD, pad_edge=False)
+    metric = metric_of_all(study.rows)
+    titled = summary.heading(metric).replace("Test", "test", 1)
+    printed = Table(title=f"{titled}, by share of states removed", box=box.SIMPLE_HEAD, pad_edge=False)
     printed.padding = (0, 1, 0, 0)
     printed.add_column("arm", width=METHOD_WIDTH, overflow="fold")
     for ratio in ratios:
@@ -287,7 +300,8 @@ def _accuracies(study: Study) -> Table:
     for name, found in arms.items():
         first = next(iter(found.values()))
         printed.add_row(_console_name(name, first), *(_coloured_accuracy(found.get(ratio)) for ratio in ratios))
-    printed.caption = "best first; green: at most 1 point lost, yellow: at most 5, red: more"
+    unit = "point" if metric.share else "%"
+    printed.caption = f"best first; green: at most 1 {unit} lost, yellow: at most 5, red: more"
     if any(missed(row) is not None for found in arms.values() for row in found.values()):
         printed.caption += "; in brackets: the share really removed"
     return printed
@@ -303,12 +317,13 @@ def _console_name(name: str, row: Row) -> Text:
 
 
 def _coloured_accuracy(row: Averaged | None) -> Text:
-    accuracy = None if row is None else row.get("test_accuracy")
+    accuracy = None if row is None else score(row)
     if row is None or accuracy is None:
         return Text(NOTHING, style="dim")
-    text = Text(f"{100 * accuracy:.1f}", style=_colour(row))
-    if (spread := row.get("test_accuracy_sd")) is not None:
-        text.append(f"\n±{100 * spread:.1f}", style="dim")
+    metric = metric_of(row)
+    text = Text(metric.number(accuracy), style=_colour(row))
+    if (deviation := spread(row)) is not None:
+        text.append(f"\n±{f'{100 * deviation:.1f}' if metric.share else f'{deviation:.2g}'}", style="dim")
     if (found := missed(row)) is not None:
         text.append(f"\n[{found:.3g}]", style="dim")
     return text

@@ -32,6 +32,7 @@ def rest(whole: Sequence[Row], part: Sequence[Row]) -> list[Row]:
     Returns:
         The rows of those arms all of whose networks are among `part`, with the examples left and the paired error
         there. An arm of which a network is missing is left out: its mean would be over fewer seeds than the others'.
+        So are networks that answer with targets, of which it cannot be told.
     """
     seen = {_network(row): row for row in part if row.get("test_examples")}
     found: list[Row] = []
@@ -73,7 +74,7 @@ def _network(row: Row) -> tuple[Any, ...]:
 def _same(row: Row, other: Row) -> bool:
     """Returns whether two rows are of one network, by what it says about the validation data."""
     losses = row.get("val_loss"), other.get("val_loss")
-    known = None not in losses and row.get("orders") == other.get("orders")
+    known = None not in losses and "metric" not in row and row.get("orders") == other.get("orders")
     return known and abs(losses[0] - losses[1]) <= SAME  # type: ignore[operator]
 
 

@@ -21,15 +21,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from s5c.errors import UserError, bounded, unknown
+from s5c.metric import ACCURACY, Metric
 from s5c.model import surgery
 from s5c.model.classifier import Classifier
 from s5c.model.roles import parameters_of
 from s5c.training.checkpoint import Checkpoint, CheckpointStore
 from s5c.training.interrupt import Interrupted, StopRequest
+from s5c.training.objective import CLASSES, Inputs, Objective, Teacher, objective_of
 from s5c.training.optimiser import GROUPINGS, held, optimiser, schedule
 from s5c.training.prefetch import prefetch
 from s5c.training.progress import Reporter
-from s5c.training.steps import Inputs, Step, Teacher, Totals, TrainState, init_state, make_eval_step, make_train_step
+from s5c.training.steps import Step, TrainState, init_state, make_eval_step, make_train_step
 from s5c.types import Array, Params
 
 log = logging.getLogger(__name__)
@@ -112,12 +114,14 @@ class Feed:
         selection: () -> the batches the best epoch is chosen on.
         steps_per_epoch: number of training batches.
         batch_size: examples per training batch.
+        metric: what the best epoch is chosen by.
     """
 
     train: Callable[[int, int], Batches]
     selection: Callable[[], Batches]
     steps_per_epoch: int
     batch_size: int
+    metric: Metric = ACCURACY
 
 
 def to_device(batch: Any) -> Inputs:
@@ -127,16 +131,19 @@ def to_device(batch: Any) -> Inputs:
 
 
 def evaluate(
-    eval_step: Callable[[Params, Params, Inputs], Totals], params: Params, batch_stats: Params, batches: Batches
+    eval_step: Callable[[Params, Params, Inputs], Any],
+    params: Params,
+    batch_stats: Params,
+    batches: Batches,
+    objective: Objective = CLASSES,
 ) -> dict[str, float]:
-    """Returns mean loss and accuracy over all examples, exact for a partial last batch.
+    """Returns mean loss and metrics over all examples, exact for a partial last batch.
 
-    Both are NaN where some answers are not finite: such a network has no accuracy (`s5c.evaluation.metrics`).
+    They are NaN where some answers are not finite: such a network has no accuracy (`s5c.evaluation.metrics`).
     """
     with closing(prefetch(batches, to_device)) as ready:
         sums = [jax.device_get(eval_step(params, batch_stats, batch)) for batch in ready]
-    loss, correct, examples = (math.fsum(float(s[i]) for s in sums) for i in range(3))
-    return {"loss": loss / examples, "accuracy": correct / examples if math.isfinite(loss) else math.nan}
+    return objective.results(sums)
 
 
 def fit(
@@ -196,6 +203,7 @@ def fit(
     init_key, dropout_key = jax.random.split(jax.random.key(seed))
     state, transform = init_state(model, make, to_device(next(iter(feed.train(0, 0)))), init_key, initial)
     train_step, eval_step = make_train_step(model, transform, teacher), make_eval_step(model)
+    objective, metric = objective_of(model.spec), feed.metric
 
     # ---- restore
     state, sums = _restore(store, state)
@@ -210,7 +218,8 @@ def fit(
                 train_step, state, feed, epoch, dropout_key, sums, stop, reporter, save, checkpoint_minutes, directory
             )
             step = int(state.step)
-            selected = evaluate(eval_step, state.params, state.batch_stats, feed.selection())
+            selected = evaluate(eval_step, state.params, state.batch_stats, feed.selection(), objective)
+            score = metric.score(selected[metric.name])
             row = {
                 "epoch": epoch + 1,
                 **{f"train_{name}": value / feed.steps_per_epoch for name, value in sums.items()},
@@ -221,10 +230,10 @@ def fit(
             }
             record.log({**row, "seconds": time.monotonic() - began}, step=step, event="epoch")
             sums = {}
-            save(state, sums, metrics=row, score=selected["accuracy"])
-            message = _told(row)
+            save(state, sums, metrics=row, score=score)
+            message = _told(row, metric)
             log.debug("epoch %d/%d · %s", epoch + 1, recipe.epochs, message)
-            if not math.isfinite(selected["accuracy"]):
+            if not math.isfinite(score):
                 log.warning("Epoch %d cannot be the best: %s.", epoch + 1, NO_ANSWERS)
             reporter.epoch(message)
             if stop.requested:
@@ -235,10 +244,10 @@ def fit(
     store.wait()
 
 
-def _told(row: Mapping[str, float]) -> str:
+def _told(row: Mapping[str, float], metric: Metric) -> str:
     """Returns the result of an epoch in a line."""
-    accuracy = row["selection_accuracy"]
-    said = f"selection accuracy {accuracy:.2%}" if math.isfinite(accuracy) else "no selection accuracy"
+    value = row[f"selection_{metric.name}"]
+    said = f"selection {metric.told(value)}" if math.isfinite(value) else f"no selection {metric.words}"
     modes = int(row["unstable_modes"])
     return f"loss {row['train_loss']:.4f} · {said}" + (f" · {modes} unstable mode{'s' * (modes > 1)}" if modes else "")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,10 @@ from flax import struct
 
 from s5c.model.classifier import Classifier
 from s5c.model.compilation import compiler_options
-from s5c.types import Array, Float, Int, Num, Params
+from s5c.training.objective import Inputs as Inputs
+from s5c.training.objective import Teacher, objective_of
+from s5c.training.objective import Totals as Totals
+from s5c.types import Array, Params
 
 
 @struct.dataclass
@@ -25,28 +28,7 @@ class TrainState:
     opt_state: Any
 
 
-class Inputs(NamedTuple):
-    """A batch on the device (see `s5c.data.batching.Batch`)."""
-
-    inputs: Num[Array, "rows l *features"]
-    labels: Int[Array, "b"]
-    lengths: Int[Array, "rows"] | None
-    weights: Float[Array, "b"]
-
-
-class Totals(NamedTuple):
-    """Sums over examples, so that any number of batches adds up exactly."""
-
-    loss: Float[Array, ""]
-    correct: Float[Array, ""]
-    examples: Float[Array, ""]
-
-
 Step = Callable[[TrainState, Inputs, Array], tuple[TrainState, dict[str, Array]]]
-
-
-Teacher = Callable[[Inputs], Float[Array, "b c"]]
-"""Log-probabilities to learn instead of the labels."""
 
 
 def init_state(
@@ -71,12 +53,13 @@ def make_train_step(model: Classifier, transform: optax.GradientTransformation, 
     """Returns the compiled step (state, batch, dropout key) -> (state, metrics).
 
     The state's buffers are donated. The dropout stream is `fold_in(key, step)`: no state of its own to save. With a
-    teacher the loss is the cross-entropy to its predictions, and the labels only serve the accuracy.
+    teacher the loss is the distance from its answers, and the labels only serve the accuracy.
     """
+    objective = objective_of(model.spec)
 
     def step(state: TrainState, batch: Inputs, key: Array) -> tuple[TrainState, dict[str, Array]]:
         def loss_of(params: Params) -> tuple[Array, tuple[Array, Params]]:
-            log_probs, updated = model.apply(
+            answers, updated = model.apply(
                 {"params": params, "batch_stats": state.batch_stats},
                 batch.inputs,
                 batch.lengths,
@@ -84,18 +67,14 @@ def make_train_step(model: Classifier, transform: optax.GradientTransformation, 
                 mutable=["batch_stats"],
                 rngs={"dropout": jax.random.fold_in(key, state.step)},
             )
-            if teacher is None:
-                nll = -jnp.take_along_axis(log_probs, batch.labels[:, None], axis=1)
-            else:
-                nll = -jnp.sum(jnp.exp(jax.lax.stop_gradient(teacher(batch))) * log_probs, axis=1)
-            return jnp.mean(nll), (log_probs, updated.get("batch_stats", {}))
+            return objective.loss(answers, batch, teacher), (answers, updated.get("batch_stats", {}))
 
-        (loss, (log_probs, batch_stats)), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        (loss, (answers, batch_stats)), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = transform.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {
             "loss": loss,
-            "accuracy": jnp.mean(jnp.argmax(log_probs, axis=1) == batch.labels),
+            **objective.told(answers, batch),
             "gradient_norm": optax.global_norm(gradient),
             "parameter_norm": optax.global_norm(params),
         }
@@ -104,18 +83,12 @@ def make_train_step(model: Classifier, transform: optax.GradientTransformation, 
     return jax.jit(step, donate_argnums=0, compiler_options=compiler_options())
 
 
-def totals(log_probs: Float[Array, "b c"], labels: Int[Array, "b"], weights: Float[Array, "b"]) -> Totals:
-    """Returns the summed loss, number of correct predictions and number of examples of a batch."""
-    nll = -jnp.take_along_axis(log_probs, labels[:, None], axis=1)[:, 0]
-    correct = jnp.argmax(log_probs, axis=1) == labels
-    return Totals(jnp.sum(weights * nll), jnp.sum(weights * correct), jnp.sum(weights))
-
-
-def make_eval_step(model: Classifier) -> Callable[[Params, Params, Inputs], Totals]:
+def make_eval_step(model: Classifier) -> Callable[[Params, Params, Inputs], Any]:
     """Returns the compiled evaluation (params, batch_stats, batch) -> sums."""
+    objective = objective_of(model.spec)
 
-    def step(params: Params, batch_stats: Params, batch: Inputs) -> Totals:
-        log_probs = model.apply({"params": params, "batch_stats": batch_stats}, batch.inputs, batch.lengths)
-        return totals(log_probs, batch.labels, batch.weights)
+    def step(params: Params, batch_stats: Params, batch: Inputs) -> Any:
+        answers = model.apply({"params": params, "batch_stats": batch_stats}, batch.inputs, batch.lengths)
+        return objective.totals(answers, batch)
 
     return jax.jit(step, compiler_options=compiler_options())

@@ -143,12 +143,13 @@ def finetune(
         selection=batches(trained.splits.selection, recipe.batch_size),
         steps_per_epoch=steps_per_epoch(trained.splits.train, recipe.batch_size),
         batch_size=recipe.batch_size,
+        metric=trained.metric,
     )
     teacher = None
     if keys.distill:
         full_weights = jax.tree.map(jnp.asarray, trained.weights)
 
-        def teacher(batch: Inputs) -> Float[Array, "b c"]:
+        def teacher(batch: Inputs) -> Float[Array, "b *l c"]:
             return trained.model.apply(full_weights, batch.inputs, batch.lengths)
 
     steps = recipe.epochs * feed.steps_per_epoch

@@ -17,8 +17,12 @@ from s5c.reduction.energy import UNKNOWN_LENGTH
 from s5c.reduction.layer import Layer, check_finite, check_steps
 from s5c.reduction.truncation import UNSTABLE, Realisation, Truncated, realise, truncate
 from s5c.ssm.modal import ModalSystem, from_ssm, to_ssm
+from s5c.ssm.response import dc_gain
 from s5c.ssm.system import DiagonalSSM
 from s5c.types import Array, Bool, Float, Int
+
+KEPT = 1e-3
+"""Relative change of the answer to a constant up to which it counts as kept: layers are stored in single precision."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +41,8 @@ class Method:
         horizon: `infinite`, or `sequence`: the Gramians count the length of the sequences only.
         gramian: Gramian of the states: `white` input, or `empirical`: their covariance on calibration sequences.
         variant: `truncation` drops the weak states, `perturbation` lets them settle at once (the answer to a constant
-            stays; of a layer of many inputs only the diagonal of the changed D fits into the model).
+            stays; a layer of many inputs stores the diagonal of the changed D alone, and a note says how far that
+            answer moves).
         unstable: `keep` splits poles with |a| >= 1 off and puts them back, as every method keeps them; `refuse` raises.
         limit: largest condition number of a reduced system's eigenvectors; beyond it the order is lowered by one.
 
@@ -144,12 +149,29 @@ class Balancing:
         bound = float(np.max(layer_bound(found.bound, modal, system, layer.system)))
         if layer.channels and unstable.any():
             bound = np.inf  # not every family stores an unstable mode to the last bit, and rounding makes it differ
-        return ReducedLayer(system, bound if np.isfinite(bound) else None, _notes(i, found))
+        notes = _notes(i, found)
+        if realisation.variant == "perturbation" and not unstable.any():
+            notes = (*notes, *_of_constants(i, layer.system, system))
+        return ReducedLayer(system, bound if np.isfinite(bound) else None, notes)
 
 
 def _modal(system: DiagonalSSM, time: str) -> ModalSystem:
     convert: Any = lambda one: from_ssm(one, time=time)  # noqa: E731
     return jax.vmap(convert)(system) if system.Lambda.ndim == 2 else convert(system)
+
+
+def _of_constants(i: int, full: DiagonalSSM, written: DiagonalSSM) -> tuple[str, ...]:
+    """Returns how far the answer to a constant input moves, where it was to be kept and does not fit into the layer."""
+    gain: Any = jax.vmap(dc_gain) if full.Lambda.ndim == 2 else dc_gain
+    with jax.enable_x64(True):
+        before, after = (np.asarray(gain(_modal(one, "discrete"))) for one in (full, written))
+    moved = np.linalg.norm(after - before) / max(np.linalg.norm(before), np.finfo(float).tiny)
+    if moved < KEPT:
+        return ()
+    return (
+        f"Layer {i}: the answer to a constant moves by {moved:.2g} of itself: a layer of several inputs keeps what a "
+        "channel answers to itself, layers with a system per channel keep all.",
+    )
 
 
 def _covariance(layer: Layer) -> Float[np.ndarray, "*channels n n"]:
