@@ -216,8 +216,7 @@ def save(model: Model, folder: str | Path) -> Path:
     """
     _check_models([model], "s5c.save")
     path = given_path(folder, "folder=").absolute()
-    if path.exists() and not (path.is_dir() and (portable.is_portable(path) or not any(path.iterdir()))):
-        raise UserError(f"{path} holds something else than a network saved by s5c: give another folder.")
+    portable.check_free(path)
     of_storage = ("schema", "checksum", "empty_arrays")
     facts = {key: value for key, value in model.facts.items() if key not in of_storage}
     if model.evaluated is not None:

@@ -25,13 +25,14 @@ from s5c.pipeline import shelf
 COMMANDS = {
     "train": "train a model, or reuse it, and reduce it",
     "reduce": "compress a trained model",
+    "convert": "a network of other code into a checkpoint",
     "evaluate": "accuracy, size and speed of a trained model",
     "report": "tables, figures and a page from runs",
     "data": "find, download or generate the data of a task",
     "bench": "time s5c against the published formulation",
     "studies": "the queue of published trainings and comparisons",
 }
-COMPOSED = ("train", "reduce", "evaluate", "report", "data")
+COMPOSED = ("train", "reduce", "convert", "evaluate", "report", "data")
 """Commands that Hydra composes a configuration for."""
 HELP = ("--help", "-h")
 EXPERIMENT = "experiment"

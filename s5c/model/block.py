@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -29,6 +31,7 @@ class Block(nn.Module):
         full_glu    Drop((W1 g + b1) * sigmoid(W2 g + b2))
         lqo         Drop(y + (W1 y) * (W2 y))    a quadratic output of rank one per feature, with no other nonlinearity
 
+    gelu is `config.gelu`: Flax's formula with the hyperbolic tangent, as in the published S5, or exact, as in PyTorch.
     Batch normalisation takes its statistics over batch and time, padding included, as the published code does.
     """
 
@@ -42,7 +45,7 @@ class Block(nn.Module):
         if config.norm == "batch":
             norm: nn.Module = BatchNorm(training, config.bn_momentum, name="norm")
         else:
-            norm = nn.LayerNorm(name="norm")
+            norm = nn.LayerNorm(epsilon=config.layer_eps, name="norm")
 
         skip = x
         if config.prenorm:
@@ -53,6 +56,7 @@ class Block(nn.Module):
 
     def _activate(self, y: Features, training: bool) -> Features:
         config, (b, _, h) = self.config, y.shape
+        tanh = config.gelu == "tanh"
 
         def drawn() -> Float[Array, "b one h"]:
             return nn.Dropout(config.dropout, broadcast_dims=(1,), deterministic=not training)(jnp.ones((b, 1, h)))
@@ -65,11 +69,11 @@ class Block(nn.Module):
             return drawn() * (y + first * second)
         keep = drawn()
         if config.activation == "half_glu2":
-            return drawn() * (y * SigmoidGate(config.precision, name="out2")(y, keep))
-        g = keep * jax.checkpoint(nn.gelu)(y)  # keeps y alone for the derivative
+            return drawn() * (y * SigmoidGate(config.precision, tanh, name="out2")(y, keep))
+        g = keep * jax.checkpoint(partial(nn.gelu, approximate=tanh))(y)  # keeps y alone for the derivative
         if config.activation == "gelu":
             return g
         if config.activation == "full_glu":
             # As one matrix of b l rows: with two axes to sum over, a CPU transposes g for the weight's gradient.
             g = dense(h, config.precision, name="out1")(g.reshape(-1, h)).reshape(g.shape)
-        return drawn() * (g * SigmoidGate(config.precision, name="out2")(y, keep))
+        return drawn() * (g * SigmoidGate(config.precision, tanh, name="out2")(y, keep))

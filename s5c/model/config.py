@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from s5c import lookup
 from s5c.errors import UserError, bounded, unknown
 from s5c.model import family
+from s5c.model.inputs import ADDED_LATER, without_later
 from s5c.ssm.convolution import SISO_BACKENDS
 from s5c.ssm.operator import available_backends
 from s5c.ssm.precision import PRECISIONS
@@ -34,6 +35,8 @@ class ModelConfig(abc.ABC):
         activation: gelu | half_glu1 | half_glu2 | full_glu | lqo (see `s5c.model.block`).
         prenorm: normalise before the sequence layer (True) or after the residual sum.
         norm: batch | layer.
+        gelu: tanh (Flax's formula, as in the published S5) | exact (v Phi(v), as in PyTorch).
+        layer_eps: added to the variance by layer normalisation; Flax has 1e-6, PyTorch 1e-5.
         bn_momentum: weight of the old running statistics.
         dropout: rate; one mask per example and feature, shared over time.
         pooling: mean (over the valid steps) | last.
@@ -58,10 +61,13 @@ class ModelConfig(abc.ABC):
     backend: str = "auto"
     precision: str = "tf32"
     remat: bool = False
+    gelu: str = ADDED_LATER["gelu"]
+    layer_eps: float = bounded(ADDED_LATER["layer_eps"], above=0)
 
     def __post_init__(self) -> None:
         one_of("activation", self.activation, ACTIVATIONS)
         one_of("norm", self.norm, ("batch", "layer"))
+        one_of("gelu", self.gelu, ("tanh", "exact"))
         one_of("pooling", self.pooling, ("mean", "last"))
         one_of("backend", self.backend, ("auto", *(SISO_BACKENDS if self.per_channel else available_backends())))
         one_of("precision", self.precision, PRECISIONS)
@@ -91,8 +97,11 @@ class ModelConfig(abc.ABC):
         return dims
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the JSON form, `name` being the family; `from_dict` is the inverse."""
-        return {"name": self.family, **dataclasses.asdict(self)}
+        """Returns the JSON form, `name` being the family; `from_dict` is the inverse.
+
+        Keys that older trainings do not know are left out at their default, so that these keep their identity.
+        """
+        return {"name": self.family, **without_later(dataclasses.asdict(self))}
 
 
 def families() -> list[str]:

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as as_bytes
 
 from s5c.atomic import UNFINISHED, put
+from s5c.errors import UserError
 from s5c.pipeline.provenance import write_json
 from s5c.pipeline.shelf import CARD
 from s5c.pipeline.trained import WEIGHTS_FILE
@@ -28,6 +29,12 @@ from s5c.training.integrity import DamagedCheckpointError, check_items, check_me
 def is_portable(folder: Path) -> bool:
     """Returns whether a folder holds a network in this form, whole or damaged."""
     return (folder / WEIGHTS_FILE).is_file() or (folder / CARD).is_file()
+
+
+def check_free(folder: Path) -> None:
+    """Raises `UserError` if a folder, or a file of its name, holds something else than a network in this form."""
+    if folder.exists() and not (folder.is_dir() and (is_portable(folder) or not any(folder.iterdir()))):
+        raise UserError(f"{folder} holds something else than a network saved by s5c: give another folder.")
 
 
 def read_card(folder: Path) -> dict[str, Any]:
