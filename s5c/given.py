@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from s5c.data.base import Split
 from s5c.errors import UserError
 from s5c.model.classifier import InputSpec
+from s5c.types import Params
 
 
 def native(value: Any) -> Any:
@@ -102,3 +104,19 @@ def as_split(spec: InputSpec, x: Any, lengths: Any = None, y: Any = None) -> Spl
     ):
         raise UserError(f"lengths must be whole numbers from 1 to {steps}, one for each sequence.")
     return Split(inputs, labels.astype(np.int32), None if valid is None else valid.astype(np.int32))
+
+
+def check_finite(name: str, weights: Params) -> None:
+    """Raises `UserError` where weights are not finite.
+
+    Args:
+        name: of the network.
+        weights: `{"params": ..., "batch_stats": ...}`.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
+        if not np.isfinite(leaf).all():
+            place = "/".join(str(key.key) for key in path)
+            raise UserError(
+                f"{name}: {place} holds numbers that are not finite, and no answer of such a network means anything. Load "
+                "an intact checkpoint."
+            )

@@ -23,6 +23,8 @@ from s5c.pipeline import given_answers, portable, recipe
 from s5c.pipeline.given_answers import Answers
 from s5c.pipeline.provenance import git_revision
 from s5c.pipeline.weights import fingerprint
+from s5c.training.checkpoint import Checkpoint
+from s5c.training.facts import Facts
 from s5c.upstream import files, network, options
 from s5c.upstream.network import Converted
 
@@ -65,6 +67,14 @@ class Conversion:
                 "whether what is assumed is right."
             )
         return f"{self.answers} answers of the original agree, to {self.deviation:.2g} at most."
+
+
+def is_foreign(path: Path) -> bool:
+    """Returns whether a path is of a file, or an Orbax folder that no training of s5c wrote."""
+    if path.is_file():
+        return True
+    ours = any((path / name).exists() for name in ("weights", "metadata", "checkpoints", "trained.json"))
+    return path.is_dir() and not ours and not portable.is_portable(path) and files.is_known(path)
 
 
 def convert(
@@ -130,6 +140,22 @@ def convert(
         converted, source, container, module.TITLE, chosen, settings.jsonable(facts), deviation,
         0 if answers is None else len(answers.log_probs),
     )  # fmt: skip
+
+
+def loaded(source: Path, given: object, options: Mapping[str, Any], check: Path | None) -> Checkpoint:
+    """Returns a network of other code as a checkpoint that is nowhere written; says what nobody has checked.
+
+    Args:
+        source: file or Orbax folder.
+        given: its recipe.
+        options: those that count more.
+        check: answers of the original network.
+    """
+    found = convert(source, given=given, overrides=options, check=check)
+    if found.deviation is None:
+        assumed = ", ".join(f"{key}={written(value)}" for key, value in found.converted.assumed.items())
+        log.warning("%s: %s Assumed: %s.", source, found.said, assumed or "nothing")
+    return Checkpoint(found.converted.weights, Facts(found.facts, source), 0, source)
 
 
 def tolerated(given: Any) -> float:

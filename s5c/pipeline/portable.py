@@ -23,6 +23,7 @@ from s5c.pipeline.provenance import write_json
 from s5c.pipeline.shelf import CARD
 from s5c.pipeline.trained import WEIGHTS_FILE
 from s5c.training.checkpoint import Checkpoint
+from s5c.training.facts import Facts, checked
 from s5c.training.integrity import DamagedCheckpointError, check_items, check_metadata, migrate, on_host, seal
 
 
@@ -65,7 +66,7 @@ def read(folder: Path) -> Checkpoint:
     except (FileNotFoundError, SafetensorError) as error:
         raise DamagedCheckpointError(folder, f"{WEIGHTS_FILE} cannot be read ({error}).") from error
     weights = check_items(card, {"weights": unflatten_dict(arrays, sep="/")}, folder)["weights"]
-    return Checkpoint(weights, card, card["step"], folder)
+    return Checkpoint(weights, checked(Facts(card, folder)), card.get("step") or 0, folder)
 
 
 def write(

@@ -68,5 +68,6 @@ def _trainable(checkpoint: Checkpoint, named: object) -> Checkpoint:
         raise UserError(
             f"recipe={named} changes nothing: {checkpoint.path} has the recipe of its own training. Leave it out."
         )
-    facts = {**checkpoint.metadata, "recipe": recipe.training(str(named))}
-    return dataclasses.replace(checkpoint, metadata=type(checkpoint.metadata)(facts))
+    return dataclasses.replace(
+        checkpoint, metadata=checkpoint.metadata.replaced(recipe=recipe.training(str(named)))
+    )

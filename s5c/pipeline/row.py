@@ -25,7 +25,7 @@ from s5c.pipeline.network import ReducedNetwork
 from s5c.pipeline.provenance import shown
 from s5c.pipeline.trained import TrainedModel, checksum
 from s5c.pipeline.zoo import PREFIX
-from s5c.reduction.bound import output_bound
+from s5c.reduction.bound import LAYER_NORM_EPSILON, output_bound
 from s5c.reduction.target import Target
 from s5c.report.arms import called
 from s5c.report.row import FULL, SCHEMA, Row, as_row
@@ -46,7 +46,7 @@ def common(trained: TrainedModel, evaluation: EvaluationKeys, experiment: str, f
         experiment: name printed in the rows.
         facts: facts of the environment.
     """
-    size = cost.size(trained.model, trained.weights["params"], trained.dataset.length)
+    size = cost.size(trained.model, trained.weights["params"], trained.length or 1)
     stored = cost.stored(trained.weights)
     data = trained.dataset.fingerprint()
     return {
@@ -104,7 +104,7 @@ def as_it_is(trained: TrainedModel) -> Row:
         "array_bytes": stored.arrays,
         "safetensors_bytes": stored.safetensors,
         "checkpoint_bytes": None if _in_zoo(trained) else stored.safetensors,
-        **_counted(cost.size(trained.model, trained.weights["params"], trained.dataset.length)),
+        **_counted(cost.size(trained.model, trained.weights["params"], trained.length or 1)),
     }
 
 
@@ -112,7 +112,7 @@ def as_reduced(trained: TrainedModel, reduction: axes.ReductionJob, network: Red
     """Returns what the row of a reduced network has of its own."""
     given, stored = given_network(trained), cost.stored(network.weights)
     size_full, size = (
-        cost.size(one.model, one.weights["params"], trained.dataset.length) for one in (trained, network)
+        cost.size(one.model, one.weights["params"], trained.length or 1) for one in (trained, network)
     )
     changed = {**axes.changed(reduction), **given}
     return {
@@ -233,7 +233,7 @@ def _counted(size: cost.Size) -> Row:
 def _guarantee(trained: TrainedModel, network: ReducedNetwork) -> Row:
     """Returns the bound of how far the logits may move, for networks of the class that there is one for."""
     config, weights = trained.model.config, trained.weights
-    if config.activation != "lqo" or trained.dataset.pairs or trained.splits.test.lengths is not None:
+    if config.activation != "lqo" or config.layer_eps < LAYER_NORM_EPSILON or trained.length is None or trained.dataset.pairs or trained.splits.test.lengths is not None:
         return {}
     around = (surgery.without_systems(one["params"], config) for one in (weights, network.weights))
     if not all(map(np.array_equal, *map(jax.tree.leaves, around))):

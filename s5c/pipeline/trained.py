@@ -24,6 +24,7 @@ from s5c.data.base import Dataset, Split, Splits, assign_splits
 from s5c.data.batching import eval_batches, padding_saved, steps_per_epoch, train_batches
 from s5c.errors import UserError
 from s5c.evaluation.metrics import Predictions, predict
+from s5c.evaluation.unasked import unasked
 from s5c.keys import WandbKeys
 from s5c.model import surgery
 from s5c.model.classifier import Classifier, InputSpec
@@ -34,6 +35,7 @@ from s5c.tracking.metrics import read_metrics, salvage
 from s5c.tracking.run import Run
 from s5c.training.checkpoint import Checkpoint, CheckpointStore, load
 from s5c.training.exclusive import exclusive
+from s5c.training.facts import checked
 from s5c.training.folder import IDENTITY_VERSION
 from s5c.training.loop import Feed, Recipe, best_epoch, fit
 from s5c.training.progress import training_progress
@@ -224,7 +226,7 @@ def from_checkpoint(checkpoint: Checkpoint, dataset: Dataset, splits: Splits) ->
     Raises:
         UserError: the checkpoint expects other inputs than `dataset` has.
     """
-    facts = checkpoint.metadata
+    facts = checked(checkpoint.metadata)
     spec = input_spec(dataset)
     if list(spec) != list(facts["input_spec"]):
         raise UserError(
@@ -259,6 +261,8 @@ def predictions(
     """Returns what a network says about the selection and the test split of a trained model's data."""
 
     def on(split: Split) -> Predictions:
+        if not len(split):
+            return unasked(model.spec.classes)
         return predict(model, weights, batches(split, batch_size)(), step_rescale=trained.step_rescale)
 
     test = on(trained.splits.test)

@@ -7,7 +7,6 @@ is given on the command line takes the place of the one that is missing.
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,36 +14,16 @@ import numpy as np
 from s5c.data.base import Dataset, Split, Splits
 from s5c.data.batching import Batch
 from s5c.errors import UserError
-from s5c.evaluation.metrics import Predictions
 from s5c.given import as_split
-from s5c.model.classifier import InputSpec
+from s5c.locations import given_path
+from s5c.model.inputs import InputSpec
+from s5c.pipeline.calibration import Calibration
 from s5c.pipeline.given_answers import INPUTS, LENGTHS, arrays_of
 from s5c.pipeline.trained import TrainedModel, from_checkpoint
 from s5c.training.checkpoint import Checkpoint
 
 NAME, SOURCE = "none", "no data"
 """What rows of such networks say of their task."""
-
-
-class Unasked(Predictions):
-    """What a network says where there is no example: nothing, and there is no share of it that is right."""
-
-    @property
-    def accuracy(self) -> float | None:
-        return None
-
-    @property
-    def loss(self) -> float | None:
-        return None
-
-    def agreement(self, other: Predictions) -> float | None:
-        """Returns None."""
-        return None
-
-
-def unasked(classes: int) -> Unasked:
-    """Returns the answers to no question."""
-    return Unasked(np.zeros((0, classes)), np.zeros(0, np.int64))
 
 
 def without_data(checkpoint: Checkpoint) -> TrainedModel:
@@ -56,8 +35,8 @@ def without_data(checkpoint: Checkpoint) -> TrainedModel:
         NAME, SOURCE, none, none, spec.features, spec.classes, none, spec.tokens, spec.pairs, steps=steps,
         step_rescale=checkpoint.metadata["step_rescale"],
     )  # fmt: skip
-    facts = {**checkpoint.metadata, "data": dataset.fingerprint(), "source": SOURCE}
-    whole = dataclasses.replace(checkpoint, metadata=type(checkpoint.metadata)(facts))
+    facts = checkpoint.metadata.replaced(data=dataset.fingerprint(), source=SOURCE)
+    whole = dataclasses.replace(checkpoint, metadata=facts)
     return from_checkpoint(whole, dataset, Splits(none, none, none, "validation"))
 
 
@@ -68,8 +47,7 @@ def with_task(checkpoint: Checkpoint, description: dict[str, Any]) -> Checkpoint
         checkpoint: one that names none.
         description: the task with its options.
     """
-    facts = {**checkpoint.metadata, "task": description}
-    return dataclasses.replace(checkpoint, metadata=type(checkpoint.metadata)(facts))
+    return dataclasses.replace(checkpoint, metadata=checkpoint.metadata.replaced(task=description))
 
 
 def has_data(trained: TrainedModel) -> bool:
@@ -93,23 +71,29 @@ def random_batch(spec: InputSpec, length: int, size: int) -> Batch:
     return Batch(inputs, np.zeros(size, np.int32), lengths, np.ones(size, np.float32))
 
 
-def sequences(path: Path, spec: InputSpec) -> Split:
+def chosen(keys: Calibration, spec: InputSpec) -> Split:
     """Reads calibration sequences, whose labels nobody asks for.
 
     Args:
-        path: `.npz` with `inputs` and, where some are padded, `lengths`.
+        keys: where they are, how many of them are taken, and which.
         spec: input specification of the network.
 
     Raises:
-        UserError: there is no such file, or it does not fit the network.
+        UserError: there is no such file, it does not fit the network, or has fewer sequences.
     """
+    path = given_path(keys.inputs, "reduction.calibration.inputs=")
     arrays = arrays_of(path, "reduction.calibration.inputs=")
     inputs, lengths = (next((arrays[name] for name in names if name in arrays), None) for names in (INPUTS, LENGTHS))
     if inputs is None:
         raise UserError(f"{path} has no array {INPUTS[0]!r}; it has {', '.join(sorted(arrays)[:10]) or 'nothing'}.")
     try:
-        return as_split(spec, inputs, lengths)
+        every = as_split(spec, inputs, lengths)
     except UserError as error:
         raise UserError(f"reduction.calibration.inputs={path}: {error}") from error
+    if keys.sequences > len(every):
+        raise UserError(
+            f"reduction.calibration.sequences={keys.sequences}: {path} has {len(every)}; choose from 1 to {len(every)}."
+        )
+    return every.take(np.random.default_rng(keys.seed).permutation(len(every))[: keys.sequences])
 
 

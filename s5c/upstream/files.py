@@ -46,6 +46,11 @@ def read(path: Path) -> tuple[str, dict[str, np.ndarray]]:
     raise UserError(f"{path} is none of the kinds that can be read: {known}.")
 
 
+def is_known(path: Path) -> bool:
+    """Returns whether a file or folder looks like one of the kinds that can be read."""
+    return any(module.holds(path) for module in _containers())
+
+
 def _containers() -> list[ModuleType]:
     return [lookup.load(container, "container", name, container.SURFACE) for name in lookup.names(container)]
 

@@ -76,7 +76,7 @@ OPTIONS: dict[str, Option] = {
     "C_init": Option("initial values of C, which answers do not depend on", _text, {}, ("trunc_standard_normal", "lecun_normal", "complex_normal")),
     "activation": Option("the gate behind a layer", _text, {"activation_fn": SAME}, ("half_glu1", "half_glu2", "full_glu", "gelu")),
     "gelu": Option("Flax's formula for gelu, or gelu itself, as in PyTorch", _text, {}, ("tanh", "exact")),
-    "discretisation": Option("how steps are made of a continuous system", _text, {"discretization": SAME, "disc": SAME}, ("zoh", "bilinear")),
+    "discretisation": Option("how steps are made of a continuous system", _text, {"discretization": SAME, "disc": SAME}, ("zoh", "bilinear", "dss")),
     "bidirectional": Option("both directions", _yes, {"bidir": SAME}, (False, True)),
     "conj_sym": Option("one of each conjugate pair is stored", _yes, {}, (True, False)),
     "clip_eigs": Option("real parts of poles are clipped to at most -1e-4", _yes, {}, (False, True)),
