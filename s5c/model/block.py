@@ -31,6 +31,10 @@ class Block(nn.Module):
         full_glu    Drop((W1 g + b1) * sigmoid(W2 g + b2))
         lqo         Drop(y + (W1 y) * (W2 y))    a quadratic output of rank one per feature, with no other nonlinearity
 
+    geglu is the whole block of s5-pytorch, whose skips start behind its norms, with f = ff_norm(norm(x) + g):
+
+        geglu       Drop(f + W_dec (v * gelu(w))),    [v, w] = W_enc f
+
     gelu is `config.gelu`: Flax's formula with the hyperbolic tangent, as in the published S5, or exact, as in PyTorch.
     Batch normalisation takes its statistics over batch and time, padding included, as the published code does.
     """
@@ -51,8 +55,25 @@ class Block(nn.Module):
         if config.prenorm:
             x = norm(x)
         y = load_family(config.family).Layer(config, self.state_dim, name="seq")(x, step_rescale)
+        if config.activation == "geglu":
+            return self._feedforward(x, y, training)
         x = skip + self._activate(y, training)
         return x if config.prenorm else norm(x)
+
+    def _feedforward(self, x: Features, y: Features, training: bool) -> Features:
+        config, tanh = self.config, self.config.gelu == "tanh"
+        h, held = x.shape[-1], self.variables.get("params", {}).get("ff_dec")
+        width = h if held is None else held["kernel"].shape[0]  # as wide as what was converted
+
+        def drop(values: Features) -> Features:
+            return nn.Dropout(config.dropout, broadcast_dims=(1,), deterministic=not training)(values)
+
+        def matrix(features: int, name: str) -> nn.Dense:
+            return nn.Dense(features, False, precision=config.precision, dot_general=dot_general, name=name)
+
+        f = nn.LayerNorm(epsilon=config.layer_eps, name="ff_norm")(x + drop(nn.gelu(y, tanh)))
+        value, gate = jnp.split(matrix(2 * width, "ff_enc")(f), 2, axis=-1)
+        return drop(f + matrix(h, "ff_dec")(value * nn.gelu(gate, tanh)))
 
     def _activate(self, y: Features, training: bool) -> Features:
         config, (b, _, h) = self.config, y.shape

@@ -16,7 +16,7 @@ from s5c.ssm.convolution import SISO_BACKENDS
 from s5c.ssm.operator import available_backends
 from s5c.ssm.precision import PRECISIONS
 
-ACTIVATIONS = ("gelu", "half_glu1", "half_glu2", "full_glu", "lqo")
+ACTIVATIONS = ("gelu", "half_glu1", "half_glu2", "full_glu", "lqo", "geglu")
 
 
 def one_of(key: str, given: str, allowed: Sequence[str]) -> None:
@@ -32,7 +32,7 @@ class ModelConfig(abc.ABC):
     Attributes:
         n_layers: number of blocks.
         d_model: features H.
-        activation: gelu | half_glu1 | half_glu2 | full_glu | lqo (see `s5c.model.block`).
+        activation: gelu | half_glu1 | half_glu2 | full_glu | lqo | geglu (see `s5c.model.block`).
         prenorm: normalise before the sequence layer (True) or after the residual sum.
         norm: batch | layer.
         gelu: tanh (Flax's formula, as in the published S5) | exact (v Phi(v), as in PyTorch).
@@ -71,6 +71,8 @@ class ModelConfig(abc.ABC):
         one_of("pooling", self.pooling, ("mean", "last"))
         one_of("backend", self.backend, ("auto", *(SISO_BACKENDS if self.per_channel else available_backends())))
         one_of("precision", self.precision, PRECISIONS)
+        if self.activation == "geglu" and not self.prenorm:
+            raise UserError("model.activation=geglu: its block normalises before the layer, model.prenorm=true.")
         for key in ("n_layers", "d_model"):
             if getattr(self, key) < 1:
                 raise UserError(f"model.{key}={getattr(self, key)}: it must be at least 1.")

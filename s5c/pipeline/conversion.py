@@ -18,14 +18,19 @@ from typing import Any
 import s5c
 from s5c import config as settings
 from s5c.errors import UserError
+from s5c.locations import given_path
+from s5c.model import surgery
 from s5c.model.config import ModelConfig
+from s5c.model.network import layer_names
 from s5c.pipeline import given_answers, portable, recipe
 from s5c.pipeline.given_answers import Answers
 from s5c.pipeline.provenance import git_revision
 from s5c.pipeline.weights import fingerprint
+from s5c.ssm.system import DiagonalSSM
 from s5c.training.checkpoint import Checkpoint
 from s5c.training.facts import Facts
-from s5c.upstream import files, network, options
+from s5c.upstream import files, network
+from s5c.upstream.options import read as read_options
 from s5c.upstream.network import Converted
 
 log = logging.getLogger(__name__)
@@ -106,7 +111,7 @@ def convert(
     answers = None if check is None else given_answers.read(check)
     container, arrays = files.read(source)
     module = network.layout_of(arrays, layout)
-    chosen = options.read(found.options) | options.read(overrides or {})
+    chosen = read_options(found.options) | read_options(overrides or {})
     chosen = {key: value for key, value in chosen.items() if key in module.OPTIONS or key not in found.incidental}
     if answers is not None and "tokens" not in chosen and "tokens" in module.OPTIONS:
         chosen["tokens"] = answers.tokens
@@ -156,6 +161,29 @@ def loaded(source: Path, given: object, options: Mapping[str, Any], check: Path 
         assumed = ", ".join(f"{key}={written(value)}" for key, value in found.converted.assumed.items())
         log.warning("%s: %s Assumed: %s.", source, found.said, assumed or "nothing")
     return Checkpoint(found.converted.weights, Facts(found.facts, source), 0, source)
+
+
+def load_systems(source: str | Path, **options: Any) -> dict[str, DiagonalSSM]:
+    """Returns the systems in a file of other code, by the names of their layers, whatever network is around them.
+
+    Args:
+        source: a file of layers, such as the state dict of an `S5` or an `S5Block` of s5-pytorch, or of a network.
+        options: what the file does not say: `discretisation`, or those of the network.
+
+    Returns:
+        Double precision; with a leading axis where a layer has channels.
+
+    Raises:
+        UserError: an array or an option does not fit.
+    """
+    path = given_path(source, "source=")
+    _, arrays = files.read(path)
+    module, given = network.layout_of(arrays, None), read_options(options)
+    if hasattr(module, "systems"):
+        return dict(module.systems(arrays, given))
+    found = module.convert(arrays, {"tokens": False, **given} if "tokens" in module.OPTIONS else given)
+    every = surgery.systems(found.weights["params"], found.config)
+    return {name: system for name, system in zip(layer_names(found.config), every, strict=True)}
 
 
 def tolerated(given: Any) -> float:

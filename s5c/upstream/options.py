@@ -74,7 +74,7 @@ OPTIONS: dict[str, Option] = {
     "tokens": Option("inputs are token ids, not real channels", _yes, {"padded": SAME}, (False, True)),
     "pairs": Option("two documents are compared", _yes, {"retrieval": SAME}, (False, True)),
     "C_init": Option("initial values of C, which answers do not depend on", _text, {}, ("trunc_standard_normal", "lecun_normal", "complex_normal")),
-    "activation": Option("the gate behind a layer", _text, {"activation_fn": SAME}, ("half_glu1", "half_glu2", "full_glu", "gelu")),
+    "activation": Option("the gate behind a layer", _text, {"activation_fn": SAME}, ("half_glu1", "half_glu2", "full_glu", "gelu", "geglu")),
     "gelu": Option("Flax's formula for gelu, or gelu itself, as in PyTorch", _text, {}, ("tanh", "exact")),
     "discretisation": Option("how steps are made of a continuous system", _text, {"discretization": SAME, "disc": SAME}, ("zoh", "bilinear", "dss")),
     "bidirectional": Option("both directions", _yes, {"bidir": SAME}, (False, True)),

@@ -4,7 +4,7 @@
     s4_layers.i.D                                      (h,), or (1, h)
     s4_layers.i.kernel.{log_dt, log_A_real, A_imag, C} (h,), (h, p), (h, p), (h, p, 2): the minimal S4D
     s4_layers.i.layer.kernel.{inv_dt, A_real, A_imag, B, C}, s4_layers.i.layer.D
-                                                       (h, 1), (s, p), (s, p), (s, p, 2), (directions, h, p, 2):
+                                                       (h, 1), (s, p), (s, p), (1, s, p, 2), (directions, h, p, 2):
                                                        S4Block with mode=diag, s systems that h channels share in turn
     s4_layers.i.output_linear.0.{weight, bias}         (2h, h) or (2h, h, 1), (2h,): values, then gates of a GLU
     norms.i.{weight, bias}                             (h,); with running_mean and running_var, batch normalisation
@@ -85,6 +85,8 @@ def convert(arrays: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> Conve
     choice.found("norm", kind, "its norms")
     rescale = float(choice.taken("step_rescale", 1.0, (2.0, 0.5)))
     softmax = choice.given.get("discretisation") == "dss"
+    if softmax and minimal:
+        raise UserError("discretisation=dss does not fit the file: the minimal S4D has no other rule than zoh.")
     blocks: dict[str, Any] = {}
     stats: dict[str, Any] = {}
     dims = []
@@ -148,7 +150,7 @@ def _block(found: Arrays, choice: Choice, at: str, h: int, *, softmax: bool) -> 
         frequency = TRANSFORMS[imaginary](found.take(f"{kernel}A_imag", systems, p))
         steps = TRANSFORMS[choice.taken("dt_transform", "exp", ("softplus",))](found.take(f"{kernel}inv_dt", h, 1))[:, 0]
     Lambda = shared(-decay - 1j * frequency)
-    B = shared(complexes(found.take(f"{kernel}B", systems, p, 2)))
+    B = shared(complexes(found.take(f"{kernel}B", 1, systems, p, 2)[0]))
     C = complexes(found.take(f"{kernel}C", directions, h, p, 2)) * B
     D = found.take(f"{at}layer.D", 1, h)[0]
     if (steps <= 0).any() or (not softmax and (Lambda.real > 0).any()):
@@ -223,5 +225,6 @@ def _config(choice: Choice, h: int, dims: list[int], norm: str, *, minimal: bool
         return dss.Config(
             state_size=stored, variant="softmax", shared_poles=False, length=choice.given.get("length"), **shared
         )
-    rule = choice.found("discretisation", "zoh", "the names") if minimal else choice.taken("discretisation", "zoh", ("bilinear",))
+    others = ("bilinear",) if choice.read.get("bidirectional") else ("bilinear", "dss")
+    rule = choice.found("discretisation", "zoh", "the names") if minimal else choice.taken("discretisation", "zoh", others)
     return s4d.Config(state_size=2 * stored, discretisation=rule, init="lin", **shared)
