@@ -20,7 +20,7 @@ _PUBLIC = {
     **dict.fromkeys(("frequency_response", "impulse_response", "dc_gain"), "s5c.reduction.analysis"),
     **dict.fromkeys(("h2_norm", "hinf_norm"), "s5c.reduction.analysis"),
     **dict.fromkeys(("method_names", "allocation_names", "refit_names"), "s5c.reduction.contract"),
-    "from_published": "s5c.model.convert",
+    "from_published": "s5c.model.published",
     "load_systems": "s5c.pipeline.conversion",
     "DiagonalSSM": "s5c.ssm.system",
     "UserError": "s5c.errors",

@@ -305,7 +305,14 @@ def reduce(
     trained = _with_data(model, data, lengths, validation, length)
     if job.of(Search).max_drop is not None and validation is None:
         raise UserError("max_drop= is measured on labelled sequences: give validation=(x, y), not the test data.")
-    check(job, model.network.config, model.network.state_dims, trained.splits, lambda: model.weights["params"], model.network.spec)
+    check(
+        job,
+        model.network.config,
+        model.network.state_dims,
+        trained.splits,
+        lambda: model.weights["params"],
+        model.network.spec,
+    )
     with tempfile.TemporaryDirectory() as place:
         targets = job.targets
         if job.of(Search).max_drop is not None:
@@ -370,7 +377,8 @@ def _with_data(
             raise UserError("validation= takes two things, sequences and their classes: validation=(x, y).")
         selection = as_split(spec, validation[0], None, validation[1])
     dataset = Dataset(
-        str((model.facts["task"] or {"name": NAME})["name"]), "arrays given in Python", train, selection, spec.features, spec.classes,
+        str((model.facts["task"] or {"name": NAME})["name"]), "arrays given in Python",
+        train, selection, spec.features, spec.classes,
         tokens=spec.tokens, pairs=spec.pairs, step_rescale=model.facts["step_rescale"], steps=steps,
     )  # fmt: skip
     splits = Splits(train, selection, selection, "validation")

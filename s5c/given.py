@@ -117,6 +117,6 @@ def check_finite(name: str, weights: Params) -> None:
         if not np.isfinite(leaf).all():
             place = "/".join(str(key.key) for key in path)
             raise UserError(
-                f"{name}: {place} holds numbers that are not finite, and no answer of such a network means anything. Load "
-                "an intact checkpoint."
+                f"{name}: {place} holds numbers that are not finite, and no answer of such a network means anything. "
+                "Load an intact checkpoint."
             )

@@ -121,6 +121,18 @@ def load_family(name: str) -> ModuleType:
 
 
 def from_dict(description: Mapping[str, Any]) -> ModelConfig:
-    """Rebuilds a configuration from its JSON form."""
+    """Rebuilds a configuration from its JSON form.
+
+    Raises:
+        UserError: a key is missing, of another type, or not known to this version.
+    """
     fields = dict(description)
-    return load_family(fields.pop("name")).Config(**fields)
+    schema = load_family(str(fields.pop("name", ""))).Config
+    try:
+        found: ModelConfig = schema(**fields)
+    except TypeError as error:
+        raise UserError(
+            f"The configuration of the network does not fit this version of s5c: {error}. It was written by another "
+            "one, or changed by hand."
+        ) from error
+    return found

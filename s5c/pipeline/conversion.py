@@ -30,8 +30,8 @@ from s5c.ssm.system import DiagonalSSM
 from s5c.training.checkpoint import Checkpoint
 from s5c.training.facts import Facts
 from s5c.upstream import files, network
-from s5c.upstream.options import read as read_options
 from s5c.upstream.network import Converted
+from s5c.upstream.options import read as read_options
 
 log = logging.getLogger(__name__)
 
@@ -111,16 +111,16 @@ def convert(
     answers = None if check is None else given_answers.read(check)
     container, arrays = files.read(source)
     module = network.layout_of(arrays, layout)
+    if found.family not in (None, *module.FAMILIES):
+        raise UserError(
+            f"recipe={given} is of a model of the family {found.family}, and {source} holds one of "
+            f"{' or '.join(module.FAMILIES)}: give the recipe of the training that made it."
+        )
     chosen = read_options(found.options) | read_options(overrides or {})
     chosen = {key: value for key, value in chosen.items() if key in module.OPTIONS or key not in found.incidental}
     if answers is not None and "tokens" not in chosen and "tokens" in module.OPTIONS:
         chosen["tokens"] = answers.tokens
     converted = module.convert(arrays, chosen)
-    if found.family not in (None, converted.config.family):
-        raise UserError(
-            f"recipe={given} is of a model of the family {found.family}, and {source} holds one of "
-            f"{converted.config.family}: give the recipe of the training that made it."
-        )
     deviation = None
     if answers is not None:
         assert check is not None, "they were read"
@@ -183,7 +183,7 @@ def load_systems(source: str | Path, **options: Any) -> dict[str, DiagonalSSM]:
         return dict(module.systems(arrays, given))
     found = module.convert(arrays, {"tokens": False, **given} if "tokens" in module.OPTIONS else given)
     every = surgery.systems(found.weights["params"], found.config)
-    return {name: system for name, system in zip(layer_names(found.config), every, strict=True)}
+    return dict(zip(layer_names(found.config), every, strict=True))
 
 
 def tolerated(given: Any) -> float:

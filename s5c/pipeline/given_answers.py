@@ -178,9 +178,7 @@ class Search:
         """The options that are tried."""
         return list(self._open)
 
-    def run(
-        self, tolerance: float
-    ) -> tuple[list[tuple[float, dict[str, Any]]], tuple[float, dict[str, Any]] | None]:
+    def run(self, tolerance: float) -> tuple[list[tuple[float, dict[str, Any]]], tuple[float, dict[str, Any]] | None]:
         """Returns the changes that make the answers agree, best first, and else the one that comes nearest.
 
         Args:

@@ -15,7 +15,17 @@ from s5c.pipeline.given_answers import arrays_of
 from s5c.studies import composed
 from s5c.upstream import options
 
-OF_S5C = ("backend", "precision", "remat", "mask_padding", "init", "variant", "shared_poles", "separate_steps", "family")
+OF_S5C = (
+    "backend",
+    "precision",
+    "remat",
+    "mask_padding",
+    "init",
+    "variant",
+    "shared_poles",
+    "separate_steps",
+    "family",
+)
 """Keys of a model of s5c that are not of its weights."""
 ARRAYS, TEXTS = ".npz", (".yaml", ".yml", ".json", ".sh", ".txt")
 LARGEST = 2**20
@@ -113,8 +123,8 @@ def _parsed(text: str, path: Path) -> Mapping[str, Any]:
 
 
 def _of_mapping(found: Mapping[Any, Any], where: str) -> Given:
-    if isinstance(found.get("model"), Mapping):  # a whole experiment, or config.resolved.yaml of a run
-        model, task, train = (found.get(key) for key in ("model", "task", "train"))
+    model, task, train = (found.get(key) for key in ("model", "task", "train"))
+    if isinstance(model, Mapping):  # a whole experiment, or config.resolved.yaml of a run
         recipe = None
         if isinstance(train, Mapping):
             recipe = {key: value for key, value in train.items() if key != "checkpoint_minutes"}

@@ -68,6 +68,4 @@ def _trainable(checkpoint: Checkpoint, named: object) -> Checkpoint:
         raise UserError(
             f"recipe={named} changes nothing: {checkpoint.path} has the recipe of its own training. Leave it out."
         )
-    return dataclasses.replace(
-        checkpoint, metadata=checkpoint.metadata.replaced(recipe=recipe.training(str(named)))
-    )
+    return dataclasses.replace(checkpoint, metadata=checkpoint.metadata.replaced(recipe=recipe.training(str(named))))

@@ -111,9 +111,7 @@ def as_it_is(trained: TrainedModel) -> Row:
 def as_reduced(trained: TrainedModel, reduction: axes.ReductionJob, network: ReducedNetwork) -> Row:
     """Returns what the row of a reduced network has of its own."""
     given, stored = given_network(trained), cost.stored(network.weights)
-    size_full, size = (
-        cost.size(one.model, one.weights["params"], trained.length or 1) for one in (trained, network)
-    )
+    size_full, size = (cost.size(one.model, one.weights["params"], trained.length or 1) for one in (trained, network))
     changed = {**axes.changed(reduction), **given}
     return {
         "reduction": reduction.keys.name,
@@ -233,7 +231,13 @@ def _counted(size: cost.Size) -> Row:
 def _guarantee(trained: TrainedModel, network: ReducedNetwork) -> Row:
     """Returns the bound of how far the logits may move, for networks of the class that there is one for."""
     config, weights = trained.model.config, trained.weights
-    if config.activation != "lqo" or config.layer_eps < LAYER_NORM_EPSILON or trained.length is None or trained.dataset.pairs or trained.splits.test.lengths is not None:
+    if (
+        config.activation != "lqo"
+        or config.layer_eps < LAYER_NORM_EPSILON
+        or trained.length is None
+        or trained.dataset.pairs
+        or trained.splits.test.lengths is not None
+    ):
         return {}
     around = (surgery.without_systems(one["params"], config) for one in (weights, network.weights))
     if not all(map(np.array_equal, *map(jax.tree.leaves, around))):

@@ -66,8 +66,8 @@ def check(
     looked = job.of(Calibration)
     if not len(splits.train) and job.of(train.Stage).epochs:
         raise UserError(
-            f"reduction.finetune.epochs={job.of(train.Stage).epochs} trains on labelled data, and the checkpoint belongs "
-            "to no task: add +task=NAME and, for how, recipe=NAME of conf/experiment."
+            f"reduction.finetune.epochs={job.of(train.Stage).epochs} trains on labelled data, and the checkpoint "
+            "belongs to no task: add +task=NAME and, for how, recipe=NAME of conf/experiment."
         )
     if job.of(Search).max_drop is not None and not len(splits.selection):
         raise UserError(

@@ -95,5 +95,3 @@ def chosen(keys: Calibration, spec: InputSpec) -> Split:
             f"reduction.calibration.sequences={keys.sequences}: {path} has {len(every)}; choose from 1 to {len(every)}."
         )
     return every.take(np.random.default_rng(keys.seed).permutation(len(every))[: keys.sequences])
-
-

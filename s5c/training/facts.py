@@ -1,4 +1,4 @@
-"""What is known of the network in a checkpoint: a schema, and a message where something is missing or of another type."""
+"""What is known of the network in a checkpoint: a schema, and a message where something is missing or of no use."""
 
 from __future__ import annotations
 

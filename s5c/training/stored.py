@@ -245,7 +245,9 @@ def read_step(path: Path, *, training: bool = False) -> tuple[Checkpoint, dict |
     checked = check_items(metadata, {name: restored[name] for name in names}, path)
     migrated = migrate(metadata)
     step = migrated.get("step") or 0
-    return Checkpoint(checked["weights"], Facts(migrated, path), step, path, best_of(migrated, step)), checked.get("training")
+    return Checkpoint(checked["weights"], Facts(migrated, path), step, path, best_of(migrated, step)), checked.get(
+        "training"
+    )
 
 
 def _of_step(path: Path) -> dict:

@@ -17,7 +17,7 @@ LARGEST = 2**34
 """Bytes of a file; more is no network of this kind."""
 
 
-class Unreadable(UserError):
+class UnreadableError(UserError):
     """A file that is not what it looks like."""
 
     def __init__(self, path: Path, title: str, reason: object) -> None:
@@ -65,10 +65,10 @@ def flattened(tree: Any, path: Path, title: str) -> dict[str, np.ndarray]:
     """Returns the arrays and numbers of nested mappings by name; what is no array is left out.
 
     Raises:
-        Unreadable: it is no mapping.
+        UnreadableError: it is no mapping.
     """
     if not isinstance(tree, Mapping):
-        raise Unreadable(path, title, f"it holds {type(tree).__name__}, not a mapping of names to arrays")
+        raise UnreadableError(path, title, f"it holds {type(tree).__name__}, not a mapping of names to arrays")
     found: dict[str, np.ndarray] = {}
     left: list[tuple[str, Mapping[Any, Any]]] = [("", tree)]
     while left:
@@ -79,8 +79,6 @@ def flattened(tree: Any, path: Path, title: str) -> dict[str, np.ndarray]:
                 left.append((f"{name}/", value))
             elif isinstance(value, list | tuple):
                 left.append((f"{name}/", dict(enumerate(value))))
-            elif isinstance(value, np.ndarray | np.generic | int | float):
-                found[name] = np.asarray(value)
-            elif hasattr(value, "__array__"):
+            elif isinstance(value, np.ndarray | np.generic | int | float) or hasattr(value, "__array__"):
                 found[name] = np.asarray(value)
     return found

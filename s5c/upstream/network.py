@@ -119,15 +119,16 @@ class Arrays:
             UserError: it is not there.
         """
         if name not in self._arrays:
-            raise UserError(f"The file has no array {name!r}, which {self._title} has.{self._near(name)}")
+            raise UserError(f"The file has no array {name!r}, which {self._title} have.{self._near(name)}")
         return self._arrays[name].shape
 
-    def take(self, name: str, *shape: int) -> np.ndarray:
+    def take(self, name: str, *shape: int, least: float | None = None) -> np.ndarray:
         """Returns an array in double precision, complex if it is; of the wanted shape in any case.
 
         Args:
             name: its name.
             shape: what it has to have.
+            least: no number in it may be smaller.
         """
         if name not in self._arrays:
             self._faults.append(f"{name} is missing; its shape is {_written(shape)}")
@@ -143,6 +144,8 @@ class Arrays:
         found = value.astype(np.complex128 if value.dtype.kind == "c" else np.float64)
         if not np.isfinite(found).all():
             self._faults.append(f"{name} holds numbers that are not finite")
+        elif least is not None and (found < least).any():
+            self._faults.append(f"{name} holds {found.min():.3g}, and less than {least:g} is not possible there")
         return found
 
     def ignore(self, name: str) -> None:
@@ -155,7 +158,9 @@ class Arrays:
         if faults:
             more = [f"... and {len(faults) - LISTED} more"] if len(faults) > LISTED else []
             raise UserError(
-                f"The file does not fit {self._title}:\n  " + "\n  ".join([*faults[:LISTED], *more]) + "\nEither it is of "
+                f"The file does not fit {self._title}:\n  "
+                + "\n  ".join([*faults[:LISTED], *more])
+                + "\nEither it is of "
                 "another kind of network, or an option is wrong."
             )
 

@@ -19,7 +19,7 @@ class Option:
         meaning: for messages and help.
         read: makes a value of what was given, or raises `ValueError`.
         others: names of it in other codes, each with what its values are called here.
-        values: the values there are, where there are few; the first one is what is assumed.
+        values: the values there are, where there are few.
     """
 
     meaning: str
@@ -62,37 +62,54 @@ def _text(given: Any) -> str:
 
 SAME: Mapping[Any, Any] = {}
 
+
+def _one(read: Callable[[Any], Any], meaning: str, *others: str, values: tuple[Any, ...] = ()) -> Option:
+    """Returns an option whose values are called the same in other codes."""
+    return Option(meaning, read, dict.fromkeys(others, SAME), values)
+
+
+STATE_SIZE = ("P", "ssm_size_base", "d_state", "N", "state_width", "state_dim")
+C_INITS = ("trunc_standard_normal", "lecun_normal", "complex_normal")
+TRANSFORMS = ("exp", "none", "softplus", "relu", "sigmoid")
+
 OPTIONS: dict[str, Option] = {
-    "n_layers": Option("number of blocks", _whole),
-    "d_model": Option("features H", _whole, {"H": SAME}),
-    "state_size": Option("real states P of a layer, or N of a channel", _whole, {"P": SAME, "ssm_size_base": SAME, "d_state": SAME, "N": SAME, "state_width": SAME, "state_dim": SAME}),
-    "stored_states": Option("stored complex states of a layer", _whole),
-    "blocks": Option("HiPPO blocks J, which initial values alone depend on", _whole, {"J": SAME, "block_count": SAME}),
-    "in_dim": Option("channels of an input, or number of token ids", _whole, {"d_input": SAME, "features": SAME}),
-    "n_out": Option("classes", _whole, {"d_output": SAME, "classes": SAME, "n_classes": SAME}),
-    "length": Option("steps of the sequences it was trained on, padding included", _whole, {"L": SAME, "seq_len": SAME, "l_max": SAME}),
-    "tokens": Option("inputs are token ids, not real channels", _yes, {"padded": SAME}, (False, True)),
-    "pairs": Option("two documents are compared", _yes, {"retrieval": SAME}, (False, True)),
-    "C_init": Option("initial values of C, which answers do not depend on", _text, {}, ("trunc_standard_normal", "lecun_normal", "complex_normal")),
-    "activation": Option("the gate behind a layer", _text, {"activation_fn": SAME}, ("half_glu1", "half_glu2", "full_glu", "gelu", "geglu")),
-    "gelu": Option("Flax's formula for gelu, or gelu itself, as in PyTorch", _text, {}, ("tanh", "exact")),
-    "discretisation": Option("how steps are made of a continuous system", _text, {"discretization": SAME, "disc": SAME}, ("zoh", "bilinear", "dss")),
-    "bidirectional": Option("both directions", _yes, {"bidir": SAME}, (False, True)),
-    "conj_sym": Option("one of each conjugate pair is stored", _yes, {}, (True, False)),
-    "clip_eigs": Option("real parts of poles are clipped to at most -1e-4", _yes, {}, (False, True)),
-    "prenorm": Option("normalised before the layer, not behind it", _yes, {}, (True, False)),
+    "n_layers": _one(_whole, "number of blocks"),
+    "d_model": _one(_whole, "features H", "H"),
+    "state_size": _one(_whole, "real states P of a layer, or N of a channel", *STATE_SIZE),
+    "stored_states": _one(_whole, "stored complex states of a layer"),
+    "blocks": _one(_whole, "HiPPO blocks J, which initial values alone depend on", "J", "block_count"),
+    "in_dim": _one(_whole, "channels of an input, or number of token ids", "d_input", "features"),
+    "n_out": _one(_whole, "classes", "d_output", "classes", "n_classes"),
+    "length": _one(_whole, "steps of the sequences it was trained on, padding included", "L", "seq_len", "l_max"),
+    "tokens": _one(_yes, "inputs are token ids, not real channels", "padded", values=(False, True)),
+    "pairs": _one(_yes, "two documents are compared", "retrieval", values=(False, True)),
+    "C_init": _one(_text, "initial values of C, which answers do not depend on", values=C_INITS),
+    "activation": _one(
+        _text,
+        "the gate behind a layer",
+        "activation_fn",
+        values=("half_glu1", "half_glu2", "full_glu", "gelu", "geglu"),
+    ),
+    "gelu": _one(_text, "Flax's formula for gelu, or gelu itself, as in PyTorch", values=("tanh", "exact")),
+    "discretisation": _one(
+        _text, "how steps are made of a continuous system", "discretization", "disc", values=("zoh", "bilinear", "dss")
+    ),
+    "bidirectional": _one(_yes, "both directions", "bidir", values=(False, True)),
+    "conj_sym": _one(_yes, "one of each conjugate pair is stored", values=(True, False)),
+    "clip_eigs": _one(_yes, "real parts of poles are clipped to at most -1e-4", values=(False, True)),
+    "prenorm": _one(_yes, "normalised before the layer, not behind it", values=(True, False)),
     "norm": Option("normalisation", _text, {"batchnorm": {True: "batch", False: "layer"}}, ("batch", "layer")),
-    "layer_eps": Option("added to the variance by layer normalisation", _number, {}, (1e-6, 1e-5)),
-    "bn_momentum": Option("weight of the old statistics, which training alone depends on", _share),
+    "layer_eps": _one(_number, "added to the variance by layer normalisation"),
+    "bn_momentum": _one(_share, "weight of the old statistics, which training alone depends on"),
     "pooling": Option("what is made of all steps", _text, {"mode": {"pool": "mean", "last": "last"}}, ("mean", "last")),
-    "dt_min": Option("least initial step, which answers do not depend on", _number),
-    "dt_max": Option("largest initial step, which answers do not depend on", _number),
-    "dropout": Option("rate, which training alone depends on", _share, {"p_dropout": SAME}),
-    "step_rescale": Option("factor on all steps", _number, {}, (1.0, 2.0, 0.5)),
-    "real_transform": Option("how real parts of poles are stored", _text, {}, ("exp", "none", "softplus", "relu", "sigmoid")),
-    "imag_transform": Option("how imaginary parts of poles are stored", _text, {}, ("none", "exp", "softplus", "relu", "sigmoid")),
-    "dt_transform": Option("how steps are stored", _text, {}, ("exp", "softplus")),
-}  # fmt: skip
+    "dt_min": _one(_number, "least initial step, which answers do not depend on"),
+    "dt_max": _one(_number, "largest initial step, which answers do not depend on"),
+    "dropout": _one(_share, "rate, which training alone depends on", "p_dropout"),
+    "step_rescale": _one(_number, "factor on all steps"),
+    "real_transform": _one(_text, "how real parts of poles are stored", values=TRANSFORMS),
+    "imag_transform": _one(_text, "how imaginary parts of poles are stored", values=TRANSFORMS),
+    "dt_transform": _one(_text, "how steps are stored", values=("exp", "softplus")),
+}
 
 DATASETS = {"imdb-classification": True, "listops-classification": True, "aan-classification": True}
 """Upstream's data sets of token ids; the others are real channels."""
@@ -150,7 +167,7 @@ def _value(key: str, name: str, value: Any, words: Mapping[Any, Any]) -> Any:
         found = option.read(value)
     except (TypeError, ValueError, OverflowError) as error:
         said = str(error) if isinstance(error, ValueError) and error.args and "one of" in str(error) else ""
-        wanted = said or f"{_wanted(option)}"
+        wanted = said or _wanted(option)
         raise UserError(f"{key}={value!r} ({option.meaning}): give {wanted}.") from error
     if option.read is _text and option.values and found not in option.values:
         raise unknown(f"value for {key}", found, [str(one) for one in option.values])
@@ -158,8 +175,11 @@ def _value(key: str, name: str, value: Any, words: Mapping[Any, Any]) -> Any:
 
 
 def _wanted(option: Option) -> str:
-    kinds = {_whole: "a whole number of at least 1", _number: "a positive number", _share: "a number from 0 to 1"}
-    return kinds.get(option.read, "true or false" if option.read is _yes else f"one of {', '.join(option.values)}")
+    kinds: dict[Any, str] = {
+        **{_whole: "a whole number of at least 1", _number: "a positive number", _share: "a number from 0 to 1"},
+    }
+    usual = "true or false" if option.read is _yes else f"one of {', '.join(map(str, option.values))}"
+    return kinds.get(option.read, usual)
 
 
 def is_line(text: str) -> bool:

@@ -31,7 +31,9 @@ def encoder_of(found: Arrays, choice: Choice, root: str) -> tuple[dict[str, np.n
     shape = found.shape(f"{root}encoder.weight")
     if len(shape) != 2 or 0 in shape:
         raise UserError(f"{root}encoder.weight has shape {shape}: two axes are expected, features and inputs.")
-    tokens = choice.found("tokens", f"{root}encoder.bias" not in found, "the encoder, an embedding where it has no bias,")
+    tokens = choice.found(
+        "tokens", f"{root}encoder.bias" not in found, "the encoder, an embedding where it has no bias,"
+    )
     if tokens:
         ids, h = shape
         encoder = {"kernel": found.take(f"{root}encoder.weight", ids, h), "bias": np.zeros(h)}
@@ -48,4 +50,4 @@ def norm_of(found: Arrays, at: str, h: int) -> tuple[dict[str, np.ndarray], dict
     if f"{at}running_mean" not in found:
         return norm, {}
     found.ignore(f"{at}num_batches_tracked")
-    return norm, {"mean": found.take(f"{at}running_mean", h), "var": found.take(f"{at}running_var", h)}
+    return norm, {"mean": found.take(f"{at}running_mean", h), "var": found.take(f"{at}running_var", h, least=0)}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from flax.serialization import msgpack_restore
 
-from s5c.upstream.files import Unreadable, flattened, head
+from s5c.upstream.files import UnreadableError, flattened, head
 
 TITLE = "a msgpack file of Flax"
 
@@ -24,12 +24,12 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """Returns the arrays of a file by name.
 
     Raises:
-        Unreadable: it is cut short, or holds something else.
+        UnreadableError: it is cut short, or holds something else.
     """
     try:
         found = msgpack_restore(path.read_bytes())
     except (OSError, MemoryError):
         raise
     except Exception as error:  # whatever bytes that are none of Flax's come to
-        raise Unreadable(path, TITLE, error) from error
+        raise UnreadableError(path, TITLE, error) from error
     return flattened(found, path, TITLE)

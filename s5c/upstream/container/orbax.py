@@ -11,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from s5c.errors import UserError
-from s5c.upstream.files import Unreadable, flattened
+from s5c.upstream.files import UnreadableError, flattened
 
 TITLE = "an Orbax folder"
 
@@ -40,7 +40,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """Returns the arrays of a folder by name, of several steps those of the latest.
 
     Raises:
-        Unreadable: a file is damaged or gone.
+        UnreadableError: a file is damaged or gone.
         UserError: a step holds several trees.
     """
     folder = _found(path)
@@ -58,5 +58,5 @@ def read(path: Path) -> dict[str, np.ndarray]:
     except (MemoryError, PermissionError):
         raise
     except Exception as error:  # any failure inside of Orbax and TensorStore is damage
-        raise Unreadable(folder, TITLE, error) from error
+        raise UnreadableError(folder, TITLE, error) from error
     return flattened(found, folder, TITLE)

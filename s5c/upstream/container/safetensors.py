@@ -8,7 +8,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from s5c.upstream.files import Unreadable, head
+from s5c.upstream.files import UnreadableError, head
 
 TITLE = "a safetensors file"
 
@@ -22,9 +22,9 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """Returns the arrays of a file by name.
 
     Raises:
-        Unreadable: it is cut short, or its header does not fit its data.
+        UnreadableError: it is cut short, or its header does not fit its data.
     """
     try:
         return dict(load_file(path))
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise Unreadable(path, TITLE, error) from error
+        raise UnreadableError(path, TITLE, error) from error

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from s5c.data.source.pickled import DAMAGE, OPERATIONS, check
-from s5c.upstream.files import Unreadable, head
+from s5c.upstream.files import UnreadableError, head
 
 TITLE = "a PyTorch file"
 
@@ -90,34 +90,39 @@ ALLOWED: dict[tuple[str, str], Any] = {
 
 
 def holds(path: Path) -> bool:
-    """Returns whether a file is a zip archive, or one of the pickles of versions before 1.6."""
-    return path.is_file() and head(path, 4) in (b"PK\x03\x04", b"\x80\x02\x8a\x0a")
+    """Returns whether a file is a zip archive, or a pickle, which versions before 1.6 wrote, and others write."""
+    start = head(path, 4) if path.is_file() else b""
+    return start == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5"))
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
     """Returns the tensors of a file by name; a dictionary inside of the dictionary is another part of the names.
 
     Raises:
-        Unreadable: it is damaged, names anything but tensors, or is of a version before 1.6.
+        UnreadableError: it is damaged, names anything but tensors, or is of a version before 1.6.
     """
     if head(path, 2) != b"PK":
-        raise Unreadable(path, TITLE, "it is of the form before version 1.6; save it again with a newer one")
+        raise UnreadableError(
+            path,
+            TITLE,
+            "it is a bare pickle, a program that is not run; save it again with torch.save of version 1.6 on",
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             return _read(archive)
-    except Unreadable:
+    except UnreadableError:
         raise
     except (*DAMAGE, zipfile.BadZipFile, zlib.error, OSError, NotImplementedError) as error:
-        raise Unreadable(path, TITLE, error) from error
+        raise UnreadableError(path, TITLE, error) from error
 
 
 def _read(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
-    if any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()):
-        raise ValueError("its parts are compressed, as those of torch.save are not")
     sizes = {one.filename: one.file_size for one in archive.infolist()}
     pickles = [name for name in sizes if name.endswith("/data.pkl") or name == "data.pkl"]
     if len(pickles) != 1:
         raise ValueError("there is no data.pkl in it")
+    if any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()):
+        raise ValueError("its parts are compressed, as those of torch.save are not")
     if sizes[pickles[0]] > LARGEST_PICKLE:
         raise ValueError("its data.pkl is too large to describe tensors")
     root = pickles[0].removesuffix("data.pkl")

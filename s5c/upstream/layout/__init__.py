@@ -3,6 +3,7 @@
 A layout's module has
 
     TITLE                    whose networks these are
+    FAMILIES                 the families of s5c that they are of
     OPTIONS                  the options that it understands, of `s5c.upstream.options`
     fits(arrays)             whether names are of this layout; shapes are not looked at
     convert(arrays, given)   the network (`s5c.upstream.network.Converted`); raises `UserError` naming what does not fit
@@ -12,4 +13,4 @@ from s5c.lookup import extended
 
 __path__ = extended(__path__, __name__)
 
-SURFACE = ("TITLE", "OPTIONS", "fits", "convert")
+SURFACE = ("TITLE", "FAMILIES", "OPTIONS", "fits", "convert")

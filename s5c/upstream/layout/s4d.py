@@ -11,7 +11,8 @@
     decoder.{weight, bias}                             (classes, h), (classes,)
 
 The names of the lists may be others, and may stand behind a common beginning. gelu is exact and 1e-5 is added to
-variances, as in PyTorch. Poles of the block are -f(A_real) - i g(A_imag), of the minimal S4D -exp(log_A_real) + i A_imag.
+variances, as in PyTorch. Poles of the block are -f(A_real) - i g(A_imag), those of the minimal S4D
+-exp(log_A_real) + i A_imag.
 
 The backward kernel of a bidirectional block starts looking ahead at the next step, that of a layer here at the current
 one: with C / a in the place of C it is the same but for the current step, which the feedthrough takes back,
@@ -22,7 +23,7 @@ one: with C / a in the place of C it is the same but for the current step, which
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,16 +36,28 @@ from s5c.upstream.network import Arrays, Choice, Converted, complexes, pairs, si
 from s5c.upstream.torch_names import encoder_of, linear, norm_of, shared_root
 
 TITLE = "S4D and DSS networks of state-spaces/s4"
+FAMILIES = ("s4d", "dss")
 
 OPTIONS = (
-    *("n_layers", "d_model", "state_size", "stored_states", "in_dim", "n_out", "length", "tokens", "activation", "gelu"),
+    *(
+        "n_layers",
+        "d_model",
+        "state_size",
+        "stored_states",
+        "in_dim",
+        "n_out",
+        "length",
+        "tokens",
+        "activation",
+        "gelu",
+    ),
     *("discretisation", "bidirectional", "prenorm", "norm", "layer_eps", "pooling", "dt_min", "dt_max", "dropout"),
     *("step_rescale", "real_transform", "imag_transform", "dt_transform", "bn_momentum", "clip_eigs"),
 )
 
 LAYER = re.compile(r"^(?P<list>.*?)(?P<number>\d+)\.(?P<inside>(?:layer\.)?)kernel\.(?P<pole>log_A_real|A_real)$")
 
-TRANSFORMS = {
+TRANSFORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "exp": np.exp,
     "none": lambda x: x,
     "softplus": lambda x: np.logaddexp(0, x),
@@ -71,7 +84,9 @@ def convert(arrays: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> Conve
     matches = [m for name in arrays if (m := LAYER.match(name))]
     lists = {m["list"] for m in matches}
     if len(lists) > 1:
-        raise UserError(f"The file has several lists of layers, {', '.join(sorted(lists))}: give the weights of one network.")
+        raise UserError(
+            f"The file has several lists of layers, {', '.join(sorted(lists))}: give the weights of one network."
+        )
     numbers = sorted(int(m["number"]) for m in matches)
     if numbers != list(range(len(numbers))):
         raise UserError(f"The file has the layers {', '.join(map(str, numbers))}: one is missing, or there twice.")
@@ -148,15 +163,17 @@ def _block(found: Arrays, choice: Choice, at: str, h: int, *, softmax: bool) -> 
     with np.errstate(all="ignore"):  # what is no number is named below
         decay = TRANSFORMS[real](found.take(f"{kernel}A_real", systems, p))
         frequency = TRANSFORMS[imaginary](found.take(f"{kernel}A_imag", systems, p))
-        steps = TRANSFORMS[choice.taken("dt_transform", "exp", ("softplus",))](found.take(f"{kernel}inv_dt", h, 1))[:, 0]
+        steps = TRANSFORMS[choice.taken("dt_transform", "exp", ("softplus",))](found.take(f"{kernel}inv_dt", h, 1))[
+            :, 0
+        ]
     Lambda = shared(-decay - 1j * frequency)
     B = shared(complexes(found.take(f"{kernel}B", 1, systems, p, 2)[0]))
     C = complexes(found.take(f"{kernel}C", directions, h, p, 2)) * B
     D = found.take(f"{at}layer.D", 1, h)[0]
     if (steps <= 0).any() or (not softmax and (Lambda.real > 0).any()):
         raise UserError(
-            f"With real_transform={real} and dt_transform={choice.given.get('dt_transform', 'exp')} layer {at[:-1]} has "
-            "steps or decay rates that are not positive: its transforms are others."
+            f"With real_transform={real} and dt_transform={choice.given.get('dt_transform', 'exp')} layer {at[:-1]} "
+            "has steps or decay rates that are not positive: its transforms are others."
         )
     outputs = {"C": pairs(C[0])}
     if both:
@@ -180,8 +197,8 @@ def _from_the_current_step(
     shifted = C / a
     if not np.isfinite(shifted).all() or np.abs(shifted).max() > 1e6 * max(np.abs(C).max(), 1e-30):
         raise UserError(
-            "A backward kernel decays within a step: what it sees of the next step cannot be written as what it sees from "
-            "the current step on, which is what a bidirectional layer of s5c does."
+            "A backward kernel decays within a step: what it sees of the next step cannot be written as what it sees "
+            "from the current step on, which is what a bidirectional layer of s5c does."
         )
     return shifted, D - 2 * (shifted * b).real.sum(axis=1)
 
@@ -226,5 +243,7 @@ def _config(choice: Choice, h: int, dims: list[int], norm: str, *, minimal: bool
             state_size=stored, variant="softmax", shared_poles=False, length=choice.given.get("length"), **shared
         )
     others = ("bilinear",) if choice.read.get("bidirectional") else ("bilinear", "dss")
-    rule = choice.found("discretisation", "zoh", "the names") if minimal else choice.taken("discretisation", "zoh", others)
+    rule = (
+        choice.found("discretisation", "zoh", "the names") if minimal else choice.taken("discretisation", "zoh", others)
+    )
     return s4d.Config(state_size=2 * stored, discretisation=rule, init="lin", **shared)

@@ -28,6 +28,7 @@ from s5c.upstream.network import Arrays, Choice, Converted, single
 from s5c.upstream.options import OPTIONS as KNOWN
 
 TITLE = "S5 networks (lindermanlab/S5, LAST, AIRE-Prune)"
+FAMILIES = ("s5",)
 
 OPTIONS = (
     *("n_layers", "d_model", "state_size", "stored_states", "blocks", "in_dim", "n_out", "length", "tokens", "pairs"),
@@ -83,7 +84,9 @@ def convert(arrays: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> Conve
         encoder[f"layers_{i}"] = block
         if batch:
             place = f"batch_stats/encoder/layers_{i}/norm"
-            stats[f"layers_{i}"] = {"norm": {key: found.take(f"{place}/{key}", h) for key in ("mean", "var")}}
+            stats[f"layers_{i}"] = {
+                "norm": {"mean": found.take(f"{place}/mean", h), "var": found.take(f"{place}/var", h, least=0)}
+            }
     paired = choice.found("pairs", "params/decoder/layer1/kernel" in found, "the shapes of the decoder")
     if paired:
         classes = _sizes(found, "params/decoder/layer2/kernel", 2)[1]
@@ -125,7 +128,9 @@ def _dense(found: Arrays, at: str, inputs: int, outputs: int) -> dict[str, np.nd
 
 def _outs(own: Mapping[str, np.ndarray], layers: int) -> tuple[str, ...]:
     """Returns the dense layers of the gates, those that any block has: one that lacks them is a fault."""
-    every = {name for i in range(layers) for name in ("out1", "out2") if f"params/encoder/layers_{i}/{name}/kernel" in own}
+    every = {
+        name for i in range(layers) for name in ("out1", "out2") if f"params/encoder/layers_{i}/{name}/kernel" in own
+    }
     return tuple(sorted(every))
 
 
@@ -175,8 +180,8 @@ def _conjugates(choice: Choice, stored: int, sequences: list[dict[str, np.ndarra
 def _tokens(choice: Choice, features: int, paired: bool) -> bool:
     if "tokens" not in choice.given and not paired and features > FEW_CHANNELS:
         raise UserError(
-            f"The file does not say whether an input of {features} numbers a step is a token id of {features} or so many "
-            f"real channels ({KNOWN['tokens'].meaning}): give tokens=true or tokens=false, upstream's padded."
+            f"The file does not say whether an input of {features} numbers a step is a token id of {features} or so "
+            f"many real channels ({KNOWN['tokens'].meaning}): give tokens=true or tokens=false, upstream's padded."
         )
     return bool(choice.taken("tokens", paired))
 
@@ -195,7 +200,7 @@ def _config(choice: Choice, layers: int, h: int, stored: int, outs: tuple[str, .
     if len(possible) == 1:
         activation = choice.found("activation", possible[0], "the blocks")
     else:
-        activation = choice.taken("activation", *possible[:1], possible[1:])
+        activation = choice.taken("activation", possible[0], possible[1:])
     blocks = choice.given.get("blocks", 1)
     return Config(
         n_layers=layers,

@@ -1,7 +1,8 @@
 """Networks of s5-pytorch's blocks between two linear maps: PyTorch state dicts.
 
     encoder.{weight, bias}                          (h, in), (h,); without a bias, an embedding (ids, h)
-    blocks.i.s5.seq.{Lambda, B, C, D, log_step}     (p,) complex, (p, h, 2), (h, p) or (h, 2p) complex, (h,), (p,) or (p, 1)
+    blocks.i.s5.seq.{Lambda, B, C}                  (p,) complex, (p, h, 2), (h, p) or (h, 2p) complex
+    blocks.i.s5.seq.{D, log_step}                   (h,), (p,) or (p, 1)
     blocks.i.{attn_norm, ff_norm}.{weight, bias}    (h,)
     blocks.i.{ff_enc, ff_dec}.weight                (2m, h), (h, m): values, then gates
     decoder.{weight, bias}                          (classes, h), (classes,)
@@ -26,11 +27,13 @@ import numpy as np
 from s5c.errors import UserError
 from s5c.model.family.s5 import Config
 from s5c.model.inputs import InputSpec
+from s5c.model.parameters import from_pairs
 from s5c.ssm.system import DiagonalSSM
 from s5c.upstream.network import Arrays, Choice, Converted, pairs, single
 from s5c.upstream.torch_names import encoder_of, linear, shared_root
 
 TITLE = "networks of s5-pytorch"
+FAMILIES = ("s5",)
 
 OPTIONS = (
     *("n_layers", "d_model", "state_size", "stored_states", "blocks", "in_dim", "n_out", "length", "tokens", "gelu"),
@@ -62,8 +65,9 @@ def convert(arrays: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> Conve
     numbers = sorted(int(m["number"]) for m in matches)
     if len(lists) != 1 or numbers != list(range(len(numbers))) or not _framed(arrays, shared_root(next(iter(lists)))):
         raise UserError(
-            "The file holds layers of s5-pytorch and no network around them: a list of S5Block between linear maps called "
-            "encoder and decoder is one. s5c.load_systems(FILE) returns the systems of the layers, for s5c.reduce_system."
+            "The file holds layers of s5-pytorch and no network around them: a list of S5Block between linear maps "
+            "called encoder and decoder is one. s5c.load_systems(FILE) returns the systems of the layers, for "
+            "s5c.reduce_system."
         )
     layers, root = lists.pop(), shared_root(matches[0]["list"])
     found, choice = Arrays(arrays, TITLE), Choice(given, OPTIONS, TITLE)
@@ -92,9 +96,7 @@ def convert(arrays: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> Conve
     )  # fmt: skip
     params = {"encoder": {"encoder": encoder, **blocks}, "decoder": decoder}
     spec = InputSpec(inputs, classes, bool(choice.read["tokens"]))
-    return Converted(
-        {"params": single(params)}, config, spec, tuple(dims), choice.read, choice.assumed, choice.open
-    )
+    return Converted({"params": single(params)}, config, spec, tuple(dims), choice.read, choice.assumed, choice.open)
 
 
 def systems(arrays: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> dict[str, DiagonalSSM]:
@@ -112,17 +114,17 @@ def systems(arrays: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> dict[
         h = (found.shape(f"{at}seq.D") or (0,))[0]
         seq, _ = _layer(found, choice, at, h)
         found.done()
+        both = "C2" in seq
         with jax.enable_x64(True):
             params = {name: jnp.asarray(value, jnp.float64) for name, value in seq.items()}
-            both = "C2" in params
             made[at.rstrip(".") or "layer"] = DiagonalSSM(
-                jax.lax.complex(params["Lambda_re"], params["Lambda_im"]),
-                jax.lax.complex(params["B"][..., 0], params["B"][..., 1]),
-                *(jax.lax.complex(params[n][..., 0], params[n][..., 1]) for n in (("C1",) if both else ("C",))),
-                params["D"],
-                jnp.exp(params["log_step"][:, 0]) * given.get("step_rescale", 1.0),
-                jax.lax.complex(params["C2"][..., 0], params["C2"][..., 1]) if both else None,
-                given.get("discretisation", "zoh"),
+                Lambda=jax.lax.complex(params["Lambda_re"], params["Lambda_im"]),
+                B=from_pairs(params["B"]),
+                C=from_pairs(params["C1" if both else "C"]),
+                D=params["D"],
+                Delta=jnp.exp(params["log_step"][:, 0]) * given.get("step_rescale", 1.0),
+                C_backward=from_pairs(params["C2"]) if both else None,
+                discretisation=given.get("discretisation", "zoh"),
             )
     return made
 
