@@ -2,7 +2,7 @@
 
 From Python: `load`, `reduce`, `compare`, `save` (`s5c.api`), and of one system `hankel_singular_values`,
 `reduce_system`, `frequency_response`, `impulse_response`, `dc_gain`, `h2_norm`, `hinf_norm`; `method_names` and its
-like say what there is, `from_published` takes weights of the published S5 code. They are imported when first used.
+like say what there is, `load_systems` takes the layers of other code. They are imported when first used.
 """
 
 import importlib as _importlib
@@ -20,7 +20,8 @@ _PUBLIC = {
     **dict.fromkeys(("frequency_response", "impulse_response", "dc_gain"), "s5c.reduction.analysis"),
     **dict.fromkeys(("h2_norm", "hinf_norm"), "s5c.reduction.analysis"),
     **dict.fromkeys(("method_names", "allocation_names", "refit_names"), "s5c.reduction.contract"),
-    "from_published": "s5c.model.convert",
+    "from_published": "s5c.model.published",
+    "load_systems": "s5c.pipeline.conversion",
     "DiagonalSSM": "s5c.ssm.system",
     "UserError": "s5c.errors",
 }

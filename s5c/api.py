@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from s5c import axes, presets
@@ -29,23 +28,36 @@ from s5c.data.base import Dataset, Split, Splits
 from s5c.errors import UserError, unknown
 from s5c.evaluation import cost
 from s5c.evaluation.metrics import Said, check_answers, predict
-from s5c.given import TRAINED, array, as_split, by_step, native, padded_alike, padded_batches, padding_of, whole
+from s5c.given import (
+    TRAINED,
+    array,
+    as_split,
+    by_step,
+    check_finite,
+    native,
+    padded_alike,
+    padded_batches,
+    padding_of,
+    whole,
+)
 from s5c.locations import given_path
 from s5c.metric import ACCURACY, REGRESSION
 from s5c.model import surgery
 from s5c.model.classifier import Classifier, InputSpec
 from s5c.model.config import from_dict
-from s5c.pipeline import portable, zoo
+from s5c.pipeline import conversion, portable, zoo
 from s5c.pipeline.network import ReducedNetwork
 from s5c.pipeline.row import reduced_facts
 from s5c.pipeline.search import Memory, Search, largest_ratio, reductions
 from s5c.pipeline.stage import train
 from s5c.pipeline.targets import check
 from s5c.pipeline.trained import TrainedModel, batches
+from s5c.pipeline.untasked import NAME
 from s5c.scored import Evaluation, Regression, scored
 from s5c.ssm.system import DiagonalSSM
 from s5c.training.checkpoint import Checkpoint
 from s5c.training.checkpoint import load as load_checkpoint
+from s5c.training.facts import checked
 
 BATCH = 64
 CHECKPOINTS = ("best", "latest")
@@ -152,7 +164,7 @@ class Model:
         lines = [
             f"{self.name}: {config.family} of {config.n_layers} layers, {config.d_model} features, "
             f"{'both directions' if getattr(config, 'bidirectional', False) else 'one direction'}, norm {config.norm}",
-            f"  trained on   {facts['task']['name']} [source={facts['source']}]",
+            f"  trained on   {(facts['task'] or {'name': 'no task of s5c'})['name']} [source={facts['source']}]",
             f"  states       {self.states:,} ({' + '.join(map(str, self.orders))})",
             f"  parameters   {self.parameters:,}, {stored.safetensors:,} bytes as safetensors",
         ]
@@ -184,17 +196,33 @@ class Model:
         return as_split(self.network.spec, x, lengths, y)
 
 
-def load(source: str | Path, *, weights: str = "best") -> Model:
-    """Returns a network.
+def load(
+    source: str | Path,
+    *,
+    weights: str = "best",
+    recipe: Any = None,
+    check: str | Path | None = None,
+    **options: Any,
+) -> Model:
+    """Returns a network, of s5c or of other code (`python -m s5c.convert --help` says of which).
 
     Args:
-        source: `zoo:NAME`, the folder of a training or of a reduced model, or a folder that `save` wrote.
+        source: `zoo:NAME`, the folder of a training or of a reduced model, or a folder that `save` or `s5c.convert`
+            wrote; or a file, or an Orbax folder, of other code.
         weights: best | latest, of a training.
+        recipe: of a file of other code, what it does not say itself: a name in conf/experiment, a yaml file of options,
+            a mapping of them, or upstream's argument line.
+        check: `.npz` with `inputs`, `lengths` if some are padded, and `log_probs` of the original network; without,
+            nobody knows whether what is assumed is right.
+        options: single options of a file of other code, over those of the recipe: `activation="half_glu2"`.
 
     Raises:
-        UserError: there is no intact network.
+        UserError: there is no intact network, an option does not fit it, or the answers differ.
     """
     path, text = given_path(source, "source="), str(source)
+    if recipe is not None or check is not None or options or conversion.is_foreign(path):
+        answers = None if check is None else given_path(check, "check=")
+        return _model(path.stem, conversion.loaded(path, recipe, options, answers))
     if weights not in CHECKPOINTS:
         raise unknown("checkpoint", weights, CHECKPOINTS)
     if text.startswith(zoo.PREFIX):
@@ -220,8 +248,7 @@ def save(model: Model, folder: str | Path) -> Path:
     """
     _check_models([model], "s5c.save")
     path = given_path(folder, "folder=").absolute()
-    if path.exists() and not (path.is_dir() and (portable.is_portable(path) or not any(path.iterdir()))):
-        raise UserError(f"{path} holds something else than a network saved by s5c: give another folder.")
+    portable.check_free(path)
     of_storage = ("schema", "checksum", "empty_arrays", "data_dir")
     facts = {key: value for key, value in model.facts.items() if key not in of_storage}
     if model.evaluated is not None:
@@ -265,7 +292,7 @@ def reduce(
         UserError: unknown preset or key, a value out of range, a setting that would change nothing, or missing data.
     """
     _check_models([model], "s5c.reduce")
-    _check_numbers(model)
+    check_finite(model.name, model.weights)
     usual = presets.read(preset)
     if idle := [key for key in OF_COMMANDS if key in options]:
         raise UserError(
@@ -293,7 +320,14 @@ def reduce(
     trained = _with_data(model, data, lengths, validation, length)
     if job.of(Search).max_drop is not None and validation is None:
         raise UserError("max_drop= is measured on labelled sequences: give validation=(x, y), not the test data.")
-    check(job, model.network.config, model.network.state_dims, trained.splits, lambda: model.weights["params"])
+    check(
+        job,
+        model.network.config,
+        model.network.state_dims,
+        trained.splits,
+        lambda: model.weights["params"],
+        model.network.spec,
+    )
     with tempfile.TemporaryDirectory() as place:
         targets = job.targets
         if job.of(Search).max_drop is not None:
@@ -327,7 +361,7 @@ def compare(models: Sequence[Model]) -> Comparison:
 
 
 def _model(name: str, found: Checkpoint) -> Model:
-    facts = found.metadata
+    facts = checked(found.metadata)
     config = from_dict(facts["model"])
     network = Classifier(config, InputSpec(*facts["input_spec"]), config.check_state_dims(facts["state_dims"]))
     return Model(name, network, found.weights, facts)
@@ -359,7 +393,8 @@ def _with_data(
             raise UserError("validation= takes two things, sequences and their classes: validation=(x, y).")
         selection = padded_alike(as_split(spec, validation[0], None, validation[1]), padding, pairs=spec.pairs)
     dataset = Dataset(
-        str(model.facts["task"]["name"]), "arrays given in Python", train, selection, spec.features, spec.classes,
+        str((model.facts["task"] or {"name": NAME})["name"]), "arrays given in Python",
+        train, selection, spec.features, spec.classes,
         tokens=spec.tokens, pairs=spec.pairs, step_rescale=model.facts["step_rescale"], steps=steps,
         targets=spec.targets, scale=spec.scale, metric=model.facts.get("metric", ACCURACY.name),
     )  # fmt: skip
@@ -371,16 +406,6 @@ def _with_data(
 def _validated(trained: TrainedModel, network: Classifier, weights: Mapping[str, Any]) -> float | None:
     split = batches(trained.splits.selection, BATCH)()
     return predict(network, weights, split, step_rescale=trained.step_rescale).metrics[trained.metric.name]
-
-
-def _check_numbers(model: Model) -> None:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(model.weights):
-        if not np.isfinite(leaf).all():
-            place = "/".join(str(key.key) for key in path)
-            raise UserError(
-                f"{model.name}: {place} holds numbers that are not finite, and no answer of such a network means "
-                "anything. Load an intact checkpoint."
-            )
 
 
 def _check_models(models: Sequence[Any], function: str) -> None:

@@ -42,6 +42,8 @@ from s5c.reduction import method as methods
 from s5c.reduction import refit as refits
 from s5c.ssm import backend as backends
 from s5c.training.interrupt import GOES_ON, STATUS, Interrupted, signals_interrupt
+from s5c.upstream import container as containers
+from s5c.upstream import layout as layouts
 
 errors = Console(stderr=True, highlight=False, emoji=False)
 
@@ -60,7 +62,7 @@ EXPERIMENT = "experiment"
 """The one group of which nothing may be chosen: the defaults stand without it."""
 PRESETS_OF = {"reduction": methods, "task": tasks, "model": families}
 """Groups whose presets configure a file that is found by its name."""
-KINDS = (*PRESETS_OF.values(), allocations, refits, backends, stages)
+KINDS = (*PRESETS_OF.values(), allocations, refits, backends, stages, containers, layouts)
 HERE = "."
 """What conf/base.yaml tells Hydra to use as output folder: s5c makes run folders itself, of accepted commands only."""
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from s5c.data.base import Split
@@ -17,6 +18,7 @@ from s5c.errors import UserError
 from s5c.evaluation.metrics import Said, Values
 from s5c.model.classifier import InputSpec
 from s5c.model.config import ModelConfig
+from s5c.types import Params
 
 log = logging.getLogger(__name__)
 
@@ -263,3 +265,19 @@ def padded_alike(split: Split, padding: Padding | None, *, pairs: bool) -> Split
 def _lengths(split: Split, steps: int, pairs: bool) -> np.ndarray:
     """Returns the valid steps of every sequence."""
     return np.full((len(split), *[2] * pairs), steps, np.int32) if split.lengths is None else split.lengths
+
+
+def check_finite(name: str, weights: Params) -> None:
+    """Raises `UserError` where weights are not finite.
+
+    Args:
+        name: of the network.
+        weights: `{"params": ..., "batch_stats": ...}`.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
+        if not np.isfinite(leaf).all():
+            place = "/".join(str(key.key) for key in path)
+            raise UserError(
+                f"{name}: {place} holds numbers that are not finite, and no answer of such a network means anything. "
+                "Load an intact checkpoint."
+            )

@@ -27,6 +27,7 @@ from s5c.pipeline import shelf
 COMMANDS = {
     "train": "train a model, or reuse it, and reduce it",
     "reduce": "compress a trained model",
+    "convert": "a network of other code into a checkpoint",
     "evaluate": "accuracy, size and speed of a trained model",
     "predict": "what a trained model says about sequences in a file",
     "report": "tables, figures and a page from runs",
@@ -34,7 +35,7 @@ COMMANDS = {
     "bench": "time s5c against the published formulation",
     "studies": "the queue of published trainings and comparisons",
 }
-COMPOSED = ("train", "reduce", "evaluate", "predict", "report", "data")
+COMPOSED = ("train", "reduce", "convert", "evaluate", "predict", "report", "data")
 """Commands that Hydra composes a configuration for."""
 HELP = ("--help", "-h")
 EXPERIMENT = "experiment"

@@ -21,6 +21,7 @@ from s5c.keys import EvaluationKeys, WandbKeys
 from s5c.pipeline.job import finish, folder_of, start
 from s5c.pipeline.question import ask, of_checkpoint
 from s5c.pipeline.restored import restore
+from s5c.pipeline.stage.train import check_recipe
 from s5c.pipeline.targets import check
 from s5c.presets import chosen
 
@@ -29,13 +30,14 @@ def main(config: DictConfig) -> float:
     """Runs one job; returns the selection accuracy of the last row."""
     programs.keep()
     values = settings.plain(config)
-    settings.check_keys(values, ("checkpoint", "task", "reduction", "evaluation", "wandb"))
+    settings.check_keys(values, ("checkpoint", "task", "recipe", "reduction", "evaluation", "wandb"))
     reduction = settings.reduction_job(values["reduction"], chosen(config))
     evaluation = settings.build(EvaluationKeys, values["evaluation"], "evaluation")
     wandb = settings.build(WandbKeys, values["wandb"], "wandb")
     trained = restore(values, which=reduction.keys.weights)
     model = trained.model
-    check(reduction, model.config, model.state_dims, trained.splits, lambda: trained.weights["params"])
+    check(reduction, model.config, model.state_dims, trained.splits, lambda: trained.weights["params"], model.spec)
+    check_recipe(reduction, trained.metadata)
     start(config, values, wandb)
     question = ask(str(values["name"]), of_checkpoint(trained), reduction, evaluation)
     with folder_of(question, config, values, checkpoint=trained) as folder:

@@ -41,6 +41,7 @@ def main(config: DictConfig) -> float:
         dims,
         ready.splits,
         partial(shapes, Classifier(job.model, input_spec(ready.dataset), dims)),
+        input_spec(ready.dataset),
     )
     question = ask(str(values["name"]), of_training(ready, reduction.keys.weights), reduction, evaluation)
     with folder_of(question, config, values) as folder:

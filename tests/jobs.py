@@ -32,7 +32,7 @@ TINY = (
     *("train.epochs=2", "train.batch_size=250"),  # 2 epochs of 5 steps
     *QUICK,
 )
-BASE = {"train": TINY, "reduce": QUICK, "evaluate": QUICK, "predict": (), "report": ()}
+BASE = {"train": TINY, "reduce": QUICK, "evaluate": QUICK, "predict": (), "report": (), "convert": ()}
 """What every command of the tests has in common, by entry point; later arguments override it."""
 
 

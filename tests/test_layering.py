@@ -29,9 +29,10 @@ BELOW: dict[str, set[str]] = {
 }
 BELOW["reduction"] = BELOW["ssm"] | {"ssm"}
 BELOW["model"] = BELOW["reduction"] | {"reduction"}
+BELOW["upstream"] = BELOW["model"] | {"model", "data"}
 BELOW["training"] = BELOW["model"] | {"model", "data", "tracking", "locations", "atomic"}
 BELOW["evaluation"] = BELOW["training"] | {"training"}
-BELOW[ENTRY_POINTS] = BELOW["evaluation"] | {"evaluation", "report", "checksums"}
+BELOW[ENTRY_POINTS] = BELOW["evaluation"] | {"evaluation", "report", "checksums", "upstream"}
 WITHOUT_FLAX = {"ssm", "reduction", "evaluation", "report"}  # flax.struct, which only declares pytrees, is allowed
 CONFIGURATION = {"hydra", "omegaconf"}
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "misc", "common"}

@@ -16,8 +16,8 @@ import pytest
 
 from s5c.model import surgery
 from s5c.model.classifier import Classifier, InputSpec
-from s5c.model.convert import from_published
 from s5c.model.family.s5 import Config
+from s5c.model.published import from_published
 from s5c.reduction.contract import load_allocation, load_method
 from s5c.reduction.layer import Layer
 from s5c.reduction.stage import Ranking, rank

@@ -136,6 +136,8 @@ def on_a_release(words: list[str], folder: Path) -> None:
     arguments = [word.replace("PATH", str(folder)) for word in (*words[2:], f"task.cache_dir={folder / 'cache'}")]
     done = subprocess.run([sys.executable, "-m", *arguments], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0 and "LRA listops" in done.stdout, done.stderr
+
+
 def on_own_sequences(words: list[str], folder: Path) -> None:
     """Runs a command on sequences of its own, as a process, away from what the other commands leave."""
     place = folder / ("numbers" if "task.answers=values" in words else "own")

@@ -80,7 +80,7 @@ def size(model: Classifier, params: Params, length: int) -> Size:
     config, spec, h = model.config, model.spec, model.config.d_model
     family = load_family(config.family)
     counted = parameters(params, config)
-    gates = {"gelu": 0, "half_glu1": 1, "half_glu2": 1, "full_glu": 2, "lqo": 2}[config.activation]
+    gates = {"gelu": 0, "half_glu1": 1, "half_glu2": 1, "full_glu": 2, "lqo": 2, "geglu": 3}[config.activation]
     per_step = 0 if spec.tokens else spec.features * h
     per_step += sum(family.macs_per_step(config, p) + gates * h * h for p in model.state_dims)
     sequences, pair_head = (2, 4 * h * h) if spec.pairs else (1, 0)

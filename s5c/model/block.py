@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -29,6 +31,12 @@ class Block(nn.Module):
         full_glu    Drop((W1 g + b1) * sigmoid(W2 g + b2))
         lqo         Drop(y + (W1 y) * (W2 y))    a quadratic output of rank one per feature, with no other nonlinearity
 
+    geglu is the whole block of s5-pytorch, whose skips start behind its norms, with f = ff_norm(norm(x) + g):
+
+        geglu       Drop(f + W_dec (v * gelu(w))),    [v, w] = W_enc f
+
+    gelu is `config.gelu`: Flax's formula with the hyperbolic tangent, as in the published S5, or exact, as in PyTorch.
+
     Batch normalisation takes its statistics over batch and time, padding included, as the published code does. Where
     valid steps are told apart, the statistics are theirs, and the sequence layer reads zeros at all others: a state at
     rest stays there until the first valid step in its direction, so that no answer depends on the padding.
@@ -50,7 +58,10 @@ class Block(nn.Module):
         skip = x = self._masked(x, valid)  # whatever padding holds, NaN too
         if config.prenorm:
             x = self._masked(self._normalised(x, training, valid), valid)
-        x = skip + self._activate(self._sequence(x, step_rescale), training)
+        y = self._sequence(x, step_rescale)
+        if config.activation == "geglu":
+            return self._feedforward(x, y, training)
+        x = skip + self._activate(y, training)
         return x if config.prenorm else self._normalised(x, training, valid)
 
     @staticmethod
@@ -60,13 +71,29 @@ class Block(nn.Module):
     def _normalised(self, x: Features, training: bool, valid: Bool[Array, "b l"] | None) -> Features:
         if self.config.norm == "batch":
             return BatchNorm(training, self.config.bn_momentum, name="norm")(x, valid)
-        return nn.LayerNorm(name="norm")(x)
+        return nn.LayerNorm(epsilon=self.config.layer_eps, name="norm")(x)
 
     def _sequence(self, x: Features, step_rescale: float) -> Features:
         return load_family(self.config.family).Layer(self.config, self.state_dim, name="seq")(x, step_rescale)
 
+    def _feedforward(self, x: Features, y: Features, training: bool) -> Features:
+        config, tanh = self.config, self.config.gelu == "tanh"
+        h, held = x.shape[-1], self.variables.get("params", {}).get("ff_dec")
+        width = h if held is None else held["kernel"].shape[0]  # as wide as what was converted
+
+        def drop(values: Features) -> Features:
+            return nn.Dropout(config.dropout, broadcast_dims=(1,), deterministic=not training)(values)
+
+        def matrix(features: int, name: str) -> nn.Dense:
+            return nn.Dense(features, False, precision=config.precision, dot_general=dot_general, name=name)
+
+        f = nn.LayerNorm(epsilon=config.layer_eps, name="ff_norm")(x + drop(nn.gelu(y, tanh)))
+        value, gate = jnp.split(matrix(2 * width, "ff_enc")(f), 2, axis=-1)
+        return drop(f + matrix(h, "ff_dec")(value * nn.gelu(gate, tanh)))
+
     def _activate(self, y: Features, training: bool) -> Features:
         config, (b, _, h) = self.config, y.shape
+        tanh = config.gelu == "tanh"
 
         def drawn() -> Float[Array, "b one h"]:
             return nn.Dropout(config.dropout, broadcast_dims=(1,), deterministic=not training)(jnp.ones((b, 1, h)))
@@ -79,11 +106,11 @@ class Block(nn.Module):
             return drawn() * (y + first * second)
         keep = drawn()
         if config.activation == "half_glu2":
-            return drawn() * (y * SigmoidGate(config.precision, name="out2")(y, keep))
-        g = keep * jax.checkpoint(nn.gelu)(y)  # keeps y alone for the derivative
+            return drawn() * (y * SigmoidGate(config.precision, tanh, name="out2")(y, keep))
+        g = keep * jax.checkpoint(partial(nn.gelu, approximate=tanh))(y)  # keeps y alone for the derivative
         if config.activation == "gelu":
             return g
         if config.activation == "full_glu":
             # As one matrix of b l rows: with two axes to sum over, a CPU transposes g for the weight's gradient.
             g = dense(h, config.precision, name="out1")(g.reshape(-1, h)).reshape(g.shape)
-        return drawn() * (g * SigmoidGate(config.precision, name="out2")(y, keep))
+        return drawn() * (g * SigmoidGate(config.precision, tanh, name="out2")(y, keep))

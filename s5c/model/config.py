@@ -16,7 +16,7 @@ from s5c.ssm.convolution import SISO_BACKENDS
 from s5c.ssm.operator import available_backends
 from s5c.ssm.precision import PRECISIONS
 
-ACTIVATIONS = ("gelu", "half_glu1", "half_glu2", "full_glu", "lqo")
+ACTIVATIONS = ("gelu", "half_glu1", "half_glu2", "full_glu", "lqo", "geglu")
 
 
 def one_of(key: str, given: str, allowed: Sequence[str]) -> None:
@@ -32,9 +32,11 @@ class ModelConfig(abc.ABC):
     Attributes:
         n_layers: number of blocks.
         d_model: features H.
-        activation: gelu | half_glu1 | half_glu2 | full_glu | lqo (see `s5c.model.block`).
+        activation: gelu | half_glu1 | half_glu2 | full_glu | lqo | geglu (see `s5c.model.block`).
         prenorm: normalise before the sequence layer (True) or after the residual sum.
         norm: batch | layer.
+        gelu: tanh (Flax's formula, as in the published S5) | exact (v Phi(v), as in PyTorch).
+        layer_eps: added to the variance by layer normalisation; Flax has 1e-6, PyTorch 1e-5.
         bn_momentum: weight of the old running statistics.
         dropout: rate; one mask per example and feature, shared over time.
         pooling: mean (over the valid steps) | last.
@@ -61,13 +63,18 @@ class ModelConfig(abc.ABC):
     precision: str = "tf32"
     remat: bool = False
     mask_padding: bool = ADDED_LATER["mask_padding"]
+    gelu: str = ADDED_LATER["gelu"]
+    layer_eps: float = bounded(ADDED_LATER["layer_eps"], above=0)
 
     def __post_init__(self) -> None:
         one_of("activation", self.activation, ACTIVATIONS)
         one_of("norm", self.norm, ("batch", "layer"))
+        one_of("gelu", self.gelu, ("tanh", "exact"))
         one_of("pooling", self.pooling, ("mean", "last"))
         one_of("backend", self.backend, ("auto", *(SISO_BACKENDS if self.per_channel else available_backends())))
         one_of("precision", self.precision, PRECISIONS)
+        if self.activation == "geglu" and not self.prenorm:
+            raise UserError("model.activation=geglu: its block normalises before the layer, model.prenorm=true.")
         for key in ("n_layers", "d_model"):
             if getattr(self, key) < 1:
                 raise UserError(f"model.{key}={getattr(self, key)}: it must be at least 1.")
@@ -121,6 +128,18 @@ def load_family(name: str) -> ModuleType:
 
 
 def from_dict(description: Mapping[str, Any]) -> ModelConfig:
-    """Rebuilds a configuration from its JSON form."""
+    """Rebuilds a configuration from its JSON form.
+
+    Raises:
+        UserError: a key is missing, of another type, or not known to this version.
+    """
     fields = dict(description)
-    return load_family(fields.pop("name")).Config(**fields)
+    schema = load_family(str(fields.pop("name", ""))).Config
+    try:
+        found: ModelConfig = schema(**fields)
+    except TypeError as error:
+        raise UserError(
+            f"The configuration of the network does not fit this version of s5c: {error}. It was written by another "
+            "one, or changed by hand."
+        ) from error
+    return found

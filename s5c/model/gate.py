@@ -24,9 +24,11 @@ class SigmoidGate(nn.Module):
 
     Attributes:
         precision: precision of the matrix products, one of `s5c.ssm.precision.PRECISIONS`.
+        tanh: take Flax's formula for gelu with the hyperbolic tangent; else v Phi(v) itself.
     """
 
     precision: str
+    tanh: bool = True
 
     @nn.compact
     def __call__(self, y: Features, keep: Factor) -> Features:
@@ -34,11 +36,13 @@ class SigmoidGate(nn.Module):
         h = y.shape[-1]
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (h, h))
         bias = self.param("bias", nn.initializers.zeros, (h,))
-        return gate(self.precision, y, keep, kernel, bias)
+        return gate(self.precision, self.tanh, y, keep, kernel, bias)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def gate(precision: str, y: Features, keep: Factor, kernel: Float[Array, "h h"], bias: Float[Array, "h"]) -> Features:
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def gate(
+    precision: str, tanh: bool, y: Features, keep: Factor, kernel: Float[Array, "h h"], bias: Float[Array, "h"]
+) -> Features:
     """Returns s = sigmoid(W g + b) with g = keep gelu(y).
 
     With e the gradient of s and f = e s (1 - s):
@@ -47,12 +51,13 @@ def gate(precision: str, y: Features, keep: Factor, kernel: Float[Array, "h h"],
 
     Args:
         precision: precision of the matrix products, one of `s5c.ssm.precision.PRECISIONS`.
+        tanh: which gelu, as for `SigmoidGate`.
         y: output of a sequence layer.
         keep: mask of dropout; no gradient is propagated to it.
         kernel: W.
         bias: b.
     """
-    g = (keep * nn.gelu(y)).reshape(-1, y.shape[-1])
+    g = (keep * nn.gelu(y, tanh)).reshape(-1, y.shape[-1])
     return jax.nn.sigmoid(_product(precision, g, kernel, 1, 0).reshape(y.shape) + bias)
 
 
@@ -63,15 +68,17 @@ def _product(precision: str, x: Array, y: Array, axis_x: int, axis_y: int) -> Ar
 Residuals = tuple[Features, Factor, Array, Features]
 
 
-def _forward(precision: str, y: Features, keep: Factor, kernel: Array, bias: Array) -> tuple[Features, Residuals]:
-    s = gate(precision, y, keep, kernel, bias)
+def _forward(
+    precision: str, tanh: bool, y: Features, keep: Factor, kernel: Array, bias: Array
+) -> tuple[Features, Residuals]:
+    s = gate(precision, tanh, y, keep, kernel, bias)
     return s, (y, keep, kernel, s)
 
 
-def _backward(precision: str, residuals: Residuals, e: Features) -> tuple[Array, ...]:
+def _backward(precision: str, tanh: bool, residuals: Residuals, e: Features) -> tuple[Array, ...]:
     y, keep, kernel, s = residuals
     # Behind a barrier: XLA would otherwise find the tanh of the forward pass, and keep it until here.
-    gelu, derivative = jax.vjp(nn.gelu, jax.lax.optimization_barrier(y))
+    gelu, derivative = jax.vjp(partial(nn.gelu, approximate=tanh), jax.lax.optimization_barrier(y))
     # As matrices of b l rows: with two axes to sum over, a CPU transposes g for the gradient of the kernel.
     f = (e * s * (1 - s)).reshape(-1, y.shape[-1])
     dkernel = _product(precision, (keep * gelu).reshape(f.shape), f, 0, 0)

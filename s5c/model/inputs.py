@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from s5c.types import Scale, Targets
 
-ADDED_LATER: dict[str, Any] = {"mask_padding": False}
+ADDED_LATER: dict[str, Any] = {"mask_padding": False, "gelu": "tanh", "layer_eps": 1e-6}
 """Keys of a model that older trainings do not know, with what they did: there they do not enter an identity."""
 
 

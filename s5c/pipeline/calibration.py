@@ -55,17 +55,19 @@ class Calibration(Axis):
         seed: which ones.
         batch_size: sequences at a time, which makes no difference.
         task: another task whose sequences are taken instead, by name and options, to see what that costs.
+        inputs: an `.npz` whose `inputs`, with `lengths` where some are padded, are taken instead.
     """
 
     GROUP: ClassVar[str] = "calibration"
     SWITCHES: ClassVar[tuple[str, ...] | None] = ()
-    DECIDING: ClassVar[tuple[str, ...]] = ("sequences", "split", "seed", "task")
+    DECIDING: ClassVar[tuple[str, ...]] = ("sequences", "split", "seed", "task", "inputs")
 
     sequences: int = 256
     split: str = "train"
     seed: int = 0
     batch_size: int = 32
     task: dict[str, Any] = dataclasses.field(default_factory=dict)
+    inputs: str | None = None
 
     def __post_init__(self) -> None:
         if self.split not in ("train", "validation"):
@@ -78,6 +80,16 @@ class Calibration(Axis):
                 f"reduction.calibration: sequences={self.sequences}, batch_size={self.batch_size}; at least 1 each."
             )
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings that may decide a result; rows are older than `inputs`, and lack it where it is not given."""
+        return {key: value for key, value in super().settings.items() if value is not None}
+
+    def row(self) -> dict[str, Any]:
+        """Returns the fields of a row of results that say how it was set."""
+        held = dataclasses.asdict(self)
+        return {self.GROUP: held if self.inputs is not None else {k: v for k, v in held.items() if k != "inputs"}}
+
     def unused(self, job: ReductionJob) -> Sequence[str]:
         """Returns all keys where nothing looks at the sequences."""
         return () if looks_at_data(job) else self.keys
@@ -86,6 +98,9 @@ class Calibration(Axis):
         """Yields all keys where nothing looks at the sequences."""
         if not looks_at_data(job):
             yield self.keys, "nothing looks at calibration sequences"
+        elif self.inputs is not None:
+            others = [self.key(name) for name in ("split", "task")]
+            yield others, "the sequences are those of reduction.calibration.inputs"
 
 
 class Refitted(NamedTuple):
@@ -124,6 +139,11 @@ def calibration_split(splits: Splits, *, sequences: int, split: str = "train", s
             "is no validation split. Leave it at train."
         )
     source = splits.train if split == "train" else splits.selection
+    if not len(source):
+        raise UserError(
+            "This reduction looks at sequences, and the checkpoint belongs to no task: give "
+            "reduction.calibration.inputs=FILE.npz, unlabelled ones, or the task, +task=NAME."
+        )
     if not 1 <= sequences <= len(source):
         raise UserError(
             f"reduction.calibration.sequences={sequences}: the {split} split has {len(source)} sequences; choose from "

@@ -18,6 +18,7 @@ from s5c import config as settings
 from s5c.atomic import save_arrays
 from s5c.data.part import scored
 from s5c.evaluation.metrics import check_answers, predict, restored, unanswered
+from s5c.evaluation.unasked import unasked
 from s5c.keys import EvaluationKeys
 from s5c.model import surgery
 from s5c.model.classifier import Classifier
@@ -75,6 +76,9 @@ class Compression:
     ) -> None:
         self.trained = _on_part(trained, evaluation.test_examples, evaluation.test_skip)
         self.reduction = None if reduction is None or reduction.keys.method == "none" else reduction
+        if evaluation.latency and trained.length is None:
+            log.info("No latency is measured: it is not known how long the sequences of this network are.")
+            evaluation = dataclasses.replace(evaluation, latency=False)
         self.evaluation, self.folder = evaluation, folder
         self.targets: list[Target] = [] if self.reduction is None else list(self.reduction.targets)
         self.parts = Parts(folder, of_part(question, self.trained))
@@ -281,6 +285,7 @@ class Compression:
         full = self._found(FULL)
         assert full is not None, "evaluated before"
         reference = restored(full.arrays)
+        reference = reference if len(reference.labels) else unasked(self.base["classes"])
         title, hidden = f"{reduction.keys.name}: evaluating", not sys.stderr.isatty()
         for network in track(made, total=count, description=title, transient=True, disable=hidden):
             found = self._said(network.model, network.weights)
@@ -325,7 +330,7 @@ class Compression:
 def _on_part(trained: TrainedModel, examples: int | None, skip: int) -> TrainedModel:
     """Returns the model with the part of its test split that is scored."""
     test = trained.splits.test
-    if (places := scored(len(test), examples, skip)) is None:
+    if not len(test) or (places := scored(len(test), examples, skip)) is None:
         return trained
     part = test.take(places)
     selection = part if trained.splits.selection is test else trained.splits.selection

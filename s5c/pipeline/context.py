@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from s5c import config as settings
 from s5c.axes import ReductionJob
 from s5c.model import surgery
@@ -23,6 +25,7 @@ from s5c.pipeline.calibration import (
 from s5c.pipeline.clock import CALIBRATION, Clock, shared
 from s5c.pipeline.parameters import stored_after
 from s5c.pipeline.trained import TrainedModel, load_task
+from s5c.pipeline.untasked import chosen
 from s5c.reduction.contract import Fitted, Projection
 from s5c.reduction.layer import check_finite
 from s5c.reduction.moments import Moments
@@ -67,6 +70,10 @@ class Context:
     def batches(self) -> Batches:
         """Starts the calibration sequences."""
         keys, dataset, splits = self.job.of(Calibration), self.trained.dataset, self.trained.splits
+        if keys.inputs is not None:
+            given = chosen(keys, self.trained.model.spec)
+            steps = given.read(np.zeros(1, np.int64)).shape[2 if dataset.pairs else 1]
+            return calibration_batches(given, steps, batch_size=keys.batch_size)
         if keys.task:
             dataset, splits = load_task(settings.task_job(keys.task), "validation")
             check_alike(dataset, self.trained.dataset)

@@ -12,6 +12,7 @@ from s5c.keys import EvaluationKeys
 from s5c.model.classifier import Classifier, with_backend
 from s5c.pipeline.network import ReducedNetwork
 from s5c.pipeline.trained import TrainedModel, batches
+from s5c.pipeline.untasked import random_batch
 from s5c.report.cells import LOADED
 from s5c.report.row import Row
 from s5c.training.loop import to_device
@@ -37,7 +38,11 @@ def measure(
         reduced: the reduced ones.
         evaluation: batch size and rounds.
     """
-    batch = to_device(next(batches(trained.splits.test.padded_alike(), evaluation.batch_size)()))
+    spec, test = trained.model.spec, trained.splits.test
+    if len(test):
+        batch = to_device(next(batches(test.padded_alike(), evaluation.batch_size)()))
+    else:  # times do not depend on what the inputs are
+        batch = to_device(random_batch(spec, trained.dataset.length, evaluation.batch_size))
     backend = cost.backend_of(trained.model, batch)
     networks: dict[str, tuple[Classifier, Any]] = {"0": (trained.model, trained.weights)}
     for i, network in enumerate(reduced, start=1):
@@ -64,7 +69,7 @@ def measure(
             "latency_ms": found.latency_ms,
             "latency_full_ms": full.latency_ms,
             "latency_quartiles_ms": cost.quartiles(found.times_ms),
-            "latency_batch_size": min(evaluation.batch_size, len(trained.splits.test)),
+            "latency_batch_size": min(evaluation.batch_size, len(test) or evaluation.batch_size),
             "latency_rounds": evaluation.rounds,
             "latency_device": row["device"],
             "speedup": full.latency_ms / found.latency_ms,

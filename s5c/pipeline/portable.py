@@ -18,16 +18,24 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as as_bytes
 
 from s5c.atomic import UNFINISHED, put
+from s5c.errors import UserError
 from s5c.pipeline.provenance import write_json
 from s5c.pipeline.shelf import CARD
 from s5c.pipeline.trained import WEIGHTS_FILE
 from s5c.training.checkpoint import Checkpoint
+from s5c.training.facts import Facts, checked
 from s5c.training.integrity import DamagedCheckpointError, check_items, check_metadata, migrate, on_host, seal
 
 
 def is_portable(folder: Path) -> bool:
     """Returns whether a folder holds a network in this form, whole or damaged."""
     return (folder / WEIGHTS_FILE).is_file() or (folder / CARD).is_file()
+
+
+def check_free(folder: Path) -> None:
+    """Raises `UserError` if a folder, or a file of its name, holds something else than a network in this form."""
+    if folder.exists() and not (folder.is_dir() and (is_portable(folder) or not any(folder.iterdir()))):
+        raise UserError(f"{folder} holds something else than a network saved by s5c: give another folder.")
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -58,7 +66,7 @@ def read(folder: Path) -> Checkpoint:
     except (FileNotFoundError, SafetensorError) as error:
         raise DamagedCheckpointError(folder, f"{WEIGHTS_FILE} cannot be read ({error}).") from error
     weights = check_items(card, {"weights": unflatten_dict(arrays, sep="/")}, folder)["weights"]
-    return Checkpoint(weights, card, card["step"], folder)
+    return Checkpoint(weights, checked(Facts(card, folder)), card.get("step") or 0, folder)
 
 
 def write(

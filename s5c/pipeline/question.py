@@ -81,6 +81,7 @@ def of_checkpoint(trained: TrainedModel) -> dict[str, Any]:
         "splits": _splits(trained),
         "step_rescale": trained.step_rescale,
         **{key: facts[key] for key in ("trained_id", "seed", "protocol")},
+        **({"recipe": facts["recipe"]} if facts.get("converted") else {}),  # which may be given on the command line
     }
 
 
@@ -129,6 +130,8 @@ def _reduction(job: settings.ReductionJob) -> dict[str, Any]:
     if (task := calibration["task"]) and axes.looks_at_data(job):
         calibration["task"] = {key: value for key, value in task.items() if key not in PLACE_KEYS}
         calibration["data"] = load_task(settings.task_job(task), "validation")[0].fingerprint()
+    if (inputs := calibration.pop("inputs")) is not None:  # younger than folders that are to be found again
+        calibration["inputs"] = hashlib.sha256(Path(inputs).expanduser().read_bytes()).hexdigest()
     # Of objects made from the options, so that a default counts the same whether it was given or not.
     return {
         "preset": {key: value for key, value in job.ungrouped().items() if key not in (*ENTER_OTHERWISE, *absent)},

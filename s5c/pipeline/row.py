@@ -26,7 +26,7 @@ from s5c.pipeline.network import ReducedNetwork
 from s5c.pipeline.provenance import shown
 from s5c.pipeline.trained import TrainedModel, checksum
 from s5c.pipeline.zoo import PREFIX
-from s5c.reduction.bound import output_bound
+from s5c.reduction.bound import LAYER_NORM_EPSILON, output_bound
 from s5c.reduction.target import Target
 from s5c.report.arms import called
 from s5c.report.row import FULL, SCHEMA, Row, as_row
@@ -54,7 +54,7 @@ def common(trained: TrainedModel, evaluation: EvaluationKeys, experiment: str, f
         experiment: name printed in the rows.
         facts: facts of the environment.
     """
-    size = cost.size(trained.model, trained.weights["params"], trained.dataset.length)
+    size = cost.size(trained.model, trained.weights["params"], trained.length or 1)
     stored = cost.stored(trained.weights)
     data = trained.dataset.fingerprint()
     return {
@@ -119,16 +119,14 @@ def as_it_is(trained: TrainedModel) -> Row:
         "array_bytes": stored.arrays,
         "safetensors_bytes": stored.safetensors,
         "checkpoint_bytes": None if _in_zoo(trained) else stored.safetensors,
-        **_counted(cost.size(trained.model, trained.weights["params"], trained.dataset.length)),
+        **_counted(cost.size(trained.model, trained.weights["params"], trained.length or 1)),
     }
 
 
 def as_reduced(trained: TrainedModel, reduction: axes.ReductionJob, network: ReducedNetwork) -> Row:
     """Returns what the row of a reduced network has of its own."""
     given, stored = given_network(trained), cost.stored(network.weights)
-    size_full, size = (
-        cost.size(one.model, one.weights["params"], trained.dataset.length) for one in (trained, network)
-    )
+    size_full, size = (cost.size(one.model, one.weights["params"], trained.length or 1) for one in (trained, network))
     changed = {**axes.changed(reduction), **given}
     return {
         "reduction": reduction.keys.name,
@@ -250,7 +248,8 @@ def _guarantee(trained: TrainedModel, network: ReducedNetwork) -> Row:
     """Returns the bound of how far the logits may move, for networks of the class that there is one for."""
     config, weights = trained.model.config, trained.weights
     dataset, padded = trained.dataset, trained.splits.test.lengths is not None
-    if config.activation != "lqo" or dataset.pairs or dataset.targets is not None or padded:
+    fixed = config.activation == "lqo" and config.layer_eps >= LAYER_NORM_EPSILON and trained.length is not None
+    if not fixed or dataset.pairs or dataset.targets is not None or padded:
         return {}
     around = (surgery.without_systems(one["params"], config) for one in (weights, network.weights))
     if not all(map(np.array_equal, *map(jax.tree.leaves, around))):

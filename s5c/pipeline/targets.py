@@ -12,9 +12,12 @@ from s5c import axes
 from s5c.data.base import Splits
 from s5c.errors import UserError
 from s5c.model.config import ModelConfig
+from s5c.model.inputs import InputSpec
 from s5c.pipeline.calibration import Calibration, calibration_split
 from s5c.pipeline.parameters import stored_after
 from s5c.pipeline.search import Search
+from s5c.pipeline.stage import train
+from s5c.pipeline.untasked import chosen
 from s5c.reduction.stage import Ranking
 from s5c.types import Params
 
@@ -25,6 +28,7 @@ def check(
     state_dims: Sequence[int],
     splits: Splits,
     params: Callable[[], Params],
+    spec: InputSpec | None = None,
 ) -> None:
     """Refuses what a network of this size on this data cannot be asked for.
 
@@ -34,6 +38,7 @@ def check(
         state_dims: stored states of every layer (of each of its channels).
         splits: splits of its data.
         params: returns its parameters, or their shapes.
+        spec: what it reads, for calibration sequences from a file.
 
     Raises:
         UserError: a target out of range or of a kind the method does not take, two targets of one name, too few
@@ -59,5 +64,18 @@ def check(
             "(protocol=paper). Train with protocol=validation, or give reduction.ratio."
         )
     looked = job.of(Calibration)
-    if axes.looks_at_data(job) and not looked.task:
+    if not len(splits.train) and job.of(train.Stage).epochs:
+        raise UserError(
+            f"reduction.finetune.epochs={job.of(train.Stage).epochs} trains on labelled data, and the checkpoint "
+            "belongs to no task: add +task=NAME and, for how, recipe=NAME of conf/experiment."
+        )
+    if job.of(Search).max_drop is not None and not len(splits.selection):
+        raise UserError(
+            "reduction.max_drop is measured on validation data, and the checkpoint belongs to no task: add +task=NAME, "
+            "or give reduction.ratio."
+        )
+    if axes.looks_at_data(job) and looked.inputs is not None:
+        if spec is not None:
+            chosen(looked, spec)
+    elif axes.looks_at_data(job) and not looked.task:
         calibration_split(splits, sequences=looked.sequences, split=looked.split, seed=looked.seed)

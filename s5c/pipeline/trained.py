@@ -25,6 +25,7 @@ from s5c.data.batching import eval_batches, padding_saved, steps_per_epoch, trai
 from s5c.data.schema import Schema
 from s5c.errors import UserError
 from s5c.evaluation.metrics import Said, predict
+from s5c.evaluation.unasked import unasked
 from s5c.keys import WandbKeys
 from s5c.metric import Metric
 from s5c.model import surgery
@@ -39,6 +40,7 @@ from s5c.tracking.metrics import read_metrics, salvage
 from s5c.tracking.run import Run
 from s5c.training.checkpoint import Checkpoint, CheckpointStore, load
 from s5c.training.exclusive import exclusive
+from s5c.training.facts import checked
 from s5c.training.folder import IDENTITY_VERSION
 from s5c.training.loop import Feed, Recipe, best_epoch, fit
 from s5c.training.progress import training_progress
@@ -208,7 +210,7 @@ def from_checkpoint(checkpoint: Checkpoint, dataset: Dataset, splits: Splits) ->
     Raises:
         UserError: the checkpoint expects other inputs than `dataset` has.
     """
-    facts = checkpoint.metadata
+    facts = checked(checkpoint.metadata)
     spec, given = InputSpec(*facts["input_spec"]), input_spec(dataset)
     if not spec.fits(given):
         raise UserError(
@@ -245,6 +247,8 @@ def predictions(
     """Returns what a network says about the selection and the test split of a trained model's data."""
 
     def on(split: Split) -> Said:
+        if not len(split):
+            return unasked(model.spec.classes)
         return predict(model, weights, batches(split, batch_size)(), step_rescale=trained.step_rescale)
 
     test = on(trained.splits.test)

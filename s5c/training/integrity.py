@@ -157,6 +157,8 @@ def check_metadata(metadata: Any, path: Path) -> dict:
         )
     if checksum.get("metadata") != metadata_digest(metadata):
         raise DamagedCheckpointError(path, "its metadata does not match its checksum.")
+    if not isinstance(metadata.get("schema"), int):
+        raise DamagedCheckpointError(path, "its metadata have no schema.")
     if metadata["schema"] > SCHEMA:
         raise UserError(
             f"The checkpoint {path} was written by a newer s5c (schema {metadata['schema']}; this version reads up to "

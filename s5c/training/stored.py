@@ -17,6 +17,7 @@ from typing import Any
 
 import orbax.checkpoint as ocp
 
+from s5c.training.facts import Facts
 from s5c.training.finished import LostModelError
 from s5c.training.folder import CHECKPOINTS
 from s5c.training.integrity import DamagedCheckpointError, check_items, check_metadata, migrate
@@ -60,7 +61,7 @@ class Checkpoint:
     """
 
     weights: dict[str, Any]
-    metadata: dict[str, Any]
+    metadata: Facts
     step: int
     path: Path
     best: Best | None = None
@@ -187,7 +188,7 @@ def recorded(directory: Path, facts: Mapping[str, Any], which: str) -> Checkpoin
     role, folder = f"the {which} one", training_of(directory)
     if (named := facts.get(which)) is not None:
         found = intact(directory, named["step"], named["weights"], role)
-        return dataclasses.replace(found, metadata={**found.metadata, "trained_id": facts["trained_id"]})
+        return dataclasses.replace(found, metadata=found.metadata.replaced(trained_id=facts["trained_id"]))
     seen = metadata_in(directory)  # older code named the epoch and its accuracy
     known = {step: said for step, said in seen.items() if said is not None and said.get("score") is not None}
     if which == "best":
@@ -244,7 +245,9 @@ def read_step(path: Path, *, training: bool = False) -> tuple[Checkpoint, dict |
     checked = check_items(metadata, {name: restored[name] for name in names}, path)
     migrated = migrate(metadata)
     step = migrated.get("step") or 0
-    return Checkpoint(checked["weights"], migrated, step, path, best_of(migrated, step)), checked.get("training")
+    return Checkpoint(checked["weights"], Facts(migrated, path), step, path, best_of(migrated, step)), checked.get(
+        "training"
+    )
 
 
 def _of_step(path: Path) -> dict:

@@ -10,6 +10,7 @@ import io
 import math
 import pickle
 import pickletools
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,23 @@ class _Unpickler(pickle.Unpickler):
         return ALLOWED[module, name]
 
 
+def check(content: bytes, operations: Collection[str] = OPERATIONS) -> None:
+    """Looks through the operations of a pickle, none of which is carried out.
+
+    Args:
+        content: the pickle.
+        operations: names of those that it may have.
+
+    Raises:
+        DAMAGE: one of them; it is cut short, or has another operation.
+    """
+    for operation, argument, _ in pickletools.genops(content):
+        if operation.name not in operations:
+            raise ValueError(f"it has the operation {operation.name}")
+        if "PUT" in operation.name and not (isinstance(argument, int) and 0 <= argument < MEMO):
+            raise ValueError(f"it stores value number {argument}")
+
+
 def load(content: bytes) -> dict[str, Any]:
     """Returns the entries of a pickled dictionary: lists, numbers, text, and arrays of bytes.
 
@@ -105,11 +123,7 @@ def load(content: bytes) -> dict[str, Any]:
     Raises:
         DAMAGE: one of them; it is damaged, or holds something else.
     """
-    for operation, argument, _ in pickletools.genops(content):
-        if operation.name not in OPERATIONS:
-            raise ValueError(f"it has the operation {operation.name}")
-        if "PUT" in operation.name and not (isinstance(argument, int) and 0 <= argument < MEMO):
-            raise ValueError(f"it stores value number {argument}")
+    check(content)
     found = _Unpickler(io.BytesIO(content), encoding="bytes").load()
     if not isinstance(found, dict):
         raise ValueError("it holds no dictionary")

@@ -2,7 +2,7 @@
 
 Parameter names, shapes and initialisers are those of the published code, so its checkpoints are interchangeable with
 ours. One layout differs: the output matrices of a bidirectional `complex_normal` layer are two parameters C1, C2, not
-one concatenated C (`s5c.model.convert` splits it).
+one concatenated C (`s5c.model.published` splits it).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -174,6 +174,15 @@ def finetune(
         assert best is not None, "every finished epoch is saved"
         store.drop_superseded()
         return {**weights, **best.weights}
+
+
+def check_recipe(job: ReductionJob, metadata: Mapping[str, Any]) -> None:
+    """Raises `UserError` if a checkpoint that is to be trained on does not say how."""
+    if job.of(Stage).epochs and metadata["recipe"] is None:
+        raise UserError(
+            f"reduction.finetune.epochs={job.of(Stage).epochs}: the checkpoint does not say how it was trained. Add "
+            "recipe=NAME, an experiment of conf/experiment, or leave the epochs at 0."
+        )
 
 
 def tuned(recipe: Recipe, keys: Stage) -> Recipe:

@@ -1,0 +1,62 @@
+"""Orbax folders of a TrainState or of variables, as `orbax.checkpoint` and `flax.training.checkpoints` write them."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from s5c.errors import UserError
+from s5c.upstream.files import UnreadableError, flattened
+
+TITLE = "an Orbax folder"
+
+TREE = ("_METADATA", "checkpoint")
+"""Files in the folder of a tree of arrays; the second one is of older versions."""
+STEP = re.compile(r"(?:.*_)?(\d+)$")
+
+
+def holds(path: Path) -> bool:
+    """Returns whether a folder, or a step in it, is a tree of arrays."""
+    return path.is_dir() and _found(path) is not None
+
+
+def _found(path: Path) -> Path | None:
+    """Returns the folder of the tree: itself, an item of a step, or that of the latest step."""
+    if any((path / name).is_file() for name in TREE):
+        return path
+    items = sorted(one.parent for name in TREE for one in path.glob(f"*/{name}"))
+    steps = {int(m[1]): one for one in path.iterdir() if one.is_dir() and (m := STEP.match(one.name))}
+    if steps:
+        return _found(steps[max(steps)])
+    return items[0] if items else None
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of a folder by name, of several steps those of the latest.
+
+    Raises:
+        UnreadableError: a file is damaged or gone.
+        UserError: a step holds several trees.
+    """
+    folder = _found(path)
+    assert folder is not None, "it holds one"
+    if folder.parent != path and sum((one / TREE[0]).is_file() for one in folder.parent.glob("*")) > 1:
+        others = sorted(one.name for one in folder.parent.glob("*") if (one / TREE[0]).is_file())
+        if not all(STEP.match(name) for name in others):
+            raise UserError(f"{folder.parent} holds several trees, {', '.join(others)}: give the folder of one.")
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of arrays that lay on other devices
+            tree = checkpointer.metadata(folder.absolute()).item_metadata.tree
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            found = checkpointer.restore(folder.absolute(), restore_args=as_numpy)
+    except (MemoryError, PermissionError):
+        raise
+    except Exception as error:  # any failure inside of Orbax and TensorStore is damage
+        raise UnreadableError(folder, TITLE, error) from error
+    return flattened(found, folder, TITLE)
