@@ -15,11 +15,12 @@ _os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    **dict.fromkeys(("Model", "load", "reduce", "compare", "save"), "s5c.api"),
+    **dict.fromkeys(("load", "reduce", "compare", "save"), "s5c.api"),
     **dict.fromkeys(("hankel_singular_values", "reduce_system"), "s5c.reduction.single"),
     **dict.fromkeys(("frequency_response", "impulse_response", "dc_gain"), "s5c.reduction.analysis"),
     **dict.fromkeys(("h2_norm", "hinf_norm"), "s5c.reduction.analysis"),
     **dict.fromkeys(("method_names", "allocation_names", "refit_names"), "s5c.reduction.contract"),
+    "Model": "s5c.networks",
     "from_published": "s5c.model.published",
     "load_systems": "s5c.pipeline.conversion",
     "DiagonalSSM": "s5c.ssm.system",

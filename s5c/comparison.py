@@ -18,7 +18,7 @@ from s5c.report.cells import table
 from s5c.scored import Regression
 
 if TYPE_CHECKING:
-    from s5c.api import Model
+    from s5c.networks import Model
 
 SHOWN_LAYERS = 4
 

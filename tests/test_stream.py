@@ -14,7 +14,9 @@ from s5c import lookup
 from s5c.errors import UserError
 from s5c.model import family as families
 from s5c.model.classifier import Classifier
+from s5c.model.inputs import InputSpec
 from s5c.model.stream import CHUNK, StreamState, advance, initial_state
+from s5c.types import Targets
 
 CLOSE = 1e-5
 FAMILIES = lookup.names(families)
@@ -92,6 +94,14 @@ def test_a_reduced_network_with_a_constant_streams(rng: np.random.Generator) -> 
     inputs, _ = networks.batch_for(model.spec, rng)
     _, said = in_parts(model, weights, inputs, [5, networks.LENGTH])
     np.testing.assert_allclose(said[-1], parallel(model, weights, inputs), rtol=CLOSE, atol=CLOSE)
+
+
+def test_targets_of_every_step_are_those_of_the_given_steps(rng: np.random.Generator) -> None:
+    model = networks.network(InputSpec(2, 1, targets=Targets((1.0,), (3.0,), True)))
+    weights = networks.weights_of(model, rng)
+    inputs, _ = networks.batch_for(model.spec, rng)
+    _, said = in_parts(model, weights, inputs, [1, 4, networks.LENGTH])
+    np.testing.assert_allclose(np.concatenate(said, axis=1), parallel(model, weights, inputs), rtol=CLOSE, atol=CLOSE)
 
 
 def test_another_sampling_rate_streams(rng: np.random.Generator) -> None:

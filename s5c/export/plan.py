@@ -17,18 +17,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import erf
 
 from s5c.errors import UserError
 from s5c.export.rounding import Matrix, rounded
 from s5c.model import network
-from s5c.model.classifier import Classifier
+from s5c.model.classifier import Classifier, per_step
 from s5c.model.config import ModelConfig, load_family
 from s5c.model.norm import EPSILON
 from s5c.model.stream import check_streamable
 from s5c.types import Params
-
-LAYER_EPSILON = 1e-6
-"""Added to the variance by `flax.linen.LayerNorm`."""
 
 
 class Norm(NamedTuple):
@@ -38,11 +36,13 @@ class Norm(NamedTuple):
         kind: none | layer (statistics of the step's features) | scale (a batch norm behind the gate).
         gain: factor per feature, (h,).
         offset: summand per feature, (h,).
+        epsilon: added to the variance.
     """
 
     kind: str
     gain: np.ndarray
     offset: np.ndarray
+    epsilon: float = 0.0
 
 
 class Gate(NamedTuple):
@@ -50,11 +50,13 @@ class Gate(NamedTuple):
 
     Attributes:
         activation: as in `s5c.model.block`.
+        exact: gelu is v Phi(v), and not the formula with the hyperbolic tangent.
         W1, b1: first product; None where the activation has none.
         W2, b2: second product, the gate; None likewise.
     """
 
     activation: str
+    exact: bool
     W1: Matrix | None
     b1: np.ndarray | None
     W2: Matrix | None
@@ -99,6 +101,7 @@ class Plan(NamedTuple):
         encoder_bias: (h,).
         layers: the blocks.
         last: the readout gets the last step instead of the mean over all.
+        classes: the outputs are logarithms of probabilities, and not targets.
         decoder: (outputs, h).
         decoder_bias: (outputs,).
         bits: of the weights in matrices.
@@ -110,6 +113,7 @@ class Plan(NamedTuple):
     encoder_bias: np.ndarray
     layers: tuple[LayerPlan, ...]
     last: bool
+    classes: bool
     decoder: Matrix
     decoder_bias: np.ndarray
     bits: int
@@ -121,7 +125,7 @@ class Plan(NamedTuple):
 
     @property
     def outputs(self) -> int:
-        """Classes."""
+        """Classes, or targets."""
         return len(self.decoder_bias)
 
     @property
@@ -130,7 +134,7 @@ class Plan(NamedTuple):
         return 4 * (sum(2 * layer.a_re.size for layer in self.layers) + self.d_model + 1)
 
     def run(self, inputs: np.ndarray) -> np.ndarray:
-        """Returns the log-probabilities after every step, (n, l, outputs), in single precision.
+        """Returns the answers after every step, (n, l, outputs), in single precision.
 
         Args:
             inputs: (n, l, features), or ids (n, l).
@@ -146,8 +150,10 @@ class Plan(NamedTuple):
                 states[i], u = _step(layer, states[i], u)
             mean = u if self.last else mean + (u - mean) / np.float32(k + 1)
             logits = mean @ self.decoder.dense().T + self.decoder_bias
-            logits = logits - logits.max(axis=1, keepdims=True)
-            said.append(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
+            if self.classes:
+                logits = logits - logits.max(axis=1, keepdims=True)
+                logits = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+            said.append(logits)
         return np.stack(said, axis=1)
 
 
@@ -167,18 +173,29 @@ def plan(model: Classifier, weights: Params, *, step_rescale: float = 1.0, bits:
     config, spec = model.config, model.spec
     if spec.pairs:
         raise UserError("This network compares two documents: a step of it is not one sample. Export stablehlo.")
+    if config.activation == "geglu":
+        raise UserError("The blocks of s5-pytorch (activation=geglu) are exported whole alone: format=stablehlo.")
     encoder, decoder = _arrays(network.of_inputs(weights)), _arrays(network.readout(weights))
-    kernel = encoder["kernel"] if spec.tokens else encoder["kernel"].T
+    kernel, bias = encoder["kernel"] if spec.tokens else encoder["kernel"].T, encoder["bias"]
+    if spec.scale is not None:  # fold the scales of the channels into the first product
+        shift, size = (np.asarray(one, np.float32) for one in spec.scale)
+        kernel = kernel / size
+        bias = bias - kernel @ shift
+    readout, constant = decoder["kernel"].T, decoder["bias"]
+    if spec.targets is not None:  # and the units of the targets into the last one
+        shift, size = (np.asarray(one, np.float32) for one in spec.targets[:2])
+        readout, constant = size[:, None] * readout, shift + size * constant
     layers = tuple(_layer(config, block, step_rescale, bits) for block in network.blocks(weights, config))
     return Plan(
         spec.tokens,
         spec.features,
         rounded(kernel, bits),
-        encoder["bias"],
+        bias,
         layers,
-        config.pooling == "last",
-        rounded(decoder["kernel"].T, bits),
-        decoder["bias"],
+        config.pooling == "last" or per_step(spec),
+        spec.targets is None,
+        rounded(readout, bits),
+        constant,
         bits,
     )
 
@@ -207,7 +224,7 @@ def _layer(config: ModelConfig, block: Params, step_rescale: float, bits: int) -
     if config.norm == "batch":
         gain = gain / np.sqrt(stats["norm"]["var"] + np.float32(EPSILON))
         offset = offset - stats["norm"]["mean"] * gain
-    kept = Norm("layer" if config.norm == "layer" else "scale", gain, offset)
+    kept = Norm("layer" if config.norm == "layer" else "scale", gain, offset, config.layer_eps)
     before, after, b = none, none, np.zeros(B.shape if channels else len(B), np.float32)
     if not config.prenorm:
         after = kept
@@ -221,17 +238,17 @@ def _layer(config: ModelConfig, block: Params, step_rescale: float, bits: int) -
         D, c = D * gain, c + D * offset
     return LayerPlan(
         channels, Lambda_bar.real, Lambda_bar.imag, rounded(B, bits), b, rounded(C, bits), D, c, before, after,
-        _gate(config.activation, params, bits),
+        _gate(config, params, bits),
     )  # fmt: skip
 
 
-def _gate(activation: str, params: Params, bits: int) -> Gate:
+def _gate(config: ModelConfig, params: Params, bits: int) -> Gate:
     found: list[Any] = []
     for name in ("out1", "out2"):
         dense = params.get(name)
         found.append(None if dense is None else rounded(dense["kernel"].T, bits))
         found.append(None if dense is None or "bias" not in dense else dense["bias"])
-    return Gate(activation, *found)
+    return Gate(config.activation, config.gelu == "exact", *found)
 
 
 # ---- the NumPy model of a step
@@ -257,7 +274,7 @@ def _normed(norm: Norm, u: np.ndarray) -> np.ndarray:
         return u
     if norm.kind == "layer":
         mean = u.mean(axis=-1, keepdims=True)
-        u = (u - mean) / np.sqrt(((u - mean) ** 2).mean(axis=-1, keepdims=True) + np.float32(LAYER_EPSILON))
+        u = (u - mean) / np.sqrt(((u - mean) ** 2).mean(axis=-1, keepdims=True) + np.float32(norm.epsilon))
     return u * norm.gain + norm.offset
 
 
@@ -265,7 +282,10 @@ def _gated(gate: Gate, y: np.ndarray) -> np.ndarray:
     if gate.activation == "lqo":
         assert gate.W1 is not None and gate.W2 is not None
         return y + (y @ gate.W1.dense().T) * (y @ gate.W2.dense().T)
-    g = 0.5 * y * (1 + np.tanh(np.float32(np.sqrt(2 / np.pi)) * (y + np.float32(0.044715) * y**3)))
+    if gate.exact:
+        g = 0.5 * y * (1 + erf(y * np.float32(np.sqrt(0.5))))
+    else:
+        g = 0.5 * y * (1 + np.tanh(np.float32(np.sqrt(2 / np.pi)) * (y + np.float32(0.044715) * y**3)))
     if gate.activation == "gelu":
         return g
     assert gate.W2 is not None

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from s5c.errors import UserError
 from s5c.model import network
 from s5c.model.block import Block
-from s5c.model.classifier import Classifier, input_encoder, output_head
+from s5c.model.classifier import Classifier, answers, input_encoder, output_head, per_step
 from s5c.model.config import load_family
 from s5c.ssm.operator import diagonal_ssm
 from s5c.ssm.system import DiagonalSSM
@@ -79,7 +79,7 @@ def advance(
     state: StreamState,
     inputs: Num[Array, "rows l *features"],
     step_rescale: float = 1.0,
-) -> tuple[StreamState, Float[Array, "b c"]]:
+) -> tuple[StreamState, Float[Array, "b *l c"]]:
     """Runs some steps.
 
     Longer inputs are run in chunks of `CHUNK` steps and what is left in powers of two, so that nine programs are
@@ -93,25 +93,23 @@ def advance(
         step_rescale: multiplies every Delta.
 
     Returns:
-        The state after them, and the log-probabilities (b, classes) that the network gives to all steps so far.
+        The state after them, and what the network says of all steps so far: log-probabilities (b, classes), or targets
+        (b, k); where there is a target for every step those of the given steps, (b, l, k).
     """
-    at = 0
-    while at < inputs.shape[1]:
-        chunk = min(CHUNK, 1 << (inputs.shape[1] - at).bit_length() - 1)
-        state = _run(model, step_rescale, weights, state, inputs[:, at : at + chunk])
+    at, steps, parts = 0, inputs.shape[1], []
+    while at < steps:
+        chunk = min(CHUNK, 1 << (steps - at).bit_length() - 1)
+        state, features = _run(model, step_rescale, weights, state, inputs[:, at : at + chunk])
         at += chunk
-    return state, answer(model, weights, state)
-
-
-def answer(model: Classifier, weights: Params, state: StreamState) -> Float[Array, "b c"]:
-    """Returns the log-probabilities that the network gives to all steps so far."""
-    return _answer(model, network.readout(weights), state.features)
+        parts += [features] if per_step(model.spec) else []
+    return state, _answer(model, network.readout(weights), jnp.concatenate(parts, axis=1) if parts else state.features)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _run(
     model: Classifier, step_rescale: float, weights: Params, state: StreamState, inputs: Num[Array, "rows l *features"]
-) -> StreamState:
+) -> tuple[StreamState, Features]:
+    """Returns the state after some steps, and the last block's outputs."""
     config = model.config
     x = input_encoder(config, model.spec).apply({"params": network.of_inputs(weights)}, inputs)
     layers = []
@@ -123,15 +121,15 @@ def _run(
         layers.append(after[CARRIED]["state"])
     steps = state.steps + x.shape[1]
     if config.pooling == "last":
-        return StreamState(tuple(layers), x[:, -1], steps)
+        return StreamState(tuple(layers), x[:, -1], steps), x
     # The mean moves by what the new steps differ from it: a sum would lose digits as it grows.
     moved = jnp.sum(x - state.features[:, None], axis=1) / steps
-    return StreamState(tuple(layers), state.features + moved, steps)
+    return StreamState(tuple(layers), state.features + moved, steps), x
 
 
 @partial(jax.jit, static_argnums=0)
-def _answer(model: Classifier, readout: Params, features: Float[Array, "rows h"]) -> Float[Array, "b c"]:
-    return jax.nn.log_softmax(output_head(model.config, model.spec).apply({"params": readout}, features))
+def _answer(model: Classifier, readout: Params, features: Float[Array, "rows *l h"]) -> Float[Array, "b *l c"]:
+    return answers(model.spec, output_head(model.config, model.spec).apply({"params": readout}, features))
 
 
 class _StreamedBlock(Block):

@@ -50,6 +50,8 @@ def write(exported: Exported, folder: Path) -> str:
         "inputs": inputs,
         "answers": answers(exported, made, inputs),
         "log_outputs": math.log(made.outputs),
+        "said": "log_probs" if made.classes else "targets",
+        "epsilon": _float(exported.model.config.layer_eps),
         "widest": max((2 * layer.a_re.size for layer in made.layers if not layer.channels), default=0),
         "any_joint": any(not layer.channels for layer in made.layers),
         "any_channels": any(layer.channels for layer in made.layers),
@@ -74,7 +76,7 @@ def answers(exported: Exported, made: Plan, inputs: np.ndarray) -> np.ndarray:
     state, said = initial_state(exported.model, len(inputs)), []
     for step in np.split(inputs, inputs.shape[1], axis=1):
         state, answer = advance(exported.model, exported.weights, state, jnp.asarray(step), exported.step_rescale)
-        said.append(np.asarray(answer))
+        said.append(np.asarray(answer).reshape(len(inputs), made.outputs))
     return np.stack(said, axis=1)
 
 

@@ -5,8 +5,8 @@ Orbax than checkpoints here are written with, so the two do not fit into one env
 written with the ONNX project's own helpers and checked by its checker.
 
 Inputs are `sample` (b, features), or `token` (b,), int64; the states `layer0`, ... (b, 2p) or (b, h, 2p); `features`
-(b, h); `steps` (1,), all zeros at the start. Outputs are `log_probs` (b, classes) and what takes the place of the
-states: `layer0_next`, ..., `features_next`, `steps_next`.
+(b, h); `steps` (1,), all zeros at the start. Outputs are `log_probs` (b, classes), or `outputs` (b, k) of targets, and
+what takes the place of the states: `layer0_next`, ..., `features_next`, `steps_next`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from s5c.errors import UserError
 from s5c.export.exported import Exported
 from s5c.export.format.c import TEMPLATES, answers
-from s5c.export.plan import LAYER_EPSILON, LayerPlan, Norm, Plan, plan, state_shape
+from s5c.export.plan import LayerPlan, Norm, Plan, plan, state_shape
 from s5c.export.rounding import Matrix
 
 EXTRA = "onnx"
@@ -49,7 +49,7 @@ def write(exported: Exported, folder: Path) -> str:
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, folder / "model.onnx")
     inputs = exported.inputs()
-    np.savez_compressed(folder / "answers.npz", inputs=inputs, log_probs=answers(exported, made, inputs))
+    np.savez_compressed(folder / "answers.npz", inputs=inputs, answers=answers(exported, made, inputs))
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined)
     (folder / "check.py").write_text(environment.get_template("onnx_check.py.j2").render(plan=made) + "\n", "utf-8")
     return "python check.py"
@@ -105,7 +105,7 @@ class _Graph:
         )
         self._network(made)
         found = (
-            value("log_probs", "b", made.outputs),
+            value("log_probs" if made.classes else "outputs", "b", made.outputs),
             *(value(f"{one}_next", "b", *shape) for one, shape in shapes.items()),
             value("steps_next", 1),
         )
@@ -128,7 +128,10 @@ class _Graph:
             moved = self.node("Div", self.node("Sub", x, "features"), steps)
             mean = self.node("Add", "features", moved, output="features_next")
         logits = self.node("Add", self.times(made.decoder, mean), self.constant(made.decoder_bias))
-        self.node("LogSoftmax", logits, axis=-1, output="log_probs")
+        if made.classes:
+            self.node("LogSoftmax", logits, axis=-1, output="log_probs")
+        else:
+            self.node("Identity", logits, output="outputs")
 
     def _layer(self, i: int, layer: LayerPlan, skip: str) -> str:
         w = self._normed(layer.before, skip)
@@ -160,7 +163,7 @@ class _Graph:
             return x
         gain, offset = self.constant(norm.gain), self.constant(norm.offset)
         if norm.kind == "layer":
-            return self.node("LayerNormalization", x, gain, offset, axis=-1, epsilon=LAYER_EPSILON)
+            return self.node("LayerNormalization", x, gain, offset, axis=-1, epsilon=norm.epsilon)
         return self.node("Add", self.node("Mul", x, gain), offset)
 
     def _gated(self, layer: LayerPlan, y: str) -> str:
@@ -168,9 +171,12 @@ class _Graph:
         if gate.activation == "lqo":
             assert gate.W1 is not None and gate.W2 is not None
             return self.node("Add", y, self.node("Mul", self.times(gate.W1, y), self.times(gate.W2, y)))
-        cubed = self.node("Mul", self.node("Mul", y, y), y)
-        inner = self.node("Add", y, self.node("Mul", self.constant(0.044715), cubed))
-        rises = self.node("Tanh", self.node("Mul", self.constant(math.sqrt(2 / math.pi)), inner))
+        if gate.exact:
+            rises = self.node("Erf", self.node("Mul", self.constant(math.sqrt(0.5)), y))
+        else:
+            cubed = self.node("Mul", self.node("Mul", y, y), y)
+            inner = self.node("Add", y, self.node("Mul", self.constant(0.044715), cubed))
+            rises = self.node("Tanh", self.node("Mul", self.constant(math.sqrt(2 / math.pi)), inner))
         g = self.node("Mul", self.node("Mul", self.constant(0.5), y), self.node("Add", self.constant(1.0), rises))
         if gate.activation == "gelu":
             return g

@@ -83,4 +83,4 @@ def _answers(exported: Exported, folder: Path) -> None:
     for length in exported.lengths:
         inputs, lengths = jnp.asarray(exported.inputs(length, rows)), jnp.full(rows, length)
         said = exported.model.apply(exported.weights, inputs, lengths, step_rescale=exported.step_rescale)
-        np.savez_compressed(folder / f"answers-{length}.npz", inputs=inputs, lengths=lengths, log_probs=said)
+        np.savez_compressed(folder / f"answers-{length}.npz", inputs=inputs, lengths=lengths, answers=said)
