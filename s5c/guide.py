@@ -30,12 +30,14 @@ COMMANDS = {
     "convert": "a network of other code into a checkpoint",
     "evaluate": "accuracy, size and speed of a trained model",
     "predict": "what a trained model says about sequences in a file",
+    "stream": "running answers to samples from standard input",
+    "export": "a network as files that run without s5c: C, ONNX, StableHLO",
     "report": "tables, figures and a page from runs",
     "data": "find, download or generate the data of a task",
     "bench": "time s5c against the published formulation",
     "studies": "the queue of published trainings and comparisons",
 }
-COMPOSED = ("train", "reduce", "convert", "evaluate", "predict", "report", "data")
+COMPOSED = ("train", "reduce", "convert", "evaluate", "predict", "stream", "export", "report", "data")
 """Commands that Hydra composes a configuration for."""
 HELP = ("--help", "-h")
 EXPERIMENT = "experiment"

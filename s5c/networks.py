@@ -13,6 +13,7 @@ from s5c.errors import UserError
 from s5c.evaluation import cost
 from s5c.evaluation.metrics import Said, check_answers, predict
 from s5c.given import TRAINED, as_split, by_step, padded_batches, padding_of, whole
+from s5c.locations import given_path
 from s5c.metric import REGRESSION
 from s5c.model import stream, surgery
 from s5c.model.classifier import Classifier
@@ -140,6 +141,35 @@ class Model:
         if self.reduced is not None:
             lines += [f"  note         {note}" for note in self.reduced.notes]
         return "\n".join(lines)
+
+    def export(
+        self, folder: str | Path, format: str, *, bits: int = 32, lengths: Any = None, symbol: str = "model"
+    ) -> str:
+        """Writes the network as files that run without s5c.
+
+        Args:
+            folder: their place; an earlier export there is replaced once the new one is whole.
+            format: "c" | "onnx" (one step) | "stablehlo" (whole sequences) | "safetensors" (a checkpoint).
+            bits: 32, 8 or 4 of the weights, for c and onnx; poles, biases and norms stay float32.
+            lengths: steps of the sequences, one number or several, for stablehlo; those of the training if None.
+            symbol: name of the functions and files, for c.
+
+        Returns:
+            The command that compares the files with stored answers, to be run in the folder.
+
+        Raises:
+            UserError: the format does not take this network, a package is missing, or something else is in the folder.
+        """
+        from s5c.export import writing
+        from s5c.export.exported import Exported
+
+        known = lengths
+        if lengths is None and format == "stablehlo":
+            known = (self.facts.get("padding") or {}).get("lengths") or self.facts.get("length")
+        steps = () if known is None else tuple(whole(n, "lengths", "lengths=[784]") for n in np.atleast_1d(known))
+        facts, rescale = {**self.facts, "name": self.name}, self.facts["step_rescale"]
+        made = Exported(symbol, self.network, self.weights, facts, rescale, whole(bits, "bits", "bits=8"), steps)
+        return writing.export(made, format, given_path(folder, "folder="))
 
     # ---- step by step
 

@@ -18,13 +18,14 @@ from s5c import config as settings
 from s5c.cli import run
 from s5c.given import whole
 from s5c.locations import given_path
+from s5c.networks import Model
 from s5c.pipeline import streaming
 
 KEYS = ("checkpoint", "weights", "format", "every", "state")
 
 
 def main(config: DictConfig) -> None:
-    """Runs one job: a line for every answer, with the steps so far, the class and its probability."""
+    """Runs one job; every answer is a line: the steps so far, and the class and its probability, or the targets."""
     programs.keep()
     values = settings.plain(config)
     settings.check_keys(values, KEYS)
@@ -41,11 +42,20 @@ def main(config: DictConfig) -> None:
     try:
         for part in streaming.grouped(given, every):
             state, said = model.prefill(state, part[None])
-            chosen = int(np.argmax(said[0]))
-            print(f"{int(state.steps)}\t{chosen}\t{np.exp(said[0, chosen]):.4f}", flush=True)
+            print(f"{int(state.steps)}\t{_written(model, said)}", flush=True)
     finally:  # also after Ctrl-C and a sample that cannot be read: what went before is not lost
         if place is not None and int(state.steps):
             streaming.write_state(place, state, model.weights)
+
+
+def _written(model: Model, said: np.ndarray) -> str:
+    """Returns the most probable class and its probability, or the targets, those of the last step if all have some."""
+    last = said.reshape(-1, said.shape[-1])[-1]
+    if model.network.spec.targets is not None:
+        return "\t".join(f"{value:.7g}" for value in last)
+    chosen = int(np.argmax(last))
+    names = (model.facts.get("data_schema") or {}).get("classes") or range(len(last))
+    return f"{names[chosen]}\t{np.exp(last[chosen]):.4f}"
 
 
 if __name__ == "__main__":

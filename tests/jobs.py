@@ -32,7 +32,16 @@ TINY = (
     *("train.epochs=2", "train.batch_size=250"),  # 2 epochs of 5 steps
     *QUICK,
 )
-BASE = {"train": TINY, "reduce": QUICK, "evaluate": QUICK, "predict": (), "report": (), "convert": ()}
+BASE = {
+    "train": TINY,
+    "reduce": QUICK,
+    "evaluate": QUICK,
+    "predict": (),
+    "report": (),
+    "convert": (),
+    "stream": (),
+    "export": (),
+}
 """What every command of the tests has in common, by entry point; later arguments override it."""
 
 
@@ -48,7 +57,8 @@ class Outcome(NamedTuple):
 def run(entry: str, *arguments: str, folder: Path) -> Outcome:
     """Runs `python -m s5c.<entry>` with the tests' base arguments in this process, in the working folder `folder`."""
     command = [f"s5c/{entry}.py", *merged(BASE[entry], arguments)]
-    main = importlib.import_module(f"s5c.{entry}").main
+    module = importlib.import_module(f"s5c.{entry}")
+    main = getattr(module, "main", None) or importlib.import_module(f"s5c.{entry}.__main__").main
     values: list[Any] = []
 
     @functools.wraps(main)

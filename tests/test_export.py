@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import jobs
 import networks
 import numpy as np
 import pytest
 
+import s5c
 from s5c import lookup
 from s5c.errors import UserError
 from s5c.export.exported import Exported
@@ -140,7 +142,7 @@ def test_stablehlo_runs_where_there_is_no_s5c(options: dict[str, Any], tmp_path:
     exported = made(options)
     stablehlo.write(exported, tmp_path)
     done = run(f"{sys.executable} {WITHOUT_S5C} run.py", tmp_path)
-    assert done.returncode == 0 and "3 answers" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "largest deviation" in done.stdout, done.stdout + done.stderr
     rows = 2 if exported.model.spec.pairs else 1  # another batch than that of the stored answers
     inputs = exported.inputs(9, rows)
     np.savez(tmp_path / "x.npz", inputs=inputs)
@@ -184,3 +186,51 @@ def test_what_cannot_be_exported_says_why(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"lengths=\[784\]"):
         stablehlo.write(Exported("x", exported.model, exported.weights, FACTS), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+# ---- the command
+
+
+@needs_compiler
+def test_the_command_replaces_an_export_and_nothing_else(tmp_path: Path) -> None:
+    first = jobs.run("export", "checkpoint=zoo:digits_s5", "format=c", "out=there", "bits=4", folder=tmp_path)
+    assert first.code == 0 and "make check" in first.err, first.err
+    assert "passed" in run("make check", tmp_path / "there").stdout
+    card = (tmp_path / "there/README.md").read_text()
+    assert all(words in card for words in ("98.33 % of 360 test examples", "4 bits", "CC BY 4.0", "0 to 9"))
+    again = jobs.run("export", "checkpoint=zoo:digits_s5", "format=safetensors", "out=there", folder=tmp_path)
+    assert again.code == 0 and not (tmp_path / "there/model.c").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/README.md").write_text("my own")
+    refused = jobs.run("export", "checkpoint=zoo:digits_s5", "format=c", "out=mine", folder=tmp_path)
+    assert refused.code == 1 and "something else than an export" in refused.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "there"]
+    read = s5c.load(tmp_path / "there")  # a checkpoint like any other
+    assert read.parameters == 53_002 and "Accuracy" in (tmp_path / "there/README.md").read_text()
+    assert run(f"{sys.executable} check.py", tmp_path / "there").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["format=d", "out=x"], ["'d'", "first: c"]),
+        (["format=c", "out=x", "bits=6"], ["bits=6", "32, 8, 4"]),
+        (["format=safetensors", "out=x", "bits=8"], ["bits=8", "c and onnx"]),
+        (["format=c", "out=x", "lengths=[9]"], ["lengths=", "any length"]),
+        (["format=c", "out=x", "symbol=2x"], ["2x", "begin with a letter"]),
+        (["format=stablehlo", "out=x"], ["lengths=[784]"]),
+    ],
+    ids=str,
+)
+def test_what_the_command_is_asked_is_checked(arguments: list[str], words: list[str], tmp_path: Path) -> None:
+    done = jobs.run("export", "checkpoint=zoo:digits_s5", *arguments, folder=tmp_path)
+    assert done.code == 1 and all(word in done.err for word in words), done.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_reduced_network_says_what_was_removed(tmp_path: Path) -> None:
+    small = s5c.reduce(s5c.load("zoo:digits_s5"), "last", ratio=0.5)
+    small.export(tmp_path / "out", "safetensors")
+    card = (tmp_path / "out/README.md").read_text()
+    assert "last at ratio-0.5" in card or "last at 0.5" in card or "last" in card.split("Removed")[1].splitlines()[0]
+    assert "98.33" not in card, "of the network before the reduction"

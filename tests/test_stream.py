@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import io
+import sys
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import jobs
 import networks
 import numpy as np
 import pytest
 
+import s5c
 from s5c import lookup
 from s5c.errors import UserError
 from s5c.model import family as families
 from s5c.model.classifier import Classifier
 from s5c.model.inputs import InputSpec
 from s5c.model.stream import CHUNK, StreamState, advance, initial_state
+from s5c.pipeline import streaming
 from s5c.types import Targets
 
 CLOSE = 1e-5
@@ -127,3 +134,87 @@ def test_how_a_sequence_is_cut_changes_nothing_and_the_state_stays_as_large(rng:
 def test_a_bidirectional_network_says_why_it_cannot(rng: np.random.Generator) -> None:
     with pytest.raises(UserError, match=r"bidirectional.*before the last one is there.*bidirectional=false.*predict"):
         initial_state(networks.network(bidirectional=True), 1)
+
+
+# ---- from Python and from the command line
+
+
+@pytest.fixture(scope="module")
+def digits() -> s5c.Model:
+    return s5c.load("zoo:digits_s5")
+
+
+def test_steps_of_a_model(digits: s5c.Model, rng: np.random.Generator) -> None:
+    x = rng.uniform(size=(2, 24, 1))
+    state, said = digits.prefill(digits.init_state(2), x[:, :23])
+    state, said = digits.step(state, x[:, 23])
+    np.testing.assert_allclose(said, digits.predict(x), rtol=CLOSE, atol=CLOSE)
+    with pytest.raises(UserError, match=r"2 rows.*state of 1"):
+        digits.prefill(digits.init_state(1), x)
+    with pytest.raises(UserError, match=r"reads \(n, length, 1\)"):
+        digits.step(state, np.zeros((2, 3)))
+
+
+def streamed(given: bytes, *arguments: str, folder: Path) -> jobs.Outcome:
+    with mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(given))):
+        return jobs.run("stream", "checkpoint=zoo:digits_s5", *arguments, folder=folder)
+
+
+def test_the_command_answers_as_samples_come_and_goes_on_from_a_state(
+    digits: s5c.Model, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    x = rng.uniform(size=64).astype(np.float32)
+    whole = streamed("\n".join(map(str, x)).encode(), "every=32", folder=tmp_path)
+    assert whole.code == 0, whole.err
+    said = [line.split("\t") for line in whole.out.splitlines()]
+    right = np.exp(digits.predict(x[None]))[0]
+    assert [words[0] for words in said] == ["32", "64"] and int(said[-1][1]) == right.argmax()
+    assert abs(float(said[-1][2]) - right.max()) < 1e-3
+    first = streamed(x[:40].tobytes(), "every=40", "format=float32", "state=s.npz", folder=tmp_path)
+    second = streamed(x[40:].tobytes(), "every=24", "format=float32", "state=s.npz", folder=tmp_path)
+    assert first.code == second.code == 0 and "after step 40" in second.err
+    assert second.out.splitlines()[-1].split("\t")[:2] == said[-1][:2]
+
+
+@pytest.mark.parametrize(
+    ("given", "arguments", "words"),
+    [
+        (b"0.5\nx\n", [], ["Line 2", "'x' is no number"]),
+        (b"0.5\n1,2\n", [], ["Line 2 has 2 numbers", "has 1"]),
+        (b"nan\n", [], ["Line 1", "not finite"]),
+        (b"\xff\xfe\n", [], ["Line 1 is no text", "binary"]),
+        (b"\0\0\0", ["format=float32"], ["Step 1 is cut", "3 bytes of 4"]),
+        (b"a", ["format=text"], ["format=text", "characters"]),
+        (b"", ["format=wav"], ["'wav'", "lines", "int16"]),
+        (b"", ["every=0"], ["every=0"]),
+        (b"1\n", ["state=old.npz"], ["old.npz holds no state"]),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_samples_that_cannot_be_read_have_a_place(
+    given: bytes, arguments: list[str], words: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "old.npz").write_bytes(b"PK cut")
+    done = streamed(given, *arguments, folder=tmp_path)
+    assert done.code == 1 and all(word in done.err for word in words), done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["old.npz"]
+
+
+def test_what_went_before_a_wrong_sample_is_kept(tmp_path: Path) -> None:
+    done = streamed(b"1\n0\nx\n", "state=s.npz", folder=tmp_path)
+    assert done.code == 1 and len(done.out.splitlines()) == 2
+    assert np.load(tmp_path / "s.npz")["steps"] == 2
+    other = jobs.run("stream", "checkpoint=zoo:smnist_small_s5", "state=s.npz", folder=tmp_path)
+    assert other.code == 1 and "of another network" in other.err
+
+
+def test_characters_and_ids() -> None:
+    vocabulary = ["<pad>", "<unk>", "a", "b"]
+    found = streaming.samples(io.BytesIO("bé\na".encode()), "text", InputSpec(4, 2, tokens=True), vocabulary)
+    assert [int(one) for one in found] == [3, 1, 1, 2]
+    found = streaming.samples(io.BytesIO(b"3, 0 2"), "lines", InputSpec(4, 2, tokens=True), vocabulary)
+    assert [int(one) for one in found] == [3, 0, 2]
+    with pytest.raises(UserError, match=r"Line 1: '4' is no token id; they are 0 to 3"):
+        list(streaming.samples(io.BytesIO(b"4"), "lines", InputSpec(4, 2, tokens=True), vocabulary))
+    half = streaming.samples(io.BytesIO(np.array([16384, -32768], "<i2").tobytes()), "int16", InputSpec(1, 2), None)
+    assert np.ravel(list(half)).tolist() == [0.5, -1.0]

@@ -11,7 +11,9 @@ from s5c.model.classifier import Classifier
 from s5c.types import Params
 
 SEQUENCES, STEPS = 2, 48
-"""Of the answers that go with an export."""
+"""Of the answers that go with an export of a step."""
+ROWS = 4
+"""Of those that go with an export of the whole network; of pairs of documents half as many answers."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +27,9 @@ FORMATS = ("lines", "text", "float32", "int16")
 UNKNOWN = "<unk>"
 
 
-def samples(file: BinaryIO, form: str, spec: InputSpec, vocabulary: Sequence[str] | None) -> Iterator[np.ndarray]:
+def samples(
+    file: io.BufferedIOBase, form: str, spec: InputSpec, vocabulary: Sequence[str] | None
+) -> Iterator[np.ndarray]:
     """Yields samples as they arrive: channels (features,), or a token id ().
 
     Args:
@@ -54,7 +56,7 @@ def samples(file: BinaryIO, form: str, spec: InputSpec, vocabulary: Sequence[str
         yield from _binary(file, form, spec.features)
 
 
-def _lines(file: BinaryIO, features: int) -> Iterator[np.ndarray]:
+def _lines(file: io.BufferedIOBase, features: int) -> Iterator[np.ndarray]:
     for number, line in _numbered(file):
         words = line.replace(",", " ").split()
         if not words:
@@ -74,7 +76,7 @@ def _real(word: str, line: int) -> float:
     return value
 
 
-def _ids(file: BinaryIO, tokens: int) -> Iterator[np.ndarray]:
+def _ids(file: io.BufferedIOBase, tokens: int) -> Iterator[np.ndarray]:
     for number, line in _numbered(file):
         for word in line.replace(",", " ").split():
             if not word.isdecimal() or int(word) >= tokens:
@@ -82,7 +84,7 @@ def _ids(file: BinaryIO, tokens: int) -> Iterator[np.ndarray]:
             yield np.asarray(int(word), np.int32)
 
 
-def _numbered(file: BinaryIO) -> Iterator[tuple[int, str]]:
+def _numbered(file: io.BufferedIOBase) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(iter(file.readline, b""), start=1):
         try:
             yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -92,7 +94,7 @@ def _numbered(file: BinaryIO) -> Iterator[tuple[int, str]]:
             ) from None
 
 
-def _characters(file: BinaryIO, vocabulary: Sequence[str] | None) -> Iterator[np.ndarray]:
+def _characters(file: io.BufferedIOBase, vocabulary: Sequence[str] | None) -> Iterator[np.ndarray]:
     if not vocabulary or any(len(token) > 1 and not token.startswith("<") for token in vocabulary):
         raise UserError("format=text is for networks that read characters, and this one does not: format=lines.")
     ids = {token: i for i, token in enumerate(vocabulary)}
@@ -101,7 +103,7 @@ def _characters(file: BinaryIO, vocabulary: Sequence[str] | None) -> Iterator[np
         yield np.asarray(ids.get(character, ids.get(UNKNOWN, 0)), np.int32)
 
 
-def _binary(file: BinaryIO, form: str, features: int) -> Iterator[np.ndarray]:
+def _binary(file: io.BufferedIOBase, form: str, features: int) -> Iterator[np.ndarray]:
     kind, scale = (np.dtype("<f4"), 1.0) if form == "float32" else (np.dtype("<i2"), 1 / 32768)
     size, step = features * kind.itemsize, 0
     while block := file.read(size):

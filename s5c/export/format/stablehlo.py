@@ -15,7 +15,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from s5c.errors import UserError
-from s5c.export.exported import Exported
+from s5c.export.exported import ROWS, Exported
 from s5c.export.format.c import TEMPLATES
 from s5c.model.classifier import with_backend
 from s5c.ssm.call import Shape
@@ -26,8 +26,6 @@ EXTRA = "flatbuffers"
 
 PLATFORMS = {"cpu": ("cpu",), "accelerator": ("cuda", "tpu")}
 RUNNER = "run.py"
-ANSWERED = 3
-"""Sequences of the stored answers."""
 
 
 def write(exported: Exported, folder: Path) -> str:
@@ -79,8 +77,9 @@ def write(exported: Exported, folder: Path) -> str:
 
 
 def _answers(exported: Exported, folder: Path) -> None:
-    rows = 2 * ANSWERED if exported.model.spec.pairs else ANSWERED
     for length in exported.lengths:
-        inputs, lengths = jnp.asarray(exported.inputs(length, rows)), jnp.full(rows, length)
-        said = exported.model.apply(exported.weights, inputs, lengths, step_rescale=exported.step_rescale)
+        inputs, lengths = jnp.asarray(exported.inputs(length, ROWS)), jnp.full(ROWS, length)
+        said = exported.model.apply(
+            jax.device_put(exported.weights), inputs, lengths, step_rescale=exported.step_rescale
+        )
         np.savez_compressed(folder / f"answers-{length}.npz", inputs=inputs, lengths=lengths, answers=said)
