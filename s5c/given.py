@@ -78,7 +78,7 @@ def as_split(spec: InputSpec, x: Any, lengths: Any = None, y: Any = None, *, fir
 
     Args:
         spec: what it reads.
-        x: as for `s5c.api.Model.predict`.
+        x: as for `s5c.networks.Model.predict`.
         lengths: valid steps.
         y: classes or targets; zeros if None.
         first: number of the first sequence, for messages about one of them.

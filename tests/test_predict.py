@@ -15,7 +15,6 @@ import pytest
 from networks import PAIRS, PIXELS, TOKENS, network, weights_of
 
 import s5c
-from s5c.api import Model
 from s5c.data.base import Split
 from s5c.data.decode import Windows
 from s5c.data.padded import Padding
@@ -23,6 +22,7 @@ from s5c.data.task.listops_small import Task as ListOps
 from s5c.errors import UserError
 from s5c.given import padding_of
 from s5c.model.classifier import InputSpec
+from s5c.networks import Model
 from s5c.pipeline import answering, shelf
 
 N, STEPS, TRAINED = 21, 7, [12]

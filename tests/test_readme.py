@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import shlex
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from unittest import mock
 
 import jobs
 import layouts
@@ -117,6 +119,9 @@ def test_command_runs(words: list[str], folder: Path) -> None:
     if "task=arrays" in words:
         on_own_sequences(words, folder)
         return
+    if "<" in words:
+        on_a_stream(words, folder)
+        return
     if any("PATH" in word for word in words):
         if not list(folder.glob("results/trained/*")):  # the command that trains was not asked for
             assert jobs.run("train", "+experiment=digits_last", folder=folder).code == 0
@@ -126,6 +131,14 @@ def test_command_runs(words: list[str], folder: Path) -> None:
         assert jobs.run("train", "+experiment=digits_last", folder=folder).code == 0
     done = jobs.run(words[2].removeprefix("s5c."), *words[3:], folder=folder)
     assert done.code == 0, done.err
+
+
+def on_a_stream(words: list[str], folder: Path) -> None:
+    """Runs a command whose samples come from standard input."""
+    samples = "\n".join(map(str, np.linspace(0, 1, 40))).encode()
+    with mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(samples))):
+        done = jobs.run(words[2].removeprefix("s5c."), *words[3 : words.index("<")], folder=folder)
+    assert done.code == 0 and done.out.startswith("16\t"), done.err
 
 
 def on_a_release(words: list[str], folder: Path) -> None:

@@ -13,7 +13,6 @@ from networks import network
 
 import s5c
 from s5c import metric as metrics
-from s5c.api import Model
 from s5c.data.batching import Batch
 from s5c.evaluation import cost
 from s5c.evaluation.metrics import Values, predict, restored
@@ -21,6 +20,7 @@ from s5c.metric import ACCURACY, METRICS, REGRESSION, changed, named, sums_of
 from s5c.model.classifier import Classifier, InputSpec
 from s5c.model.readout import logits, refitted
 from s5c.model.sensitivity import squared_gradients
+from s5c.networks import Model
 from s5c.pipeline.sensitivity import gradient_weights
 from s5c.report.average import aggregate
 from s5c.report.collect import studies
