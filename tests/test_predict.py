@@ -6,6 +6,7 @@ import io
 import os
 import zipfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -88,14 +89,15 @@ def ask(home: Path, tmp_path: Path) -> Callable[..., Any]:
 
     def asked(
         inputs: Path, out: str = "y.npy", *, kind: str = "pixels", lengths: Path | None = None,
-        pad: Any = "trained", progress: Any = lambda n: None, said: Any = lambda text: None,
+        advance: Any = lambda what, n: None, said: Any = lambda text: None,
     ) -> np.ndarray:  # fmt: skip
-        sequences = answering.Sequences.find(inputs, lengths)
         known = model[kind]
-        padding = padding_of(known.network.config, known.facts, pad)
+        padding = padding_of(known.network.config, known.facts, "trained")
         this = answering.Asked(known.network, known.weights, 1.0, padding, 4)
-        answering.check_place(tmp_path / out, inputs)
-        answering.answer(this, sequences, tmp_path / out, progress, said)
+        sequences = answering.Sequences.find(inputs, lengths)
+        answering.answer(
+            this, sequences, tmp_path / out, said, lambda what, total: nullcontext(lambda n: advance(what, n))
+        )
         return np.load(tmp_path / out)
 
     return asked
@@ -121,22 +123,25 @@ def test_it_goes_on_where_it_was_stopped(ask: Any, tmp_path: Path, monkeypatch: 
     np.save(tmp_path / "x.npy", x)
     whole = ask(tmp_path / "x.npy", "whole.npy")
 
-    def stop(done: int, seen: list[int] = []) -> None:  # noqa: B006
-        seen.append(done)
-        if sum(seen) >= 12:
+    def stop(what: str, n: int) -> None:
+        seen.append((what, n))
+        if sum(n for what, n in seen if what == "sequences answered") >= 12:
             raise KeyboardInterrupt
 
+    seen: list[tuple[str, int]] = []
     with pytest.raises(KeyboardInterrupt):
-        ask(tmp_path / "x.npy", progress=stop)
+        ask(tmp_path / "x.npy", advance=stop)
     assert not (tmp_path / "y.npy").exists() and (tmp_path / ".unfinished-y.npy").is_dir()
     told: list[str] = []
-    counted: list[int] = []
-    assert np.array_equal(ask(tmp_path / "x.npy", progress=counted.append, said=told.append), whole)
-    assert told == ["8 of 21 sequences were answered before."] and counted == [8, 4, 4, 4, 1]
+    after: list[tuple[str, int]] = []
+    again = ask(tmp_path / "x.npy", advance=lambda *step: after.append(step), said=told.append)
+    assert np.array_equal(again, whole) and told == ["8 of 21 sequences were answered before."]
+    assert after == [("sequences answered", n) for n in (8, 4, 4, 4, 1)], "what fits is not looked at twice"
     assert not (tmp_path / ".unfinished-y.npy").exists()
 
+    seen.clear()
     with pytest.raises(KeyboardInterrupt):
-        ask(tmp_path / "x.npy", progress=stop)
+        ask(tmp_path / "x.npy", advance=stop)
     np.save(tmp_path / "x.npy", x + 1)  # another question: what is there answers it not
     os.utime(tmp_path / "x.npy", ns=(1, 1))
     told.clear()
@@ -290,7 +295,7 @@ def test_a_wrong_file_is_refused_and_leaves_nothing_behind(case: str, ask: Any, 
     path = tmp_path / ("x.npz" if content[:2] == b"PK" else "x.npy")
     path.write_bytes(content)
     with pytest.raises(UserError, match=message):
-        ask(path, kind=kind)
+        ask(path, "new/folder/y.npy", kind=kind)
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -11,7 +11,7 @@ import json
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from numpy.lib import format as npy
 from s5c.atomic import UNFINISHED, write_text, written
 from s5c.data.base import Split
 from s5c.data.padded import Padding
+from s5c.data.progress import progress
 from s5c.errors import UserError
 from s5c.given import as_split, padded_batches, padded_to
 from s5c.model.classifier import Classifier
@@ -128,6 +129,11 @@ class Asked:
         """Returns what its answers are: log-probabilities of classes, or real numbers."""
         return "log_probs" if getattr(self.network.spec, "targets", None) is None else "outputs"
 
+    def check(self, split: Split) -> None:
+        """Raises `UserError` if a sequence is longer than it may be padded to."""
+        if self.padding is not None:
+            padded_to(split, self.padding, pairs=self.network.spec.pairs)
+
     def answers(self, split: Split, steps: int, progress: Callable[[int], None]) -> np.ndarray:
         """Returns the answers, float32, one row per sequence; one with an answer per step has so many steps."""
         spec, rows, places = self.network.spec, [], []
@@ -148,17 +154,19 @@ class Asked:
         return min(max(SLICE_BYTES // max(batch, 1), 1), BATCHES) * self.batch_size
 
 
-def answer(
-    asked: Asked, sequences: Sequences, out: Path, progress: Callable[[int], None], said: Callable[[str], None]
-) -> int:
+Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""Shows progress: of what, and of how many; what it gives is called with numbers of sequences, as they are done."""
+
+
+def answer(asked: Asked, sequences: Sequences, out: Path, said: Callable[[str], None], bar: Bar = progress) -> int:
     """Writes the answers to all sequences; what an earlier call has answered is not asked again.
 
     Args:
         asked: the network.
-        sequences: what it is asked.
+        sequences: what it is asked. All of them are looked at before one is answered.
         out: `.npz` or `.npy`; replaced once the new one is whole.
-        progress: called with numbers of sequences, as they are done.
         said: called with what a person should know.
+        bar: shows progress.
 
     Returns:
         How many sequences have an answer that is no finite number.
@@ -168,21 +176,21 @@ def answer(
             the same file.
     """
     rows, count = asked.rows_at_a_time(sequences), len(sequences.inputs)
-    for _, split in sequences.splits(asked.network, rows):  # all of them are looked at before one is answered
-        if asked.padding is not None:
-            padded_to(split, asked.padding, pairs=asked.network.spec.pairs)
     with _kept(out, _question(asked, sequences)) as (place, kept):
-        done = _done(place, kept)
-        if done:
+        if "fit" not in kept:
+            with bar("sequences looked at", count) as advance:
+                for _, split in sequences.splits(asked.network, rows):
+                    asked.check(split)
+                    advance(len(split))
+            _keep(place, kept, fit=True)
+        if done := _done(place, kept):
             said(f"{done:,} of {count:,} sequences were answered before.")
-            progress(done)
-        steps = sequences.steps(asked.network)
-        with (place / ROWS).open("ab") as file:
+        with bar("sequences answered", count) as advance, (place / ROWS).open("ab") as file:
+            advance(done)
             for _, split in sequences.splits(asked.network, rows, done):
-                found = asked.answers(split, steps, progress)
+                found = asked.answers(split, sequences.steps(asked.network), advance)
                 if "shape" not in kept:
-                    kept["shape"] = list(found.shape[1:])
-                    write_text(place / KEY, json.dumps(kept))
+                    _keep(place, kept, shape=list(found.shape[1:]))
                 file.write(np.ascontiguousarray(found).tobytes())
                 file.flush()
         shape = (count, *kept["shape"])
@@ -210,6 +218,7 @@ def check_place(out: Path, *others: Path) -> None:
 def _kept(out: Path, question: dict[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Gives the folder of unfinished answers, and what is known about them; answers to another question go."""
     place = out.with_name(f"{UNFINISHED}-{out.name}")
+    missing = [path for path in place.parents if not path.exists()]
     place.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(place / LOCK)
     try:
@@ -223,15 +232,22 @@ def _kept(out: Path, question: dict[str, Any]) -> Iterator[tuple[Path, dict[str,
             kept = {}
         if not isinstance(kept, dict) or kept.get("question") != question:
             (place / ROWS).unlink(missing_ok=True)
-            kept = {"question": question}
-            write_text(place / KEY, json.dumps(kept))
+            kept = {}
+            _keep(place, kept, question=question)
         try:
             yield place, kept
         except UserError:
             shutil.rmtree(place)
+            for path in missing:
+                path.rmdir()
             raise
     finally:
         lock.release()
+
+
+def _keep(place: Path, kept: dict[str, Any], **facts: Any) -> None:
+    kept |= facts
+    write_text(place / KEY, json.dumps(kept))
 
 
 def _question(asked: Asked, sequences: Sequences) -> dict[str, Any]:
