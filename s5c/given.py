@@ -185,7 +185,7 @@ def padded_batches(split: Split, padding: Padding | None, batch_size: int, *, pa
     for length in np.unique(places):
         rows = np.flatnonzero(places == length)
         inputs = padding.fitted(split.inputs[rows], int(length), axis)
-        part = Split(inputs, split.labels[rows], lengths[rows])
+        part = dataclasses.replace(split.take(rows), inputs=inputs, lengths=lengths[rows], rows=None)
         for batch in eval_batches(part, batch_size):
             yield batch._replace(places=rows[batch.places])
 

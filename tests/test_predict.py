@@ -159,6 +159,33 @@ def test_memory_is_that_of_a_slice(ask: Any, tmp_path: Path, monkeypatch: pytest
     assert max(rows) == 8 and sum(rows) == 2 * N
 
 
+def test_answers_to_every_step_end_where_a_sequence_does(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network with an answer per step: here one that counts its steps, and overflows at the fifth of sequence 2."""
+
+    def counted(network: Any, weights: Any, inputs: Any, lengths: Any, rescale: float) -> np.ndarray:
+        said = np.broadcast_to(np.arange(float(inputs.shape[1]))[:, None], (*inputs.shape[:2], 1)).copy()
+        if said.shape[1] > 4:
+            said[:, 4][np.asarray(inputs)[:, 4, 0] == 99] = np.inf
+        return said
+
+    monkeypatch.setattr(answering, "log_probs", counted)
+    x, lengths = drawn(PIXELS)
+    lengths[:3], x[2:4, 4] = [7, 3, 5], 99  # of sequence 3 that is padding
+    lengths[3] = 4
+    np.savez(tmp_path / "x.npz", inputs=x, lengths=lengths)
+    known = s5c.load(home / "pixels")
+    for padding in (Padding((4, 9)), None):
+        asked = answering.Asked(known.network, known.weights, 1.0, padding, 4)
+        place = answering.Sequences.find(tmp_path / "x.npz")
+        assert answering.answer(asked, place, tmp_path / "y.npy", lambda text: None) == 1
+        found = np.load(tmp_path / "y.npy")
+        assert found.shape == (N, STEPS, 1)
+        assert np.array_equal(np.isnan(found[..., 0]), np.arange(STEPS) >= lengths[:, None])
+        assert found[0, :, 0].tolist() == list(range(STEPS)) and np.isinf(found[2, 4, 0])
+
+
 # ---- padding
 
 

@@ -140,7 +140,8 @@ class Asked:
         for batch in padded_batches(split, self.padding, self.batch_size, pairs=spec.pairs):
             ready, real = to_device(batch), batch.weights > 0
             said = log_probs(self.network, self.weights, ready.inputs, ready.lengths, self.step_rescale)
-            rows.append(_steps(np.asarray(jax.device_get(said), np.float32)[real], steps))
+            valid = None if batch.lengths is None or spec.pairs else batch.lengths[real]
+            rows.append(_steps(np.asarray(jax.device_get(said), np.float32)[real], steps, valid))
             places.append(batch.places[real])  # type: ignore[index]
             progress(int(real.sum()))
         return np.concatenate(rows)[np.argsort(np.concatenate(places), kind="stable")]
@@ -195,7 +196,7 @@ def answer(asked: Asked, sequences: Sequences, out: Path, said: Callable[[str], 
                 file.flush()
         shape = (count, *kept["shape"])
         _put(out, asked.called, place / ROWS, shape)
-        lost = _not_finite(place / ROWS, shape)
+        lost = _not_finite(place / ROWS, shape, sequences.lengths)
         shutil.rmtree(place)
     return lost
 
@@ -295,17 +296,25 @@ def _put(out: Path, name: str, rows: Path, shape: tuple[int, ...]) -> None:
                 write(one)
 
 
-def _not_finite(rows: Path, shape: tuple[int, ...]) -> int:
-    """Returns how many sequences have an answer that is no finite number, where their steps are valid."""
+def _not_finite(rows: Path, shape: tuple[int, ...], lengths: np.ndarray | None) -> int:
+    """Returns how many sequences have an answer, of a valid step, that is no finite number."""
     answers = np.memmap(rows, np.float32, "r", shape=shape)
-    at_a_time = max(SLICE_BYTES // (4 * int(np.prod(shape[1:]))), 1)
-    parts = (answers[i : i + at_a_time].reshape(-1, int(np.prod(shape[1:]))) for i in range(0, len(answers), at_a_time))
-    return sum(int((~np.isfinite(part)).any(axis=1).sum()) for part in parts)
+    at_a_time, lost = max(SLICE_BYTES // (4 * int(np.prod(shape[1:]))), 1), 0
+    for first in range(0, len(answers), at_a_time):
+        part = slice(first, first + at_a_time)
+        wrong = ~np.isfinite(answers[part])
+        if len(shape) == 3 and lengths is not None:
+            wrong &= (np.arange(shape[1]) < lengths[part, None])[..., None]
+        lost += int(wrong.reshape(len(wrong), -1).any(axis=1).sum())
+    return lost
 
 
-def _steps(answers: np.ndarray, steps: int) -> np.ndarray:
-    """Returns answers with one per step cut, or filled up with zeros, to the steps of the sequences as given."""
+def _steps(answers: np.ndarray, steps: int, lengths: np.ndarray | None) -> np.ndarray:
+    """Returns answers, those of every step for as many steps as the sequences came with, NaN after the valid ones."""
     if answers.ndim < 3:
         return answers
-    missing = max(steps - answers.shape[1], 0)
-    return np.pad(answers[:, :steps], ((0, 0), (0, missing), (0, 0)))
+    found = np.full((len(answers), steps, answers.shape[2]), np.nan, np.float32)
+    found[:, : answers.shape[1]] = answers[:, :steps]
+    if lengths is not None:
+        found[np.arange(steps) >= lengths[:, None]] = np.nan
+    return found
