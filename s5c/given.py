@@ -110,13 +110,11 @@ def as_split(spec: InputSpec, x: Any, lengths: Any = None, y: Any = None, *, fir
         raise UserError(f"The classes must be {n} whole numbers from 0 to {spec.classes - 1}, one for each sequence.")
     valid = None if lengths is None else array(lengths, "lengths")
     steps = inputs.shape[2] if spec.pairs else inputs.shape[1]
-    if valid is not None and (
-        valid.shape != ((n, 2) if spec.pairs else (n,))
-        or valid.dtype.kind not in "iu"
-        or valid.min() < 1
-        or valid.max() > steps
-    ):
-        raise UserError(f"lengths must be whole numbers from 1 to {steps}, one for each sequence.")
+    if valid is not None:
+        shaped = valid.shape == ((n, 2) if spec.pairs else (n,)) and valid.dtype.kind in "iu"
+        if not shaped or valid.min() < 1 or valid.max() > steps:
+            which = f"; sequence {_first(first, (valid < 1) | (valid > steps))} has another" if shaped else ""
+            raise UserError(f"lengths must be whole numbers from 1 to {steps}, one for each sequence{which}.")
     return Split(inputs, labels.astype(np.int32), None if valid is None else valid.astype(np.int32))
 
 
