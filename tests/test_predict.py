@@ -310,6 +310,7 @@ WRONG: dict[str, tuple[str, bytes, str]] = {
     "lengths_zero": ("pixels", npz(inputs=X, lengths=np.zeros(N, int)), "lengths must be whole numbers from 1 to 7"),
     "lengths_long": ("pixels", npz(inputs=X, lengths=np.full(N, 8)), "lengths must be whole numbers from 1 to 7"),
     "lengths_real": ("pixels", npz(inputs=X, lengths=np.full(N, 2.5)), "lengths must be whole numbers"),
+    "lengths_text": ("pixels", npz(inputs=X, lengths=np.full(N, "2")), "lengths must be whole numbers, not <U1"),
     "lengths_few": ("pixels", npz(inputs=X, lengths=np.full(N - 1, 2)), r"lengths has shape \(20,\), but there are 21"),
     "lengths_wide": ("pixels", npz(inputs=X, lengths=np.full((N, 9), 2)), r"lengths has shape \(21, 9\)"),
     "lengths_of_one": ("pairs", npz(inputs=drawn(PAIRS)[0], lengths=np.full(N, 2)), "lengths must be whole numbers"),

@@ -78,6 +78,8 @@ class Sequences:
                 f"{found.path}: {LENGTHS} has shape {found.header.shape}, but there are {len(inputs):,} sequences in "
                 f"{path}: give one number for each."
             )
+        if found is not None and found.header.dtype.kind not in "iu":
+            raise UserError(f"{found.path}: {LENGTHS} must be whole numbers, not {found.header.dtype}.")
         return cls(inputs, None if found is None else found.whole())
 
     def steps(self, network: Classifier) -> int:
