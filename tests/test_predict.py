@@ -16,7 +16,7 @@ import pytest
 from networks import PAIRS, PIXELS, TOKENS, network, weights_of
 
 import s5c
-from s5c.api import Model
+from s5c.api import Model, _with_data
 from s5c.data.base import Split
 from s5c.data.decode import Windows
 from s5c.data.padded import Padding
@@ -203,6 +203,19 @@ def test_a_network_of_the_zoo_is_asked_with_the_padding_of_its_training() -> Non
     )
     assert np.abs(model.predict(x, lengths=lengths, pad="given") - expected).max() > 1
     assert model.evaluate(x, [0] * 4, lengths=lengths).loss == model.evaluate(full, [0] * 4, lengths=lengths).loss
+
+
+def test_sequences_that_a_reduction_looks_at_are_padded_as_in_training(home: Path) -> None:
+    model = s5c.load(home / "pairs")
+    x, lengths = drawn(PAIRS)
+    wide = np.concatenate([x, np.zeros_like(x)], axis=2)  # wider than in training, by padding alone
+    seen = [_with_data(model, data, lengths, None, None).splits.train for data in (x, wide)]
+    for split in seen:
+        assert isinstance(split.inputs, np.ndarray) and split.inputs.shape == (N, 2, TRAINED[0])
+        assert np.array_equal(split.inputs[..., :STEPS], x) and not split.inputs[..., STEPS:].any()
+        assert np.array_equal(split.lengths, lengths)
+    unpadded = _with_data(model, x, None, None, None).splits.train
+    assert unpadded.lengths is not None and (unpadded.lengths == STEPS).all()
 
 
 @pytest.mark.parametrize(
