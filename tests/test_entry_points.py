@@ -203,6 +203,16 @@ def test_own_folders_are_those_of_the_last_command_line(own: Path, tmp_path: Pat
     assert "mild" not in presets.names()
 
 
+def test_the_overview_names_what_lies_in_own_folders(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from s5c.__main__ import main
+
+    monkeypatch.setattr(sys, "argv", ["s5c", f"--config-dir={own}"])
+    main()
+    assert "mild" in capsys.readouterr().out
+
+
 def test_a_folder_that_is_none_and_a_name_of_s5c_s(own: Path, tmp_path: Path) -> None:
     done = jobs.run("train", "--config-dir=typo", folder=tmp_path)
     assert done.code == 1 and "--config-dir=typo: typo is no folder" in done.err
