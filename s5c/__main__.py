@@ -10,7 +10,7 @@ import runpy
 import shlex
 import sys
 
-from s5c import __version__
+from s5c import __version__, searched
 from s5c.errors import UserError, unknown
 from s5c.guide import COMMANDS, HELP, SCRIPTS, complete, overview, printed
 
@@ -18,7 +18,8 @@ from s5c.guide import COMMANDS, HELP, SCRIPTS, complete, overview, printed
 def main() -> None:
     """Runs a command, or says what there is."""
     first, *rest = sys.argv[1:] or ["--help"]
-    if first in HELP:
+    if first in HELP or searched.FLAG.fullmatch(first):
+        searched.add(sys.argv[1:])
         printed(overview())
     elif first == "--version":
         print(__version__)

@@ -111,13 +111,11 @@ def as_split(spec: InputSpec, x: Any, lengths: Any = None, y: Any = None, *, fir
     n = len(inputs)
     valid = None if lengths is None else array(lengths, "lengths")
     steps = inputs.shape[2] if spec.pairs else inputs.shape[1]
-    if valid is not None and (
-        valid.shape != ((n, 2) if spec.pairs else (n,))
-        or valid.dtype.kind not in "iu"
-        or valid.min() < 1
-        or valid.max() > steps
-    ):
-        raise UserError(f"lengths must be whole numbers from 1 to {steps}, one for each sequence.")
+    if valid is not None:
+        shaped = valid.shape == ((n, 2) if spec.pairs else (n,)) and valid.dtype.kind in "iu"
+        if not shaped or valid.min() < 1 or valid.max() > steps:
+            which = f"; sequence {_first(first, (valid < 1) | (valid > steps))} has another" if shaped else ""
+            raise UserError(f"lengths must be whole numbers from 1 to {steps}, one for each sequence{which}.")
     ends = None if valid is None else valid.astype(np.int32)
     if spec.targets is not None:
         return _with_targets(spec, inputs, ends, y)
@@ -227,7 +225,7 @@ def padded_batches(split: Split, padding: Padding | None, batch_size: int, *, pa
         rows = np.flatnonzero(places == length)
         inputs = padding.fitted(split.inputs[rows], int(length), axis)
         targets = None if split.targets is None else _steps(split.targets[rows], int(length))
-        part = Split(inputs, split.labels[rows], lengths[rows], targets=targets)
+        part = dataclasses.replace(split.take(rows), inputs=inputs, lengths=lengths[rows], rows=None, targets=targets)
         for batch in eval_batches(part, batch_size):
             yield batch._replace(places=rows[batch.places])
 

@@ -37,6 +37,8 @@ from s5c.locations import conf_dir
 VARIABLE = "S5C_PLUGINS"
 CONF = "conf"
 
+KINDS = ("method", "task", "family", "allocation", "refit", "backend", "stage")
+"""Kinds that installed packages may give."""
 GROUPS = {"family": "s5c.families", CONF: "s5c.conf"}
 """Entry points of a kind, where they are not called `s5c.<kind>s`."""
 
@@ -57,6 +59,8 @@ class Installed(NamedTuple):
 
 _outside: set[str] = set()
 """Folders that packages search because of the variable; they are left out again when it changes."""
+_added: list[Path] = []
+"""Folders of yaml files that the command line of this process names."""
 
 
 def folders() -> list[Path]:
@@ -133,8 +137,8 @@ def installed(kind: str) -> tuple[Installed, ...]:
 
 @functools.cache  # every distribution on the path is looked at
 def _installed(group: str, path: tuple[str, ...]) -> tuple[Installed, ...]:
-    found = {point.name: point.value.partition(":")[0].strip() for point in entry_points(group=group)}
-    return tuple(Installed(name, module, _file_of(module)) for name, module in sorted(found.items()))
+    found = {(point.name, point.value.partition(":")[0].strip()) for point in entry_points(group=group)}
+    return tuple(Installed(name, module, _file_of(module)) for name, module in sorted(found))
 
 
 def _file_of(module: str) -> Path:
@@ -160,13 +164,6 @@ def _packages() -> list[Path]:
             top = _file_of(one.module.partition(".")[0])
             found[top.parent if top.name == "__init__.py" else top] = None
     return list(found)
-
-
-KINDS = ("method", "task", "family", "allocation", "refit", "backend", "stage")
-"""Kinds that installed packages may give."""
-
-_added: list[Path] = []
-"""Folders of yaml files that the command line of this process names."""
 
 
 def add(folders: Iterable[Path]) -> None:
@@ -317,13 +314,14 @@ def _modules(places: tuple[str, ...], installed: tuple[Installed, ...]) -> dict[
             found[name] = path
     for one in installed:
         if one.name in found:
-            raise _twice(found[one.name], one.path)
+            raise _twice(found[one.name], one.path, one.name)
         found[one.name] = one.path
     return found
 
 
-def _twice(one: Path, other: Path) -> UserError:
-    return UserError(f"{one.stem.rstrip('_')!r} is there twice: {one} and {other}. Give the second another name.")
+def _twice(one: Path, other: Path, name: str = "") -> UserError:
+    name = name or one.stem.rstrip("_")
+    return UserError(f"{name!r} is there twice: {one} and {other}. Give the second another name.")
 
 
 def _place(error: Exception, path: Path) -> str:

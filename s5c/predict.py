@@ -16,7 +16,6 @@ from rich.console import Console
 from s5c import api, programs
 from s5c import config as settings
 from s5c.cli import run
-from s5c.data.progress import progress
 from s5c.given import in_words, native, padding_of, whole
 from s5c.locations import given_path
 from s5c.pipeline import answering
@@ -41,10 +40,7 @@ def main(config: DictConfig) -> Path:
     console.print(in_words(model.network.config, padding, values["pad"]), markup=False)
     size = min(size, len(sequences.inputs))
     asked = answering.Asked(model.network, jax.device_put(model.weights), model.facts["step_rescale"], padding, size)
-    with progress("sequences", len(sequences.inputs)) as advance:
-        lost = answering.answer(
-            asked, sequences, out.absolute(), advance, lambda text: console.print(text, markup=False)
-        )
+    lost = answering.answer(asked, sequences, out.absolute(), lambda text: console.print(text, markup=False))
     if lost:
         console.print(f"{lost:,} sequences have an answer that is no finite number: a layer overflows on them.")
     console.print(f"{asked.called} -> {out}", markup=False)

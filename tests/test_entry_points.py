@@ -84,7 +84,7 @@ def test_without_it_nothing_is_left(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("point", "message"),
     [
-        ("last=other.mine", "'last' is there twice|'hinf' is there twice"),
+        ("hinf=other.mine", "'hinf' is there twice"),
         ("mine=other.mine", r"The reduction method 'mine' cannot be imported: ZeroDivisionError.*mine.py, line 1"),
         ("mine=other.gone", r"cannot be imported: ModuleNotFoundError: No module named 'other.gone'"),
         ("mine=gone.too", r"cannot be imported: ModuleNotFoundError: No module named 'gone'"),
@@ -95,11 +95,18 @@ def test_a_package_with_a_mistake(point: str, message: str, tmp_path: Path, monk
     (tmp_path / "other").mkdir()
     (tmp_path / "other/__init__.py").write_text("")
     (tmp_path / "other/mine.py").write_text("1 / 0\n")
-    declared(tmp_path, "other", methods=point.replace("last", "hinf"))
+    declared(tmp_path, "other", methods=point)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match=message):
-        contract.load_method(point.partition("=")[0].replace("last", "hinf"))
+        contract.load_method(point.partition("=")[0])
     sys.modules.pop("other", None)
+
+
+def test_two_packages_with_one_name(site: Path, tmp_path: Path) -> None:
+    (site / "other.py").write_text("")
+    declared(site, "other", methods="gain=other")
+    with pytest.raises(UserError, match=r"'gain' is there twice: .*other.py and .*gain.py"):
+        contract.load_method("gain")
 
 
 @pytest.mark.slow
@@ -194,6 +201,16 @@ def test_own_folders_are_those_of_the_last_command_line(own: Path, tmp_path: Pat
     assert "mild" in presets.names()
     searched.add([])
     assert "mild" not in presets.names()
+
+
+def test_the_overview_names_what_lies_in_own_folders(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from s5c.__main__ import main
+
+    monkeypatch.setattr(sys, "argv", ["s5c", f"--config-dir={own}"])
+    main()
+    assert "mild" in capsys.readouterr().out
 
 
 def test_a_folder_that_is_none_and_a_name_of_s5c_s(own: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import io
 import os
 import zipfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from networks import PAIRS, PIXELS, TOKENS, network, weights_of
 
 import s5c
+from s5c.api import _with_data
 from s5c.data.base import Split
 from s5c.data.decode import Windows
 from s5c.data.padded import Padding
@@ -88,14 +90,15 @@ def ask(home: Path, tmp_path: Path) -> Callable[..., Any]:
 
     def asked(
         inputs: Path, out: str = "y.npy", *, kind: str = "pixels", lengths: Path | None = None,
-        pad: Any = "trained", progress: Any = lambda n: None, said: Any = lambda text: None,
+        advance: Any = lambda what, n: None, said: Any = lambda text: None,
     ) -> np.ndarray:  # fmt: skip
-        sequences = answering.Sequences.find(inputs, lengths)
         known = model[kind]
-        padding = padding_of(known.network.config, known.facts, pad)
+        padding = padding_of(known.network.config, known.facts, "trained")
         this = answering.Asked(known.network, known.weights, 1.0, padding, 4)
-        answering.check_place(tmp_path / out, inputs)
-        answering.answer(this, sequences, tmp_path / out, progress, said)
+        sequences = answering.Sequences.find(inputs, lengths)
+        answering.answer(
+            this, sequences, tmp_path / out, said, lambda what, total: nullcontext(lambda n: advance(what, n))
+        )
         return np.load(tmp_path / out)
 
     return asked
@@ -121,22 +124,25 @@ def test_it_goes_on_where_it_was_stopped(ask: Any, tmp_path: Path, monkeypatch: 
     np.save(tmp_path / "x.npy", x)
     whole = ask(tmp_path / "x.npy", "whole.npy")
 
-    def stop(done: int, seen: list[int] = []) -> None:  # noqa: B006
-        seen.append(done)
-        if sum(seen) >= 12:
+    def stop(what: str, n: int) -> None:
+        seen.append((what, n))
+        if sum(n for what, n in seen if what == "sequences answered") >= 12:
             raise KeyboardInterrupt
 
+    seen: list[tuple[str, int]] = []
     with pytest.raises(KeyboardInterrupt):
-        ask(tmp_path / "x.npy", progress=stop)
+        ask(tmp_path / "x.npy", advance=stop)
     assert not (tmp_path / "y.npy").exists() and (tmp_path / ".unfinished-y.npy").is_dir()
     told: list[str] = []
-    counted: list[int] = []
-    assert np.array_equal(ask(tmp_path / "x.npy", progress=counted.append, said=told.append), whole)
-    assert told == ["8 of 21 sequences were answered before."] and counted == [8, 4, 4, 4, 1]
+    after: list[tuple[str, int]] = []
+    again = ask(tmp_path / "x.npy", advance=lambda *step: after.append(step), said=told.append)
+    assert np.array_equal(again, whole) and told == ["8 of 21 sequences were answered before."]
+    assert after == [("sequences answered", n) for n in (8, 4, 4, 4, 1)], "what fits is not looked at twice"
     assert not (tmp_path / ".unfinished-y.npy").exists()
 
+    seen.clear()
     with pytest.raises(KeyboardInterrupt):
-        ask(tmp_path / "x.npy", progress=stop)
+        ask(tmp_path / "x.npy", advance=stop)
     np.save(tmp_path / "x.npy", x + 1)  # another question: what is there answers it not
     os.utime(tmp_path / "x.npy", ns=(1, 1))
     told.clear()
@@ -152,6 +158,33 @@ def test_memory_is_that_of_a_slice(ask: Any, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(answering, "SLICE_BYTES", 2 * 4 * 4 * TRAINED[0] * PIXELS.features)  # two batches, padded
     ask(tmp_path / "x.npy")
     assert max(rows) == 8 and sum(rows) == 2 * N
+
+
+def test_answers_to_every_step_end_where_a_sequence_does(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network with an answer per step: here one that counts its steps, and overflows at the fifth of sequence 2."""
+
+    def counted(network: Any, weights: Any, inputs: Any, lengths: Any, rescale: float) -> np.ndarray:
+        said = np.broadcast_to(np.arange(float(inputs.shape[1]))[:, None], (*inputs.shape[:2], 1)).copy()
+        if said.shape[1] > 4:
+            said[:, 4][np.asarray(inputs)[:, 4, 0] == 99] = np.inf
+        return said
+
+    monkeypatch.setattr(answering, "log_probs", counted)
+    x, lengths = drawn(PIXELS)
+    lengths[:3], x[2:4, 4] = [7, 3, 5], 99  # of sequence 3 that is padding
+    lengths[3] = 4
+    np.savez(tmp_path / "x.npz", inputs=x, lengths=lengths)
+    known = s5c.load(home / "pixels")
+    for padding in (Padding((4, 9)), None):
+        asked = answering.Asked(known.network, known.weights, 1.0, padding, 4)
+        place = answering.Sequences.find(tmp_path / "x.npz")
+        assert answering.answer(asked, place, tmp_path / "y.npy", lambda text: None) == 1
+        found = np.load(tmp_path / "y.npy")
+        assert found.shape == (N, STEPS, 1)
+        assert np.array_equal(np.isnan(found[..., 0]), np.arange(STEPS) >= lengths[:, None])
+        assert found[0, :, 0].tolist() == list(range(STEPS)) and np.isinf(found[2, 4, 0])
 
 
 # ---- padding
@@ -171,6 +204,19 @@ def test_a_network_of_the_zoo_is_asked_with_the_padding_of_its_training() -> Non
     )
     assert np.abs(model.predict(x, lengths=lengths, pad="given") - expected).max() > 1
     assert model.evaluate(x, [0] * 4, lengths=lengths).loss == model.evaluate(full, [0] * 4, lengths=lengths).loss
+
+
+def test_sequences_that_a_reduction_looks_at_are_padded_as_in_training(home: Path) -> None:
+    model = s5c.load(home / "pairs")
+    x, lengths = drawn(PAIRS)
+    wide = np.concatenate([x, np.zeros_like(x)], axis=2)  # wider than in training, by padding alone
+    seen = [_with_data(model, data, lengths, None, None).splits.train for data in (x, wide)]
+    for split in seen:
+        assert isinstance(split.inputs, np.ndarray) and split.inputs.shape == (N, 2, TRAINED[0])
+        assert np.array_equal(split.inputs[..., :STEPS], x) and not split.inputs[..., STEPS:].any()
+        assert np.array_equal(split.lengths, lengths)
+    unpadded = _with_data(model, x, None, None, None).splits.train
+    assert unpadded.lengths is not None and (unpadded.lengths == STEPS).all()
 
 
 @pytest.mark.parametrize(
@@ -278,6 +324,7 @@ WRONG: dict[str, tuple[str, bytes, str]] = {
     "lengths_zero": ("pixels", npz(inputs=X, lengths=np.zeros(N, int)), "lengths must be whole numbers from 1 to 7"),
     "lengths_long": ("pixels", npz(inputs=X, lengths=np.full(N, 8)), "lengths must be whole numbers from 1 to 7"),
     "lengths_real": ("pixels", npz(inputs=X, lengths=np.full(N, 2.5)), "lengths must be whole numbers"),
+    "lengths_text": ("pixels", npz(inputs=X, lengths=np.full(N, "2")), "lengths must be whole numbers, not <U1"),
     "lengths_few": ("pixels", npz(inputs=X, lengths=np.full(N - 1, 2)), r"lengths has shape \(20,\), but there are 21"),
     "lengths_wide": ("pixels", npz(inputs=X, lengths=np.full((N, 9), 2)), r"lengths has shape \(21, 9\)"),
     "lengths_of_one": ("pairs", npz(inputs=drawn(PAIRS)[0], lengths=np.full(N, 2)), "lengths must be whole numbers"),
@@ -290,7 +337,7 @@ def test_a_wrong_file_is_refused_and_leaves_nothing_behind(case: str, ask: Any, 
     path = tmp_path / ("x.npz" if content[:2] == b"PK" else "x.npy")
     path.write_bytes(content)
     with pytest.raises(UserError, match=message):
-        ask(path, kind=kind)
+        ask(path, "new/folder/y.npy", kind=kind)
     assert list(tmp_path.iterdir()) == [path]
 
 

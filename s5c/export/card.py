@@ -67,7 +67,7 @@ def _described(exported: Exported) -> str:
 def _rows(exported: Exported) -> dict[str, Any]:
     facts, model = exported.facts, exported.model
     size = cost.size(model, exported.weights["params"], 1)
-    found = {
+    return {
         "Trained on": f"{facts['source']} (checksum `{facts['data']}`)",
         "Removed": "; ".join(facts.get("reductions") or []) or "nothing",
         "States": " + ".join(map(str, model.state_dims)) + (" a channel" if model.config.per_channel else ""),
@@ -79,7 +79,6 @@ def _rows(exported: Exported) -> dict[str, Any]:
         "Licence": facts.get("licence") or "that of its training data and of whoever trained it",
         "Made by": f"s5c {facts.get('s5c', '')} {facts.get('git', '')}".strip(),
     }
-    return found
 
 
 def _measured(facts: dict[str, Any]) -> dict[str, str]:

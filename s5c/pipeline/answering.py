@@ -11,7 +11,7 @@ import json
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from numpy.lib import format as npy
 from s5c.atomic import UNFINISHED, write_text, written
 from s5c.data.base import Split
 from s5c.data.padded import Padding
+from s5c.data.progress import progress
 from s5c.errors import UserError
 from s5c.given import as_split, padded_batches, padded_to
 from s5c.model.classifier import Classifier
@@ -77,6 +78,8 @@ class Sequences:
                 f"{found.path}: {LENGTHS} has shape {found.header.shape}, but there are {len(inputs):,} sequences in "
                 f"{path}: give one number for each."
             )
+        if found is not None and found.header.dtype.kind not in "iu":
+            raise UserError(f"{found.path}: {LENGTHS} must be whole numbers, not {found.header.dtype}.")
         return cls(inputs, None if found is None else found.whole())
 
     def steps(self, network: Classifier) -> int:
@@ -128,13 +131,19 @@ class Asked:
         """Returns what its answers are: log-probabilities of classes, or real numbers."""
         return "log_probs" if getattr(self.network.spec, "targets", None) is None else "outputs"
 
+    def check(self, split: Split) -> None:
+        """Raises `UserError` if a sequence is longer than it may be padded to."""
+        if self.padding is not None:
+            padded_to(split, self.padding, pairs=self.network.spec.pairs)
+
     def answers(self, split: Split, steps: int, progress: Callable[[int], None]) -> np.ndarray:
         """Returns the answers, float32, one row per sequence; one with an answer per step has so many steps."""
         spec, rows, places = self.network.spec, [], []
         for batch in padded_batches(split, self.padding, self.batch_size, pairs=spec.pairs):
             ready, real = to_device(batch), batch.weights > 0
             said = log_probs(self.network, self.weights, ready.inputs, ready.lengths, self.step_rescale)
-            rows.append(_steps(np.asarray(jax.device_get(said), np.float32)[real], steps))
+            valid = None if batch.lengths is None or spec.pairs else batch.lengths[real]
+            rows.append(_steps(np.asarray(jax.device_get(said), np.float32)[real], steps, valid))
             places.append(batch.places[real])  # type: ignore[index]
             progress(int(real.sum()))
         return np.concatenate(rows)[np.argsort(np.concatenate(places), kind="stable")]
@@ -148,17 +157,19 @@ class Asked:
         return min(max(SLICE_BYTES // max(batch, 1), 1), BATCHES) * self.batch_size
 
 
-def answer(
-    asked: Asked, sequences: Sequences, out: Path, progress: Callable[[int], None], said: Callable[[str], None]
-) -> int:
+Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""Shows progress: of what, and of how many; what it gives is called with numbers of sequences, as they are done."""
+
+
+def answer(asked: Asked, sequences: Sequences, out: Path, said: Callable[[str], None], bar: Bar = progress) -> int:
     """Writes the answers to all sequences; what an earlier call has answered is not asked again.
 
     Args:
         asked: the network.
-        sequences: what it is asked.
+        sequences: what it is asked. All of them are looked at before one is answered.
         out: `.npz` or `.npy`; replaced once the new one is whole.
-        progress: called with numbers of sequences, as they are done.
         said: called with what a person should know.
+        bar: shows progress.
 
     Returns:
         How many sequences have an answer that is no finite number.
@@ -168,26 +179,26 @@ def answer(
             the same file.
     """
     rows, count = asked.rows_at_a_time(sequences), len(sequences.inputs)
-    for _, split in sequences.splits(asked.network, rows):  # all of them are looked at before one is answered
-        if asked.padding is not None:
-            padded_to(split, asked.padding, pairs=asked.network.spec.pairs)
     with _kept(out, _question(asked, sequences)) as (place, kept):
-        done = _done(place, kept)
-        if done:
+        if "fit" not in kept:
+            with bar("sequences looked at", count) as advance:
+                for _, split in sequences.splits(asked.network, rows):
+                    asked.check(split)
+                    advance(len(split))
+            _keep(place, kept, fit=True)
+        if done := _done(place, kept):
             said(f"{done:,} of {count:,} sequences were answered before.")
-            progress(done)
-        steps = sequences.steps(asked.network)
-        with (place / ROWS).open("ab") as file:
+        with bar("sequences answered", count) as advance, (place / ROWS).open("ab") as file:
+            advance(done)
             for _, split in sequences.splits(asked.network, rows, done):
-                found = asked.answers(split, steps, progress)
+                found = asked.answers(split, sequences.steps(asked.network), advance)
                 if "shape" not in kept:
-                    kept["shape"] = list(found.shape[1:])
-                    write_text(place / KEY, json.dumps(kept))
+                    _keep(place, kept, shape=list(found.shape[1:]))
                 file.write(np.ascontiguousarray(found).tobytes())
                 file.flush()
         shape = (count, *kept["shape"])
         _put(out, asked.called, place / ROWS, shape)
-        lost = _not_finite(place / ROWS, shape)
+        lost = _not_finite(place / ROWS, shape, sequences.lengths)
         shutil.rmtree(place)
     return lost
 
@@ -210,6 +221,7 @@ def check_place(out: Path, *others: Path) -> None:
 def _kept(out: Path, question: dict[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Gives the folder of unfinished answers, and what is known about them; answers to another question go."""
     place = out.with_name(f"{UNFINISHED}-{out.name}")
+    missing = [path for path in place.parents if not path.exists()]
     place.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(place / LOCK)
     try:
@@ -223,15 +235,22 @@ def _kept(out: Path, question: dict[str, Any]) -> Iterator[tuple[Path, dict[str,
             kept = {}
         if not isinstance(kept, dict) or kept.get("question") != question:
             (place / ROWS).unlink(missing_ok=True)
-            kept = {"question": question}
-            write_text(place / KEY, json.dumps(kept))
+            kept = {}
+            _keep(place, kept, question=question)
         try:
             yield place, kept
         except UserError:
             shutil.rmtree(place)
+            for path in missing:
+                path.rmdir()
             raise
     finally:
         lock.release()
+
+
+def _keep(place: Path, kept: dict[str, Any], **facts: Any) -> None:
+    kept |= facts
+    write_text(place / KEY, json.dumps(kept))
 
 
 def _question(asked: Asked, sequences: Sequences) -> dict[str, Any]:
@@ -279,17 +298,25 @@ def _put(out: Path, name: str, rows: Path, shape: tuple[int, ...]) -> None:
                 write(one)
 
 
-def _not_finite(rows: Path, shape: tuple[int, ...]) -> int:
-    """Returns how many sequences have an answer that is no finite number, where their steps are valid."""
+def _not_finite(rows: Path, shape: tuple[int, ...], lengths: np.ndarray | None) -> int:
+    """Returns how many sequences have an answer, of a valid step, that is no finite number."""
     answers = np.memmap(rows, np.float32, "r", shape=shape)
-    at_a_time = max(SLICE_BYTES // (4 * int(np.prod(shape[1:]))), 1)
-    parts = (answers[i : i + at_a_time].reshape(-1, int(np.prod(shape[1:]))) for i in range(0, len(answers), at_a_time))
-    return sum(int((~np.isfinite(part)).any(axis=1).sum()) for part in parts)
+    at_a_time, lost = max(SLICE_BYTES // (4 * int(np.prod(shape[1:]))), 1), 0
+    for first in range(0, len(answers), at_a_time):
+        part = slice(first, first + at_a_time)
+        wrong = ~np.isfinite(answers[part])
+        if len(shape) == 3 and lengths is not None:
+            wrong &= (np.arange(shape[1]) < lengths[part, None])[..., None]
+        lost += int(wrong.reshape(len(wrong), -1).any(axis=1).sum())
+    return lost
 
 
-def _steps(answers: np.ndarray, steps: int) -> np.ndarray:
-    """Returns answers with one per step cut, or filled up with zeros, to the steps of the sequences as given."""
+def _steps(answers: np.ndarray, steps: int, lengths: np.ndarray | None) -> np.ndarray:
+    """Returns answers, those of every step for as many steps as the sequences came with, NaN after the valid ones."""
     if answers.ndim < 3:
         return answers
-    missing = max(steps - answers.shape[1], 0)
-    return np.pad(answers[:, :steps], ((0, 0), (0, missing), (0, 0)))
+    found = np.full((len(answers), steps, answers.shape[2]), np.nan, np.float32)
+    found[:, : answers.shape[1]] = answers[:, :steps]
+    if lengths is not None:
+        found[np.arange(steps) >= lengths[:, None]] = np.nan
+    return found

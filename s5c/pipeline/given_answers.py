@@ -40,7 +40,8 @@ class Answers:
 
     Attributes:
         path: their file.
-        inputs: as `s5c.networks.Model.predict` takes them, or with the rows of all first documents before all second ones.
+        inputs: as `s5c.networks.Model.predict` takes them, or with the rows of all first documents before those of all
+            second ones.
         lengths: valid steps; None if nothing is padded.
         log_probs: (n, classes), double precision.
         split: the same as examples for a network, from `fitting` on.
