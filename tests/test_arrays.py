@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import own_data
 import pytest
+from jobs import run
 from own_data import LAYOUTS, as_csv, as_npz, as_ts, load, padded, sequences
 
 from s5c import config
@@ -285,6 +286,15 @@ def test_wrong_keys_are_refused(case: str, raw: Path, monkeypatch: pytest.Monkey
     given = {"name": "arrays", "data_dir": str(raw), "cache_dir": str(raw.parent / "cache"), **keys}
     with pytest.raises(UserError, match=message):
         load_task(config.task_job(given), "validation")
+
+
+def test_a_command_on_wrong_files_ends_in_one_message_and_leaves_nothing(raw: Path) -> None:
+    as_ts(raw)
+    change("Toy_TRAIN.ts", ",", ",x,")(raw)
+    given = ("task=arrays", f"task.data_dir={raw}", f"task.cache_dir={raw.parent / 'cache'}")
+    done = run("train", *given, folder=raw.parent)
+    assert done.code == 1 and "line 10, dimension 1: value 2 is 'x'; expected a number." in done.err
+    assert "Traceback" not in done.err and not (raw.parent / "results").exists()
 
 
 def test_a_set_among_several_is_chosen_by_its_file(raw: Path) -> None:

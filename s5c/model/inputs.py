@@ -1,10 +1,10 @@
-"""What a network must know of a task; imports nothing but types, so that tasks can be described without a network."""
+"""What a network must know of a task; imports nothing but units, so that tasks can be described without a network."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from s5c.types import Scale, Targets
+from s5c.units import Scale, Targets
 
 
 class _Spec(NamedTuple):

@@ -21,7 +21,8 @@ def restore(values: Mapping[str, Any], *, which: str) -> TrainedModel:
     """Loads `checkpoint`, a path or `zoo:NAME`, and its task.
 
     The task, with its options and split rule, is the one the checkpoint names. A `task` group on the command line
-    (`+task=digits`) overrides its options, where the data lies for instance, but not which task it is.
+    (`+task=digits`) overrides its options, where the data lies for instance, but not which task it is; single keys
+    (`+task.data_dir=FOLDER`) leave the others as they were.
 
     Raises:
         UserError: no intact checkpoint there, one of another task, or a choice of weights where there is none.
@@ -39,7 +40,7 @@ def restore(values: Mapping[str, Any], *, which: str) -> TrainedModel:
         )
     facts = checkpoint.metadata
     asked = values.get("task")
-    if asked is not None and asked.get("name") != facts["task"]["name"]:
+    if asked is not None and asked.get("name", facts["task"]["name"]) != facts["task"]["name"]:
         raise UserError(
             f"{checkpoint.path} was trained on task {facts['task']['name']!r}, not {asked.get('name')!r}. Leave the "
             "task out of the command, or give a checkpoint of that task."
