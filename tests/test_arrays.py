@@ -146,13 +146,13 @@ def change(path: str, old: str, new: str) -> Callable[[Path], None]:
     return apply
 
 
-def rewritten(**arrays: object) -> Callable[[Path], None]:
-    """Replaces arrays of train.npz; None drops one."""
+def rewritten(name: str = "train.npz", **arrays: object) -> Callable[[Path], None]:
+    """Replaces arrays of an npz; None drops one."""
 
     def apply(raw: Path) -> None:
-        with np.load(raw / "train.npz") as stored:
+        with np.load(raw / name) as stored:
             kept = {key: array for key, array in {**stored, **arrays}.items() if array is not None}
-        np.savez(raw / "train.npz", **kept)
+        np.savez(raw / name, **kept)
 
     return apply
 
@@ -271,6 +271,7 @@ WRONG_KEYS = {
     "no scaling": ({"scale": "standart"}, "Did you mean 'standard'"),
     "words as targets": ({"answers": "values"}, "the label is 'run'; task.answers=values expected a number"),
     "no test": ({"test_fraction": 0.001}, "task.test_fraction=0.001 carves 0 of"),
+    "nothing to explain": ({"answers": "values", "metric": "r2", "max_length": 5}, "do not: give task.metric=rmse"),
     "not there": ({"data_dir": "nowhere"}, "there is no folder"),
 }
 
@@ -282,7 +283,11 @@ def test_wrong_keys_are_refused(case: str, raw: Path, monkeypatch: pytest.Monkey
     keys, message = WRONG_KEYS[case]
     monkeypatch.chdir(raw.parent)
     as_npz(raw)
-    (raw / "test.npz").unlink() if case == "no test" else None
+    if case == "no test":
+        (raw / "test.npz").unlink()
+    if case == "nothing to explain":
+        rewritten(labels=np.arange(18) % 2)(raw)
+        rewritten("test.npz", labels=np.ones(18, int))(raw)
     given = {"name": "arrays", "data_dir": str(raw), "cache_dir": str(raw.parent / "cache"), **keys}
     with pytest.raises(UserError, match=message):
         load_task(config.task_job(given), "validation")
