@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -256,6 +257,34 @@ def test_wrong_files_are_named_and_nothing_is_kept(case: str, raw: Path, monkeyp
         load(raw.parent)
     left = [path.name for path in (raw.parent / "cache").rglob("*") if path.is_file() and path.name != ".lock"]
     assert not left and not (raw.parent / "ran").exists()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_damaged_files_are_refused_or_read_and_nothing_else(layout: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "whole").mkdir()
+    LAYOUTS[layout](tmp_path / "whole")
+    refused = 0
+    for attempt in range(25):
+        folder = tmp_path / str(attempt)
+        shutil.copytree(tmp_path / "whole", folder / "raw")
+        paths = sorted(path for path in (folder / "raw").rglob("*") if path.is_file())
+        path = paths[rng.integers(len(paths))]
+        content = bytearray(path.read_bytes())
+        place, count = int(rng.integers(len(content))), int(rng.integers(1, 40))
+        if attempt % 3 == 0:
+            del content[place : place + count]
+        elif attempt % 3 == 1:
+            content[place] ^= 1 << int(rng.integers(8))
+        else:
+            content[place:place] = rng.bytes(count)
+        path.write_bytes(content)
+        try:
+            load(folder)
+        except UserError as error:
+            assert str(folder) in str(error), "the message names the file"
+            refused += 1
+    assert refused >= 5
 
 
 def test_pickles_would_have_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

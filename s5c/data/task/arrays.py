@@ -73,7 +73,7 @@ class Task(Located):
         padding.check(self.pad, self.max_length or 2**31)
 
     def load(self) -> Dataset:
-        """Returns the data, padded with the mean of each channel, which a network sees as 0."""
+        """Returns the data, padded with what a network sees as 0: the shift of each channel."""
         if self.data_dir is None:
             raise UserError("task=arrays is data of your own: say where it lies, task.data_dir=FOLDER or a file.")
         files = Origin("files", TITLE, self._from_files, _find, names=_names)
@@ -283,7 +283,7 @@ def _split(entry: Entry, name: str) -> Split:
 
 
 def _filled(split: Split, longest: int, fill: np.ndarray | None, uneven: bool) -> Split:
-    """Returns a split whose padding is the mean of each channel, with lengths where there is any."""
+    """Returns a split whose padding is the shift of each channel, with lengths where there is any."""
     assert isinstance(split.inputs, Ragged)
     return dataclasses.replace(
         split,
