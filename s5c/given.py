@@ -126,7 +126,7 @@ def as_split(spec: InputSpec, x: Any, lengths: Any = None, y: Any = None, *, fir
 
 
 def _filled(spec: InputSpec, inputs: np.ndarray, ends: np.ndarray | None) -> np.ndarray:
-    """Returns inputs whose padding is what it was in training where channels are scaled: their means."""
+    """Returns inputs whose padding is what it was in training where channels are scaled: their shifts."""
     if spec.scale is None or ends is None:
         return inputs
     valid = np.arange(inputs.shape[1]) < ends[:, None]

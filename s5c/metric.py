@@ -35,6 +35,7 @@ class Metric:
         share: a number that is 1 at best: told in percent, and differences in points. Otherwise in units of the
             targets, and differences in percent of what the network that is reduced has.
         of: the metric by sums (5, k); None where answers are classes.
+        of_spread: it is relative to how much the targets vary, and says nothing where they do not.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Metric:
     higher: bool
     share: bool
     of: Callable[[Sums], float] | None = None
+    of_spread: bool = False
 
     @property
     def factor(self) -> float:
@@ -135,9 +137,9 @@ REGRESSION = {
         # mean over all targets
         Metric("mae", "MAE", higher=False, share=False, of=_mae),
         # 1 - sum (y^ - y)^2 / sum (y - mean)^2, mean over the targets
-        Metric("r2", "R²", higher=True, share=True, of=_r2),
+        Metric("r2", "R²", higher=True, share=True, of=_r2, of_spread=True),
         # 1 - |y^ - y| / |y - mean|, mean over the targets: the fit index of system identification (Ljung 1999, 16.4)
-        Metric("fit", "fit", higher=True, share=True, of=_fit),
+        Metric("fit", "fit", higher=True, share=True, of=_fit, of_spread=True),
     )
 }
 METRICS = {ACCURACY.name: ACCURACY, **REGRESSION}

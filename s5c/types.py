@@ -16,7 +16,7 @@ Public functions are annotated with these letters; the test run checks every ann
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from jax import Array
 from jaxtyping import Bool, Complex, Float, Int, Num
@@ -27,25 +27,4 @@ Params = Mapping[str, Any]
 Features = Float[Array, "b l h"]
 """Real activations of a sequence layer."""
 
-
-class Scale(NamedTuple):
-    """How real channels are scaled before a network looks at them: (x - shift) / size, one number per channel."""
-
-    shift: tuple[float, ...]
-    size: tuple[float, ...]
-
-
-class Targets(NamedTuple):
-    """Real numbers that a network answers with: shift + size * output, one of each per target.
-
-    Attributes:
-        shift, size: of the training targets, in their units.
-        per_step: there is an answer for every step, instead of one for a sequence.
-    """
-
-    shift: tuple[float, ...]
-    size: tuple[float, ...]
-    per_step: bool = False
-
-
-__all__ = ["Array", "Bool", "Complex", "Features", "Float", "Int", "Num", "Params", "Scale", "Targets"]
+__all__ = ["Array", "Bool", "Complex", "Features", "Float", "Int", "Num", "Params"]

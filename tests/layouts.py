@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import own_data
 from PIL import Image
 
 from s5c.data.base import task_class
@@ -183,6 +184,13 @@ def fsdd(folder: Path) -> Path:
     return place
 
 
+def own(folder: Path) -> Path:
+    """Writes sequences of one's own: 18 for training and for the test, of three lengths."""
+    folder.mkdir(parents=True)
+    own_data.as_npz(folder)
+    return folder
+
+
 FILES: dict[str, Callable[[Path], Path]] = {
     "imdb": aclimdb,
     "imdb_small": aclimdb,
@@ -199,6 +207,7 @@ FILES: dict[str, Callable[[Path], Path]] = {
     "pathx": lambda folder: pathfinder(folder, 128),
     "speech35": speech,
     "fsdd": fsdd,
+    "arrays": own,
 }
 """How to write the published files of each task that has any."""
 

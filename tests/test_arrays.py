@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import own_data
 import pytest
+from jobs import run
 from own_data import LAYOUTS, as_csv, as_npz, as_ts, load, padded, sequences
 
 from s5c import config
@@ -145,13 +147,13 @@ def change(path: str, old: str, new: str) -> Callable[[Path], None]:
     return apply
 
 
-def rewritten(**arrays: object) -> Callable[[Path], None]:
-    """Replaces arrays of train.npz; None drops one."""
+def rewritten(name: str = "train.npz", **arrays: object) -> Callable[[Path], None]:
+    """Replaces arrays of an npz; None drops one."""
 
     def apply(raw: Path) -> None:
-        with np.load(raw / "train.npz") as stored:
+        with np.load(raw / name) as stored:
             kept = {key: array for key, array in {**stored, **arrays}.items() if array is not None}
-        np.savez(raw / "train.npz", **kept)
+        np.savez(raw / name, **kept)
 
     return apply
 
@@ -257,6 +259,34 @@ def test_wrong_files_are_named_and_nothing_is_kept(case: str, raw: Path, monkeyp
     assert not left and not (raw.parent / "ran").exists()
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_damaged_files_are_refused_or_read_and_nothing_else(layout: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "whole").mkdir()
+    LAYOUTS[layout](tmp_path / "whole")
+    refused = 0
+    for attempt in range(25):
+        folder = tmp_path / str(attempt)
+        shutil.copytree(tmp_path / "whole", folder / "raw")
+        paths = sorted(path for path in (folder / "raw").rglob("*") if path.is_file())
+        path = paths[rng.integers(len(paths))]
+        content = bytearray(path.read_bytes())
+        place, count = int(rng.integers(len(content))), int(rng.integers(1, 40))
+        if attempt % 3 == 0:
+            del content[place : place + count]
+        elif attempt % 3 == 1:
+            content[place] ^= 1 << int(rng.integers(8))
+        else:
+            content[place:place] = rng.bytes(count)
+        path.write_bytes(content)
+        try:
+            load(folder)
+        except UserError as error:
+            assert str(folder) in str(error), "the message names the file"
+            refused += 1
+    assert refused >= 5
+
+
 def test_pickles_would_have_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     pickle.loads(pickle.dumps(Bomb())).close()
@@ -270,6 +300,7 @@ WRONG_KEYS = {
     "no scaling": ({"scale": "standart"}, "Did you mean 'standard'"),
     "words as targets": ({"answers": "values"}, "the label is 'run'; task.answers=values expected a number"),
     "no test": ({"test_fraction": 0.001}, "task.test_fraction=0.001 carves 0 of"),
+    "nothing to explain": ({"answers": "values", "metric": "r2", "max_length": 5}, "do not: give task.metric=rmse"),
     "not there": ({"data_dir": "nowhere"}, "there is no folder"),
 }
 
@@ -281,10 +312,23 @@ def test_wrong_keys_are_refused(case: str, raw: Path, monkeypatch: pytest.Monkey
     keys, message = WRONG_KEYS[case]
     monkeypatch.chdir(raw.parent)
     as_npz(raw)
-    (raw / "test.npz").unlink() if case == "no test" else None
+    if case == "no test":
+        (raw / "test.npz").unlink()
+    if case == "nothing to explain":
+        rewritten(labels=np.arange(18) % 2)(raw)
+        rewritten("test.npz", labels=np.ones(18, int))(raw)
     given = {"name": "arrays", "data_dir": str(raw), "cache_dir": str(raw.parent / "cache"), **keys}
     with pytest.raises(UserError, match=message):
         load_task(config.task_job(given), "validation")
+
+
+def test_a_command_on_wrong_files_ends_in_one_message_and_leaves_nothing(raw: Path) -> None:
+    as_ts(raw)
+    change("Toy_TRAIN.ts", ",", ",x,")(raw)
+    given = ("task=arrays", f"task.data_dir={raw}", f"task.cache_dir={raw.parent / 'cache'}")
+    done = run("train", *given, folder=raw.parent)
+    assert done.code == 1 and "line 10, dimension 1: value 2 is 'x'; expected a number." in done.err
+    assert "Traceback" not in done.err and not (raw.parent / "results").exists()
 
 
 def test_a_set_among_several_is_chosen_by_its_file(raw: Path) -> None:

@@ -25,7 +25,7 @@ from s5c.export.rounding import Matrix, rounded
 from s5c.model import family as families
 from s5c.model.classifier import Classifier
 from s5c.model.inputs import InputSpec
-from s5c.types import Scale, Targets
+from s5c.units import Scale, Targets
 
 FACTS = {"model": {"name": "s5"}, "task": {"name": "none"}}
 OPTIONS: list[dict[str, Any]] = [

@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 ENTRY_POINTS = "entry points"  # every module directly in s5c/ that is not listed here by name, every __main__, and
 OF_ENTRY_POINTS = {"export", "pipeline", "bench", "studies"}
-BASE = {"s5c", "errors", "types", "lookup", "metric"}  # s5c itself holds the version
+BASE = {"s5c", "errors", "types", "lookup", "metric", "units"}  # s5c itself holds the version
 BELOW: dict[str, set[str]] = {
     "s5c": set(),
     "errors": set(),
@@ -22,6 +22,7 @@ BELOW: dict[str, set[str]] = {
     "checksums": set(),
     "lookup": {"errors", "locations"},
     "metric": {"errors"},
+    "units": set(),
     "tracking": {"s5c", "errors", "checksums"},
     "data": BASE | {"locations"},
     "ssm": BASE,

@@ -23,7 +23,7 @@ from s5c.model.classifier import Classifier
 from s5c.model.inputs import InputSpec
 from s5c.model.stream import CHUNK, StreamState, advance, initial_state
 from s5c.pipeline import streaming
-from s5c.types import Targets
+from s5c.units import Targets
 
 CLOSE = 1e-5
 FAMILIES = lookup.names(families)

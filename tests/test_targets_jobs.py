@@ -84,6 +84,24 @@ def test_a_stored_network_answers_in_its_units_and_knows_its_data(system: Path) 
 
 
 @pytest.mark.slow
+def test_a_network_is_tested_on_other_data_in_its_own_units(system: Path) -> None:
+    trained = min(system.glob("results/trained/*"), key=lambda path: path.stat().st_mtime)
+    wiener_hammerstein(system / "other", seed=1)
+    with np.load(system / "other/data.npz") as stored:
+        arrays = dict(stored)
+    np.savez(system / "other/data.npz", inputs=3 * arrays["inputs"], targets=arrays["targets"])
+    done = run("evaluate", f"checkpoint={trained}", "+task.data_dir=other", "+task.metric=mae", folder=system)
+    assert done.code == 0 and "The data differs" in done.err and "MAE" in done.out, done.err
+    model = s5c.load(trained)
+    row = next(row for row in collect([system / "results"]) if row["metric"] == "mae")
+    whole = model.evaluate(3 * arrays["inputs"], arrays["targets"])
+    assert row["test_mae"] == pytest.approx(whole.mae, rel=0.3)  # type: ignore[union-attr]
+    np.savez(system / "other/data.npz", inputs=np.ones((9, 5, 2)), targets=np.ones((9, 5)))
+    refused = run("evaluate", f"checkpoint={trained}", "+task.data_dir=other", folder=system)
+    assert refused.code == 1 and "expects inputs" in refused.err
+
+
+@pytest.mark.slow
 def test_the_order_of_a_simulated_system_is_found(system: Path) -> None:
     """The largest ratio at which the RMSE grows by no more than 10 %: most of 16 + 16 stored states are redundant."""
     keys = ("reduction=calibrated", "reduction.max_drop=10", "train.epochs=40", "reduction.calibration.sequences=64")

@@ -32,7 +32,8 @@ def main(config: DictConfig) -> None:
     dataset = job.task.load()
     console = Console(highlight=False, emoji=False)
     console.print(_table(dataset))
-    kind = f"{dataset.features} {'token ids' if dataset.tokens else 'channel(s)'}, {dataset.classes} classes"
+    kind = f"{dataset.features} {'token ids' if dataset.tokens else 'channel(s)'}, {dataset.classes} "
+    kind += "classes" if dataset.targets is None else "target(s)"
     console.print(f"{kind}, fingerprint {dataset.fingerprint()}, ready in {time.monotonic() - began:.1f} s.")
 
 

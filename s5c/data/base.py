@@ -19,7 +19,7 @@ from s5c.data.decode import Decode
 from s5c.data.ragged import Ragged
 from s5c.data.schema import Schema
 from s5c.errors import UserError, unknown
-from s5c.types import Scale, Targets
+from s5c.units import Scale, Targets
 
 ADDED_LATER = {"added_later": True}
 """Metadata of a task's key that older trainings do not know: at its default it does not enter their identity."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from s5c.errors import UserError
-from s5c.types import Scale
+from s5c.units import Scale
 
 CLASSES, VALUES, STEPS = "classes", "values", "values per step"
 """What a network answers with."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from s5c.data.base import Split
 from s5c.data.ragged import Ragged
-from s5c.types import Scale
+from s5c.units import Scale
 
 STANDARD, MINMAX, NONE = SCALES = ("standard", "minmax", "none")
 

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from s5c.model.block import Block, dense
 from s5c.model.config import ModelConfig
 from s5c.model.inputs import InputSpec
-from s5c.types import Array, Bool, Features, Float, Int, Num, Params, Scale
+from s5c.types import Array, Bool, Features, Float, Int, Num, Params
+from s5c.units import Scale
 
 
 class TokenEncoder(nn.Module):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from s5c.types import Scale, Targets
+from s5c.units import Scale, Targets
 
 ADDED_LATER: dict[str, Any] = {"mask_padding": False, "gelu": "tanh", "layer_eps": 1e-6}
 """Keys of a model that older trainings do not know, with what they did: there they do not enter an identity."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from s5c import config as settings
 from s5c import metric as metrics
-from s5c.data.base import Dataset, Splits, assign_splits
+from s5c.data.base import Dataset, Split, Splits, assign_splits
 from s5c.errors import UserError
 from s5c.metric import Metric
 from s5c.model.inputs import InputSpec
@@ -32,10 +32,13 @@ def load_task(job: settings.TaskJob, protocol: str) -> tuple[Dataset, Splits]:
     """Loads a task and decides its splits.
 
     Raises:
-        UserError: there is no data, or a sequence without a single step, whose mean over the steps is no number.
+        UserError: there is no data, or a sequence without a single step, whose mean over the steps is no number; or the
+            task's metric says nothing of its targets.
     """
     dataset = job.task.load()
-    metric_of(dataset)
+    metric = metric_of(dataset)
+    if dataset.targets is not None and dataset.targets.per_step and dataset.pairs:
+        raise UserError(f"{dataset.name}: an answer for every step of a pair of sequences is not possible.")
     for name, split in dataset.splits.items():
         without = np.zeros(len(split), bool) if split.lengths is None else split.lengths < 1
         empty = np.flatnonzero(without.reshape(len(split), -1).any(axis=1))
@@ -45,9 +48,30 @@ def load_task(job: settings.TaskJob, protocol: str) -> tuple[Dataset, Splits]:
                 f"have none [source={dataset.source}]. Remove what is empty from the data."
             )
     keys = job.keys
-    return dataset, assign_splits(
+    splits = assign_splits(
         dataset, protocol=protocol, validation_fraction=keys.validation_fraction, seed=keys.validation_seed
     )
+    for name, split in (("validation", splits.selection), ("test", splits.test)):
+        if metric.of_spread and not _varies(split):
+            raise UserError(
+                f"task.metric={metric.name} compares errors with how much the targets vary, and those of the {name} "
+                f"split ({len(split)} examples) do not: give task.metric=rmse or mae, or a larger split."
+            )
+    return dataset, splits
+
+
+def _varies(split: Split) -> bool:
+    """Returns whether a split's targets differ, from example to example or from step to step."""
+    if split.targets is None:
+        return bool(np.ptp(split.labels, axis=0).any())
+    ends = np.full(len(split), -1) if split.lengths is None else split.lengths
+    seen: set[bytes] = set()
+    for i, end in enumerate(ends.tolist()):
+        values = split.answers(np.array([i]))[0, : None if end < 0 else end]
+        seen.add(np.ascontiguousarray(values[0]).tobytes())
+        if len(seen) > 1 or np.ptp(values, axis=0).any():
+            return True
+    return False
 
 
 def own_data(dataset: Dataset) -> dict[str, Any]:

@@ -23,9 +23,9 @@ def restore(values: Mapping[str, Any], *, which: str) -> TrainedModel:
     """Loads `checkpoint`, a path or `zoo:NAME`, and its task.
 
     The task, with its options and split rule, is the one the checkpoint names. A `task` group on the command line
-    (`+task=digits`) overrides its options, where the data lies for instance, but not which task it is. A checkpoint
-    that names none, of a converted network, takes the one that is given, or does without data; `recipe=NAME` says how
-    it is trained on.
+    (`+task=digits`) overrides its options, where the data lies for instance, but not which task it is; single keys
+    (`+task.data_dir=FOLDER`) leave the others as they were. A checkpoint that names none, of a converted network, takes
+    the one that is given, or does without data; `recipe=NAME` says how it is trained on.
 
     Raises:
         UserError: no intact checkpoint there, one of another task, or a choice of weights where there is none.
@@ -49,7 +49,7 @@ def restore(values: Mapping[str, Any], *, which: str) -> TrainedModel:
             return without_data(checkpoint)
         checkpoint = with_task(checkpoint, settings.task_job(asked).description)
         facts = checkpoint.metadata
-    if asked is not None and asked.get("name") != facts["task"]["name"]:
+    if asked is not None and asked.get("name", facts["task"]["name"]) != facts["task"]["name"]:
         raise UserError(
             f"{checkpoint.path} was trained on task {facts['task']['name']!r}, not {asked.get('name')!r}. Leave the "
             "task out of the command, or give a checkpoint of that task."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from s5c.report.collect import Study
-from s5c.report.row import value
+from s5c.report.row import Row, value
 
 TASKS = {
     "digits": "Handwritten digits, pixel by pixel (64 steps)",
@@ -28,6 +28,8 @@ TASKS = {
     "speech35": "Speech Commands, raw audio (16,000 steps)",
 }
 """Tasks that come with s5c; others are called by their name."""
+OWN = "arrays"
+"""The task of everybody's own data, which is called by its source."""
 MODELS = {"s5": "S5", "s4d": "S4D", "dss": "DSS"}
 
 
@@ -39,11 +41,17 @@ def title(study: Study) -> str:
     """
     first = study.rows[0]
     task, model = first.get("task"), first.get("model")
-    parts = [TASKS.get(str(task), str(task))] if task else []
+    parts = [_source(first) if task == OWN else TASKS.get(str(task), str(task))] if task else []
     if model:
         parts.append(", ".join([MODELS.get(str(model), str(model)), *_size(first.get("orders_full"))]))
     name = ", ".join(str(found) for key in ("task", "model", "experiment") if (found := value(first, key)))
     return ": ".join(parts) + study.title.removeprefix(name)
+
+
+def _source(row: Row) -> str:
+    """Returns what a set of one's own is called: its source without the checksum."""
+    name = str(row.get("source", OWN)).partition(" (")[0]
+    return name[:1].upper() + name[1:]
 
 
 def _size(orders: Sequence[float] | None) -> list[str]:

@@ -16,7 +16,8 @@ import numpy as np
 
 from s5c import metric as metrics
 from s5c.model.inputs import InputSpec
-from s5c.types import Array, Float, Int, Num, Targets
+from s5c.types import Array, Float, Int, Num
+from s5c.units import Targets
 
 
 class Inputs(NamedTuple):

@@ -14,6 +14,7 @@ lengths       (n,) valid steps; what comes after them is padding
 from __future__ import annotations
 
 import re
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -32,7 +33,12 @@ ROLES = {"inputs": "inputs", "x": "inputs", "labels": "labels", "targets": "targ
 ALL = ""
 """The split of arrays whose names say none."""
 
-DAMAGE = (OSError, EOFError, ValueError, MemoryError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
+PADDED = "; if it is padding, store the `lengths` of the sequences"
+
+DAMAGE = (
+    *(OSError, EOFError, ValueError, MemoryError, KeyError, RuntimeError, SyntaxError),
+    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
 """What NumPy raises of files that are damaged, encrypted, or claim more than there is."""
 
 
@@ -158,7 +164,7 @@ def read(arrays: Mapping[str, Place], answers: str) -> Sequences:
     found = Sequences()
     for i, length in enumerate(lengths.tolist()):
         found.where.append(f"{where}, example {i}")
-        found.values.append(real(inputs[i, :length], found.where[-1]))
+        found.values.append(real(inputs[i, :length], found.where[-1], PADDED if "lengths" not in arrays else ""))
     _answer(found, arrays, answers, lengths, steps)
     return found
 

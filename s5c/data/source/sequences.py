@@ -53,13 +53,13 @@ def split_named(name: str) -> str | None:
     return next((split for split, names in SPLITS.items() if name.strip().lower() in names), None)
 
 
-def real(values: np.ndarray, where: str, first_step: int = 1) -> np.ndarray:
+def real(values: np.ndarray, where: str, hint: str = "") -> np.ndarray:
     """Returns numbers as float32.
 
     Args:
         values: (l, channels), of any real type.
         where: for messages.
-        first_step: number of the first step, for messages.
+        hint: what else may be done about a missing value.
 
     Raises:
         UserError: they are no real numbers, not finite, or beyond single precision.
@@ -75,8 +75,8 @@ def real(values: np.ndarray, where: str, first_step: int = 1) -> np.ndarray:
         found = wide[step, channel]
         said = "NaN, a missing value" if np.isnan(found) else f"{found:g}"
         raise UserError(
-            f"{where}: step {step + first_step}, channel {channel + 1} is {said}; expected finite numbers of single "
-            "precision. Fill in what is missing, or leave the sequence out."
+            f"{where}: step {step + 1}, channel {channel + 1} is {said}; expected finite numbers of single "
+            f"precision. Fill in what is missing, or leave the sequence out{hint}."
         )
     return wide.astype(np.float32)
 

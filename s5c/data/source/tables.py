@@ -93,7 +93,10 @@ def _is_target(name: str) -> bool:
 
 def _listed(found: Sequences, path: Path, there: Iterable[Path]) -> list[Path]:
     """Reads the file of labels; returns the files it lists."""
-    rows = list(csv.reader(io.StringIO(text_of(path)), skipinitialspace=True))
+    try:
+        rows = list(csv.reader(text_of(path).splitlines(), skipinitialspace=True))
+    except csv.Error as error:
+        raise UserError(f"{path}: expected a table with commas between its cells ({error}).") from error
     head = [cell.strip().lower() for cell in rows[0]] if rows else []
     targets = [i for i, name in enumerate(head) if _is_target(name)]
     if "file" not in head or ("label" in head) == bool(targets):
@@ -160,7 +163,7 @@ def _csv(path: Path) -> Table:
     """Reads a table with a line of names, or without."""
     text = text_of(path)
     first, _, rest = text.partition("\n")
-    head = [cell.strip() for cell in next(csv.reader([first]), [])]
+    head = [cell.strip().strip('"') for cell in first.split(",")]
     named = any(not _is_number(cell) for cell in head)
     try:
         values = np.loadtxt(io.StringIO(rest if named else text), delimiter=",", ndmin=2, comments=None)
@@ -185,8 +188,9 @@ def _is_number(cell: str) -> bool:
 
 def _first_wrong(path: Path, text: str, head: list[str], named: bool) -> str:
     """Returns which line of a csv is not what it should be."""
-    for number, row in enumerate(csv.reader(io.StringIO(text)), start=1):
-        if (number == 1 and named) or not row:
+    for number, line in enumerate(text.splitlines(), start=1):
+        row = line.split(",")
+        if (number == 1 and named) or not line.strip():
             continue
         if len(row) != len(head):
             return f"{path}, line {number}: {len(row)} cells; expected {len(head)}, as in line 1."
@@ -216,16 +220,16 @@ def _parquet(path: Path) -> Table:
         ) from error
     try:
         table: Any = parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(
-            f"{path}: expected a parquet file; it is cut off or damaged ({' '.join(str(error).split())[:120]})."
-        ) from error
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        kind = column.type
-        numeric = pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind) or pyarrow.types.is_boolean(kind)
-        if not numeric:
+        names = list(table.column_names)
+        kinds, missing = [one.type for one in table.columns], [one.null_count for one in table.columns]
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        said = " ".join(str(error).split())[:120]
+        raise UserError(f"{path}: expected a parquet file; it is cut off or damaged ({said}).") from error
+    of = pyarrow.types
+    for name, kind, count in zip(names, kinds, missing, strict=True):
+        if not (of.is_integer(kind) or of.is_floating(kind) or of.is_boolean(kind)):
             raise UserError(f"{path}, column {name}: {kind}; expected real numbers.")
-        if column.null_count:
-            raise UserError(f"{path}, column {name}: {column.null_count} values are missing; expected none.")
+        if count:
+            raise UserError(f"{path}, column {name}: {count} values are missing; expected none.")
     columns = [np.asarray(column.to_numpy(), np.float64) for column in table.columns]
-    return list(table.column_names), np.stack(columns, axis=1) if columns else np.zeros((0, 0))
+    return names, np.stack(columns, axis=1) if columns else np.zeros((0, 0))

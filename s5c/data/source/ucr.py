@@ -50,6 +50,11 @@ def find(place: Path) -> dict[str, Path]:
     return {}
 
 
+def title(files: dict[str, Path]) -> str:
+    """Returns the name of a set, by its files."""
+    return next(iter(files.values())).stem.rpartition("_")[0] or "own sequences"
+
+
 def read(path: Path) -> Sequences:
     """Returns the examples of a file.
 

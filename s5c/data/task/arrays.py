@@ -25,7 +25,7 @@ from s5c.data.source import arrayfile, tables, ucr
 from s5c.data.source.sequences import SPLITS, Sequences, check_alike
 from s5c.data.statistics import SCALES, Moments, scale_of
 from s5c.errors import UserError, bounded, unknown
-from s5c.types import Scale, Targets
+from s5c.units import Scale, Targets
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Task(Located):
         padding.check(self.pad, self.max_length or 2**31)
 
     def load(self) -> Dataset:
-        """Returns the data, padded with the mean of each channel, which a network sees as 0."""
+        """Returns the data, padded with what a network sees as 0: the shift of each channel."""
         if self.data_dir is None:
             raise UserError("task=arrays is data of your own: say where it lies, task.data_dir=FOLDER or a file.")
         files = Origin("files", TITLE, self._from_files, _find, names=_names)
@@ -157,7 +157,7 @@ class Task(Located):
         }
         for name, part in parts.items():
             self._write(writer, name, part, {one: i for i, one in enumerate(classes)})
-        return f"{place.name} ({kind} {writer.raw.hexdigest()[:8]})"
+        return f"{kind} ({writer.raw.hexdigest()[:8]})"  # not its place: data that has moved is the same data
 
     def _write(self, writer: Writer, name: str, part: Sequences, classes: Mapping[str, int]) -> None:
         for start in range(0, len(part), CHUNK):
@@ -187,13 +187,13 @@ def _names(place: Path) -> tuple[str, ...]:
 
 
 def _read(place: Path, answers: str) -> tuple[dict[str, Sequences], str]:
-    """Returns the splits as they are stored, and the kind of files."""
+    """Returns the splits as they are stored, and what the set is called."""
     if files := ucr.find(place):
-        found, kind = {name: ucr.read(path) for name, path in files.items()}, next(iter(files.values())).suffix
+        found, kind = {name: ucr.read(path) for name, path in files.items()}, ucr.title(files)
     elif arrays := arrayfile.find(place):
-        found, kind = {name: arrayfile.read(held, answers) for name, held in arrays.items()}, "arrays"
+        found, kind = {name: arrayfile.read(held, answers) for name, held in arrays.items()}, "own arrays"
     else:
-        found, kind = {name: tables.read(path) for name, path in tables.find(place).items()}, "tables"
+        found, kind = {name: tables.read(path) for name, path in tables.find(place).items()}, "own tables"
     whole = found.pop("", None)
     if whole is not None and "train" in found:
         raise UserError(f"{whole.where[0]} is of no split, and {place} has a training split: give every one a split.")
@@ -283,7 +283,7 @@ def _split(entry: Entry, name: str) -> Split:
 
 
 def _filled(split: Split, longest: int, fill: np.ndarray | None, uneven: bool) -> Split:
-    """Returns a split whose padding is the mean of each channel, with lengths where there is any."""
+    """Returns a split whose padding is the shift of each channel, with lengths where there is any."""
     assert isinstance(split.inputs, Ragged)
     return dataclasses.replace(
         split,
