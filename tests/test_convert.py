@@ -130,6 +130,7 @@ def test_a_recipe_by_name_brings_task_and_training() -> None:
     assert found.family == "s4d" and found.task is not None and found.task["name"] == "digits"
     assert found.training is not None and found.training["epochs"] == 30
     assert options.read(found.options)["d_model"] == 48
+    assert options.read(recipe.read("imdb_s5").options)["tokens"] is True
 
 
 def test_a_wrong_option_is_found_by_the_answers(tmp_path: Path) -> None:

@@ -229,6 +229,8 @@ def _facts(converted: Converted, found: recipe.Given, name: str, length: int | N
         "experiment": None,
         "parent": None,
         "steps": length,
+        # Sequences of ids are padded to one length, and what runs backwards starts in the padding.
+        "padding": {"lengths": [length], "step": None} if converted.spec.tokens and length else None,
         "s5c": s5c.__version__,
         "git": git_revision(),
     }

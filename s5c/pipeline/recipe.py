@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from s5c import lookup
+from s5c.data.base import task_class
 from s5c.errors import UserError, unknown
 from s5c.model.config import families
 from s5c.pipeline.given_answers import arrays_of
@@ -130,6 +131,8 @@ def _of_mapping(found: Mapping[Any, Any], where: str) -> Given:
             recipe = {key: value for key, value in train.items() if key != "checkpoint_minutes"}
         whole = _of_mapping(model, where)
         told = dict(task) if isinstance(task, Mapping) else None
+        if told is not None and getattr(task_class(str(told.get("name"))), "reads_tokens", False):
+            whole = dataclasses.replace(whole, options={"tokens": True, **whole.options})
         family = str(model["name"]) if model.get("name") in families() else None
         return dataclasses.replace(
             whole, task=told, training=recipe, family=family, incidental=frozenset(options.OPTIONS)
