@@ -40,7 +40,7 @@ from s5c.pipeline.search import Memory, Search, largest_ratio, reductions
 from s5c.pipeline.stage import train
 from s5c.pipeline.targets import check
 from s5c.pipeline.trained import TrainedModel, batches
-from s5c.pipeline.untasked import NAME
+from s5c.pipeline.untasked import NAME, origin
 from s5c.ssm.system import DiagonalSSM
 from s5c.training.checkpoint import Checkpoint
 from s5c.training.checkpoint import load as load_checkpoint
@@ -152,7 +152,7 @@ class Model:
         lines = [
             f"{self.name}: {config.family} of {config.n_layers} layers, {config.d_model} features, "
             f"{'both directions' if getattr(config, 'bidirectional', False) else 'one direction'}, norm {config.norm}",
-            f"  trained on   {(facts['task'] or {'name': 'no task of s5c'})['name']} [source={facts['source']}]",
+            f"  trained on   {origin(facts)}",
             f"  states       {self.states:,} ({' + '.join(map(str, self.orders))})",
             f"  parameters   {self.parameters:,}, {stored.safetensors:,} bytes as safetensors",
         ]

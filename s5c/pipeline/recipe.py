@@ -106,7 +106,8 @@ def _of_file(path: Path) -> Given:
         text = path.read_text("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"recipe={path} is no text: give a yaml or JSON file of options.") from error
-    if options.is_line(text):
+    # A comment of a yaml file may have an option of a command line in it.
+    if options.is_line("\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))):
         return Given(options.of_line(text), frozenset(options.OPTIONS))
     if text.lstrip().startswith("{"):
         return _of_mapping(_parsed(text, path), f"recipe={path}")

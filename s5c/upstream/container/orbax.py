@@ -45,10 +45,9 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """
     folder = _found(path)
     assert folder is not None, "it holds one"
-    if folder.parent != path and sum((one / TREE[0]).is_file() for one in folder.parent.glob("*")) > 1:
-        others = sorted(one.name for one in folder.parent.glob("*") if (one / TREE[0]).is_file())
-        if not all(STEP.match(name) for name in others):
-            raise UserError(f"{folder.parent} holds several trees, {', '.join(others)}: give the folder of one.")
+    beside = sorted(one.name for one in folder.parent.glob("*") if (one / TREE[0]).is_file())
+    if folder != path and len(beside) > 1 and not all(STEP.match(name) for name in beside):
+        raise UserError(f"{folder.parent} holds several trees, {', '.join(beside)}: give the folder of one.")
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of arrays that lay on other devices
