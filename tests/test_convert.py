@@ -317,6 +317,10 @@ def test_an_orbax_folder_is_the_same_network(tmp_path: Path) -> None:
     of_file = conversion.convert(HERE / "last_unidirectional.msgpack")
     assert found.container == "an Orbax folder"
     jax.tree.map(np.testing.assert_array_equal, found.converted.weights, of_file.converted.weights)
+    for stored in (tmp_path / "orbax" / "12").rglob("d/*"):
+        stored.write_bytes(stored.read_bytes()[:100])
+    with pytest.raises(UserError, match="cannot be read as an Orbax folder"):
+        conversion.convert(tmp_path / "orbax")
 
 
 def test_systems_of_single_layers() -> None:
