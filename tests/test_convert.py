@@ -30,6 +30,7 @@ from s5c.pipeline.restored import restore
 from s5c.pipeline.row import common
 from s5c.reduction.contract import load_allocation, load_method
 from s5c.reduction.stage import rank
+from s5c.training.checkpoint import CheckpointStore
 from s5c.training.facts import SCHEMA
 from s5c.upstream import files, options
 
@@ -305,6 +306,14 @@ def test_a_torch_file_changes_nothing_outside_of_itself(tmp_path: Path) -> None:
 
 
 # ---- what becomes of it
+
+
+def test_the_steps_of_a_training_are_none_of_other_code(tmp_path: Path) -> None:
+    found = conversion.convert(HERE / "pixel_unidirectional.msgpack")
+    with CheckpointStore(tmp_path / "mine" / "checkpoints") as store:
+        store.save(1, weights=found.converted.weights, training=None, metadata=found.facts, score=0.5, wait=True)
+    for place in ("mine", "mine/checkpoints", "mine/checkpoints/1"):
+        assert s5c.load(tmp_path / place).states == 16
 
 
 def test_an_orbax_folder_is_the_same_network(tmp_path: Path) -> None:
