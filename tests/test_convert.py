@@ -111,9 +111,10 @@ def test_what_nobody_said_is_told_apart() -> None:
     assert {"prenorm", "clip_eigs", "discretisation", "conj_sym"} <= found.converted.assumed.keys()
 
 
-LINE = "python run_train.py --C_init=lecun_normal --activation_fn full_glu --batchnorm=True --bidirectional=True \\\n"
-LINE += (
-    "  --d_model=8 --dataset=listops-classification --n_layers=2 --p_dropout=0.1 --ssm_size_base=16 --bsz 50 --blocks=2"
+LINE = (
+    "python run_train.py --C_init=lecun_normal --activation_fn full_glu --batchnorm=True --bidirectional=True \\\n"
+    "  --d_model=8 --dataset=listops-classification --n_layers=2 --p_dropout=0.1 --ssm_size_base=16 --bsz 50 "
+    "--blocks=2 --epochs=35 --lr_factor=4 --warmup_end=0 --dt_global=True --ssm_lr_base=0.001"
 )
 
 
@@ -124,6 +125,10 @@ def test_upstreams_argument_line_is_understood(tmp_path: Path) -> None:
         found = conversion.convert(TOKENS, given=given)
         assert found.converted.spec.tokens and found.converted.config.dropout == 0.1
         assert found.given["state_size"] == 16 and found.converted.read["conj_sym"] is True
+        wanted = {"epochs": 35, "batch_size": 50, "ssm_lr": 1e-3, "lr_factor": 4, "warmup_epochs": 0, "dt_global": True}
+        assert wanted.items() <= found.facts["recipe"].items() and found.facts["recipe"]["weight_decay"] == 0.05
+    with pytest.raises(UserError, match=r"recipe\.epochs='many'"):
+        conversion.convert(TOKENS, given=f"{LINE} --epochs=many")
 
 
 def test_a_recipe_by_name_brings_task_and_training() -> None:
