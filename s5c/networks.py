@@ -19,6 +19,7 @@ from s5c.model import stream, surgery
 from s5c.model.classifier import Classifier
 from s5c.model.stream import StreamState
 from s5c.pipeline.network import ReducedNetwork
+from s5c.pipeline.untasked import origin
 from s5c.scored import Evaluation, Regression, scored
 from s5c.ssm.system import DiagonalSSM
 
@@ -123,7 +124,7 @@ class Model:
         lines = [
             f"{self.name}: {config.family} of {config.n_layers} layers, {config.d_model} features, "
             f"{'both directions' if getattr(config, 'bidirectional', False) else 'one direction'}, norm {config.norm}",
-            f"  trained on   {(facts['task'] or {'name': 'no task of s5c'})['name']} [source={facts['source']}]",
+            f"  trained on   {origin(facts)}",
             f"  states       {self.states:,} ({' + '.join(map(str, self.orders))})",
             f"  parameters   {self.parameters:,}, {stored.safetensors:,} bytes as safetensors",
         ]

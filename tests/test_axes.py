@@ -65,9 +65,16 @@ VARIATIONS: dict[str, list[dict[str, Any]]] = {
 }
 """For every axis settings of which the last key is what is tried, beside those without the key."""
 
-ELSEWHERE = {"name", "method", "seed", "weights", "save", "calibration.batch_size", "calibration.task"} | {
-    "finetune.init_epochs"
-}
+ELSEWHERE = {
+    "name",
+    "method",
+    "seed",
+    "weights",
+    "save",
+    "calibration.batch_size",
+    "calibration.task",
+    "calibration.inputs",
+} | {"finetune.init_epochs"}
 """Keys that name or store a result, draw another sample, need a model from disk or another task's data."""
 
 

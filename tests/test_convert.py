@@ -30,6 +30,7 @@ from s5c.pipeline.restored import restore
 from s5c.pipeline.row import common
 from s5c.reduction.contract import load_allocation, load_method
 from s5c.reduction.stage import rank
+from s5c.training.checkpoint import CheckpointStore
 from s5c.training.facts import SCHEMA
 from s5c.upstream import files, options
 
@@ -110,9 +111,10 @@ def test_what_nobody_said_is_told_apart() -> None:
     assert {"prenorm", "clip_eigs", "discretisation", "conj_sym"} <= found.converted.assumed.keys()
 
 
-LINE = "python run_train.py --C_init=lecun_normal --activation_fn full_glu --batchnorm=True --bidirectional=True \\\n"
-LINE += (
-    "  --d_model=8 --dataset=listops-classification --n_layers=2 --p_dropout=0.1 --ssm_size_base=16 --bsz 50 --blocks=2"
+LINE = (
+    "python run_train.py --C_init=lecun_normal --activation_fn full_glu --batchnorm=True --bidirectional=True \\\n"
+    "  --d_model=8 --dataset=listops-classification --n_layers=2 --p_dropout=0.1 --ssm_size_base=16 --bsz 50 "
+    "--blocks=2 --epochs=35 --lr_factor=4 --warmup_end=0 --dt_global=True --ssm_lr_base=0.001"
 )
 
 
@@ -123,6 +125,10 @@ def test_upstreams_argument_line_is_understood(tmp_path: Path) -> None:
         found = conversion.convert(TOKENS, given=given)
         assert found.converted.spec.tokens and found.converted.config.dropout == 0.1
         assert found.given["state_size"] == 16 and found.converted.read["conj_sym"] is True
+        wanted = {"epochs": 35, "batch_size": 50, "ssm_lr": 1e-3, "lr_factor": 4, "warmup_epochs": 0, "dt_global": True}
+        assert wanted.items() <= found.facts["recipe"].items() and found.facts["recipe"]["weight_decay"] == 0.05
+    with pytest.raises(UserError, match=r"recipe\.epochs='many'"):
+        conversion.convert(TOKENS, given=f"{LINE} --epochs=many")
 
 
 def test_a_recipe_by_name_brings_task_and_training() -> None:
@@ -130,6 +136,7 @@ def test_a_recipe_by_name_brings_task_and_training() -> None:
     assert found.family == "s4d" and found.task is not None and found.task["name"] == "digits"
     assert found.training is not None and found.training["epochs"] == 30
     assert options.read(found.options)["d_model"] == 48
+    assert options.read(recipe.read("imdb_s5").options)["tokens"] is True
 
 
 def test_a_wrong_option_is_found_by_the_answers(tmp_path: Path) -> None:
@@ -306,6 +313,14 @@ def test_a_torch_file_changes_nothing_outside_of_itself(tmp_path: Path) -> None:
 # ---- what becomes of it
 
 
+def test_the_steps_of_a_training_are_none_of_other_code(tmp_path: Path) -> None:
+    found = conversion.convert(HERE / "pixel_unidirectional.msgpack")
+    with CheckpointStore(tmp_path / "mine" / "checkpoints") as store:
+        store.save(1, weights=found.converted.weights, training=None, metadata=found.facts, score=0.5, wait=True)
+    for place in ("mine", "mine/checkpoints", "mine/checkpoints/1"):
+        assert s5c.load(tmp_path / place).states == 16
+
+
 def test_an_orbax_folder_is_the_same_network(tmp_path: Path) -> None:
     tree = msgpack_restore((HERE / "last_unidirectional.msgpack").read_bytes())
     with ocp.CheckpointManager(tmp_path / "orbax") as manager:
@@ -316,6 +331,10 @@ def test_an_orbax_folder_is_the_same_network(tmp_path: Path) -> None:
     of_file = conversion.convert(HERE / "last_unidirectional.msgpack")
     assert found.container == "an Orbax folder"
     jax.tree.map(np.testing.assert_array_equal, found.converted.weights, of_file.converted.weights)
+    for stored in (tmp_path / "orbax" / "12").rglob("d/*"):
+        stored.write_bytes(stored.read_bytes()[:100])
+    with pytest.raises(UserError, match="cannot be read as an Orbax folder"):
+        conversion.convert(tmp_path / "orbax")
 
 
 def test_systems_of_single_layers() -> None:

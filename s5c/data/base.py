@@ -180,9 +180,9 @@ class Dataset:
 class Task(Protocol):
     """The surface of a task file: a frozen dataclass whose fields are its yaml keys.
 
-    Two more attributes of the class are optional: `licence`, a sentence on the terms of its data, and `few`, options
-    that make little data quickly, for tests. A task whose data does not come with its code is `Located`
-    (`s5c.data.origin`).
+    Three more attributes of the class are optional: `licence`, a sentence on the terms of its data; `few`, options
+    that make little data quickly, for tests; and `reads_tokens`, which says that its inputs are ids to who has no data
+    to look at. A task whose data does not come with its code is `Located` (`s5c.data.origin`).
     """
 
     def load(self) -> Dataset:

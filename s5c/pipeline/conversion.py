@@ -79,6 +79,7 @@ def is_foreign(path: Path) -> bool:
     if path.is_file():
         return True
     ours = any((path / name).exists() for name in ("weights", "metadata", "checkpoints", "trained.json"))
+    ours |= path.is_dir() and any(path.glob("*/metadata"))  # the steps of one
     return path.is_dir() and not ours and not portable.is_portable(path) and files.is_known(path)
 
 
@@ -120,7 +121,7 @@ def convert(
     chosen = {key: value for key, value in chosen.items() if key in module.OPTIONS or key not in found.incidental}
     if answers is not None and "tokens" not in chosen and "tokens" in module.OPTIONS:
         chosen["tokens"] = answers.tokens
-    converted = module.convert(arrays, chosen)
+    converted = exact(module.convert(arrays, chosen))
     deviation = None
     if answers is not None:
         assert check is not None, "they were read"
@@ -145,6 +146,11 @@ def convert(
         converted, source, container, module.TITLE, chosen, settings.jsonable(facts), deviation,
         0 if answers is None else len(answers.log_probs),
     )  # fmt: skip
+
+
+def exact(found: Converted) -> Converted:
+    """Returns a network that multiplies in single precision, in which answers are compared; a GPU else rounds more."""
+    return dataclasses.replace(found, config=dataclasses.replace(found.config, precision="float32"))
 
 
 def loaded(source: Path, given: object, options: Mapping[str, Any], check: Path | None) -> Checkpoint:
@@ -229,6 +235,8 @@ def _facts(converted: Converted, found: recipe.Given, name: str, length: int | N
         "experiment": None,
         "parent": None,
         "steps": length,
+        # Sequences of ids are padded to one length, and what runs backwards starts in the padding.
+        "padding": {"lengths": [length], "step": None} if converted.spec.tokens and length else None,
         "s5c": s5c.__version__,
         "git": git_revision(),
     }

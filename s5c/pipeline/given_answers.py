@@ -98,7 +98,8 @@ class Answers:
         """
         assert self.split is not None, "fitted before"
         rows = np.arange(len(self.split))[:most]
-        model = Classifier(converted.config, converted.spec, converted.state_dims)
+        config = dataclasses.replace(converted.config, precision="float32")
+        model = Classifier(config, converted.spec, converted.state_dims)
         said = predict(model, converted.weights, batches(self.split.take(rows), BATCH)()).log_probs
         if not np.isfinite(said).all():
             return float("inf")

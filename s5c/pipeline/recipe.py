@@ -8,11 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from s5c import config as settings
 from s5c import lookup
+from s5c.data.base import task_class
 from s5c.errors import UserError, unknown
 from s5c.model.config import families
 from s5c.pipeline.given_answers import arrays_of
 from s5c.studies import composed
+from s5c.training.loop import Recipe
 from s5c.upstream import options
 
 OF_S5C = (
@@ -29,6 +32,19 @@ OF_S5C = (
 """Keys of a model of s5c that are not of its weights."""
 ARRAYS, TEXTS = ".npz", (".yaml", ".yml", ".json", ".sh", ".txt")
 LARGEST = 2**20
+
+TRAINING = {
+    **{"epochs": "epochs", "bsz": "batch_size", "ssm_lr_base": "ssm_lr", "lr_factor": "lr_factor", "lr_min": "lr_min"},
+    **{
+        "weight_decay": "weight_decay",
+        "warmup_end": "warmup_epochs",
+        "opt_config": "grouping",
+        "dt_global": "dt_global",
+    },
+}
+"""Options of upstream's trainings, as a recipe of s5c calls them."""
+UNSAID: Mapping[str, Any] = {"lr_factor": 1.0, "weight_decay": 0.05, "warmup_epochs": 1}
+"""What upstream takes for options that are not given, where s5c takes something else."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +82,7 @@ def read(given: object) -> Given:
         return _of_mapping(given, "recipe=")
     text = str(given).strip()
     if options.is_line(text):
-        return Given(options.of_line(text), frozenset(options.OPTIONS))
+        return _of_line(text)
     path = Path(text).expanduser()
     if path.is_file():
         return _of_file(path)
@@ -93,6 +109,15 @@ def training(name: str) -> dict[str, Any]:
     return found.training
 
 
+def _of_line(text: str) -> Given:
+    found = options.of_line(text)
+    said = {ours: found[theirs] for theirs, ours in TRAINING.items() if found.get(theirs) is not None}
+    training = None
+    if {"epochs", "batch_size"} <= said.keys():
+        training = dataclasses.asdict(settings.build(Recipe, {**UNSAID, **said}, "recipe"))
+    return Given(found, frozenset(options.OPTIONS), training=training)
+
+
 def _of_file(path: Path) -> Given:
     if path.suffix == ARRAYS:
         arrays = arrays_of(path, "recipe=")
@@ -105,8 +130,9 @@ def _of_file(path: Path) -> Given:
         text = path.read_text("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"recipe={path} is no text: give a yaml or JSON file of options.") from error
-    if options.is_line(text):
-        return Given(options.of_line(text), frozenset(options.OPTIONS))
+    # A comment of a yaml file may have an option of a command line in it.
+    if options.is_line("\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))):
+        return _of_line(text)
     if text.lstrip().startswith("{"):
         return _of_mapping(_parsed(text, path), f"recipe={path}")
     return _of_mapping(composed.read(path), f"recipe={path}")
@@ -130,6 +156,8 @@ def _of_mapping(found: Mapping[Any, Any], where: str) -> Given:
             recipe = {key: value for key, value in train.items() if key != "checkpoint_minutes"}
         whole = _of_mapping(model, where)
         told = dict(task) if isinstance(task, Mapping) else None
+        if told is not None and getattr(task_class(str(told.get("name"))), "reads_tokens", False):
+            whole = dataclasses.replace(whole, options={"tokens": True, **whole.options})
         family = str(model["name"]) if model.get("name") in families() else None
         return dataclasses.replace(
             whole, task=told, training=recipe, family=family, incidental=frozenset(options.OPTIONS)

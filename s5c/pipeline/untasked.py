@@ -7,6 +7,7 @@ is given on the command line takes the place of the one that is missing.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -95,3 +96,15 @@ def chosen(keys: Calibration, spec: InputSpec) -> Split:
             f"reduction.calibration.sequences={keys.sequences}: {path} has {len(every)}; choose from 1 to {len(every)}."
         )
     return every.take(np.random.default_rng(keys.seed).permutation(len(every))[: keys.sequences])
+
+
+def origin(facts: Mapping[str, Any]) -> str:
+    """Returns what a network was trained on, in words.
+
+    Args:
+        facts: its metadata.
+    """
+    if facts["task"] is not None:
+        return f"{facts['task']['name']} [source={facts['source']}]"
+    made = facts.get("converted") or {"file": "other code"}
+    return f"no task of s5c; converted from {made['file']}"

@@ -371,7 +371,10 @@ def _composite(metadata: dict, items: Mapping[str, dict]) -> Any:
 
 def _not_found(path: Path) -> UserError:
     if path.is_file():
-        return UserError(f"{path} is a file; a checkpoint is a folder. Give its run folder or the folder of a step.")
+        return UserError(
+            f"{path} is a file; a checkpoint is a folder. Give its run folder or the folder of a step; a file of other "
+            f"code becomes a checkpoint by python -m s5c.convert source={path} out=FOLDER."
+        )
     nearest = next(parent for parent in path.parents if parent.is_dir())
     missing = path.relative_to(nearest).parts[0]
     names = nearest_first(missing, [entry.name for entry in nearest.iterdir() if not entry.name.startswith(".")])

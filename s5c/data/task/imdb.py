@@ -47,6 +47,7 @@ class Task(Located):
         pad: full (published) | bucket | a list of lengths | how many to choose (`s5c.data.padding`).
     """
 
+    reads_tokens: ClassVar[bool] = True
     licence: ClassVar[str] = "Large Movie Review Dataset (Maas et al. 2011): no licence stated, to be cited."
     name: ClassVar[str] = "imdb"
     level: str = "characters"

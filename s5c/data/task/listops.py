@@ -44,6 +44,7 @@ class Task(Located):
         tokens: exclusive bounds of the drawn lengths, without parentheses.
     """
 
+    reads_tokens: ClassVar[bool] = True
     licence: ClassVar[str] = "expressions drawn by the recipe of the Long Range Arena."
     name: ClassVar[str] = "listops"
     published: ClassVar[bool] = True

@@ -34,6 +34,7 @@ class Task(Located):
         pad: full (published) | bucket | a list | how many to choose (`s5c.data.padding`), by the longer text.
     """
 
+    reads_tokens: ClassVar[bool] = True
     licence: ClassVar[str] = "ACL Anthology Network, as the Long Range Arena publishes it: see its terms."
     max_length: int = bounded(4000, least=2)
     width: int | None = bounded(None, least=1)

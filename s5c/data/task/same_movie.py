@@ -47,6 +47,7 @@ class Task(Located):
         pad: full | bucket | a list | how many to choose (`s5c.data.padding`), by the longer text.
     """
 
+    reads_tokens: ClassVar[bool] = True
     licence: ClassVar[str] = "Large Movie Review Dataset (Maas et al. 2011): no licence stated, to be cited."
     max_length: int = bounded(4000, least=2)
     min_freq: int = bounded(15, least=1)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -45,18 +49,38 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """
     folder = _found(path)
     assert folder is not None, "it holds one"
-    if folder.parent != path and sum((one / TREE[0]).is_file() for one in folder.parent.glob("*")) > 1:
-        others = sorted(one.name for one in folder.parent.glob("*") if (one / TREE[0]).is_file())
-        if not all(STEP.match(name) for name in others):
-            raise UserError(f"{folder.parent} holds several trees, {', '.join(others)}: give the folder of one.")
+    beside = sorted(one.name for one in folder.parent.glob("*") if (one / TREE[0]).is_file())
+    if folder != path and len(beside) > 1 and not all(STEP.match(name) for name in beside):
+        raise UserError(f"{folder.parent} holds several trees, {', '.join(beside)}: give the folder of one.")
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer, warnings.catch_warnings():
+        with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of arrays that lay on other devices
-            tree = checkpointer.metadata(folder.absolute()).item_metadata.tree
+            described = checkpointer.metadata(folder.absolute()).item_metadata
+            if described is None:
+                raise ValueError("what is in it cannot be read")
+            tree = described.tree
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
             found = checkpointer.restore(folder.absolute(), restore_args=as_numpy)
     except (MemoryError, PermissionError):
         raise
     except Exception as error:  # any failure inside of Orbax and TensorStore is damage
-        raise UnreadableError(folder, TITLE, error) from error
-    return flattened(found, folder, TITLE)
+        damage = UnreadableError(folder, TITLE, error)
+    else:
+        return flattened(found, folder, TITLE)
+    with _quiet():
+        gc.collect()  # the other arrays, which fail as well
+    raise damage
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Drops what Orbax logs, and asyncio of errors that nobody waited for: of all arrays but the first that fails."""
+    loggers = [logging.getLogger(name) for name in ("asyncio", "absl")]
+    before = [logger.disabled for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.disabled = True
+        yield
+    finally:
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled

@@ -65,7 +65,6 @@ def convert(arrays: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> Conve
     }
     found, choice = Arrays(own, TITLE), Choice(given, OPTIONS, TITLE)
     layers = _count(own, choice)
-    params: dict[str, Any] = {}
     features, h = _sizes(found, "params/encoder/encoder/kernel", 2)
     choice.found("d_model", h, "the shapes")
     choice.found("in_dim", features, "the shapes of the encoder")
@@ -90,18 +89,17 @@ def convert(arrays: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> Conve
     paired = choice.found("pairs", "params/decoder/layer1/kernel" in found, "the shapes of the decoder")
     if paired:
         classes = _sizes(found, "params/decoder/layer2/kernel", 2)[1]
-        params["decoder"] = {
+        decoder: dict[str, Any] = {
             "layer1": _dense(found, "params/decoder/layer1", 4 * h, h),
             "layer2": _dense(found, "params/decoder/layer2", h, classes),
         }
     else:
         classes = _sizes(found, "params/decoder/kernel", 2)[1]
-        params["decoder"] = _dense(found, "params/decoder", h, classes)
+        decoder = _dense(found, "params/decoder", h, classes)
     choice.found("n_out", classes, "the shapes of the decoder")
-    params["encoder"] = encoder
     found.done()
     config = _config(choice, layers, h, max(dims), outs, norm)
-    weights: dict[str, Any] = {"params": single(params)}
+    weights: dict[str, Any] = {"params": single({"encoder": encoder, "decoder": decoder})}
     if stats:
         weights["batch_stats"] = single({"encoder": stats})
     spec = InputSpec(features, classes, _tokens(choice, features, paired), paired)
