@@ -224,8 +224,9 @@ def padded_batches(split: Split, padding: Padding | None, batch_size: int, *, pa
     for length in np.unique(places):
         rows = np.flatnonzero(places == length)
         inputs = padding.fitted(split.inputs[rows], int(length), axis)
-        targets = None if split.targets is None else _steps(split.targets[rows], int(length))
-        part = dataclasses.replace(split.take(rows), inputs=inputs, lengths=lengths[rows], rows=None, targets=targets)
+        taken = split.take(rows)
+        targets = None if taken.targets is None else _steps(taken.answers(np.arange(len(rows))), int(length))
+        part = dataclasses.replace(taken, inputs=inputs, lengths=lengths[rows], rows=None, targets=targets)
         for batch in eval_batches(part, batch_size):
             yield batch._replace(places=rows[batch.places])
 

@@ -7,6 +7,7 @@ from s5c.guide import answer
 if __name__ == "__main__":
     answer("stream")
 
+import io
 import sys
 
 import numpy as np
@@ -36,9 +37,9 @@ def main(config: DictConfig) -> None:
     if place is not None and place.exists():
         state = streaming.read_state(place, model.network, model.weights)
         Console(stderr=True).print(f"Goes on after step {int(state.steps):,} ({place}).", markup=False)
-    given = streaming.samples(
-        sys.stdin.buffer, str(values["format"]), model.network.spec, model.facts.get("vocabulary")
-    )
+    file = sys.stdin.buffer
+    assert isinstance(file, io.BufferedIOBase)
+    given = streaming.samples(file, str(values["format"]), model.network.spec, model.facts.get("vocabulary"))
     try:
         for part in streaming.grouped(given, every):
             state, said = model.prefill(state, part[None])

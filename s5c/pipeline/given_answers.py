@@ -100,7 +100,7 @@ class Answers:
         rows = np.arange(len(self.split))[:most]
         config = dataclasses.replace(converted.config, precision="float32")
         model = Classifier(config, converted.spec, converted.state_dims)
-        said = predict(model, converted.weights, batches(self.split.take(rows), BATCH)()).log_probs
+        said = predict(model, converted.weights, batches(self.split.take(rows), BATCH)()).outputs
         if not np.isfinite(said).all():
             return float("inf")
         return float(np.abs(said - self.log_probs[rows]).max())

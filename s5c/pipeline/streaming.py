@@ -98,7 +98,7 @@ def _characters(file: io.BufferedIOBase, vocabulary: Sequence[str] | None) -> It
     if not vocabulary or any(len(token) > 1 and not token.startswith("<") for token in vocabulary):
         raise UserError("format=text is for networks that read characters, and this one does not: format=lines.")
     ids = {token: i for i, token in enumerate(vocabulary)}
-    decoder = io.TextIOWrapper(file, "utf-8", errors="replace", newline="")
+    decoder = io.TextIOWrapper(file, "utf-8", errors="replace", newline="")  # type: ignore[type-var]
     while character := decoder.read(1):
         yield np.asarray(ids.get(character, ids.get(UNKNOWN, 0)), np.int32)
 
