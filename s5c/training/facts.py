@@ -67,7 +67,7 @@ def checked(facts: Facts) -> Facts:
     dims, spec = facts["state_dims"], facts["input_spec"]
     if not all(type(p) is int for p in dims):
         raise _strange(facts, "state_dims", dims, "one whole number per layer")
-    if [type(one) for one in spec] != [int, int, bool, bool]:
+    if [type(one) for one in spec[:4]] != [int, int, bool, bool]:
         raise _strange(facts, "input_spec", spec, "features, classes, tokens, pairs")
     return facts
 
