@@ -367,7 +367,7 @@ def test_a_network_without_a_task_is_reduced(checkpoint: Path, tmp_path: Path) -
     rows = [json.loads(line) for line in next(tmp_path.rglob("rows.jsonl")).read_text().splitlines()]
     assert [row["states"] for row in rows] == [16, 8]
     assert rows[1]["test_accuracy"] is None and rows[1]["task"] == "none"
-    assert s5c.load(rows[1]["checkpoint"]).states == 8
+    assert s5c.load(tmp_path / rows[1]["checkpoint"]).states == 8
 
 
 CALIBRATED = ("reduction=calibrated", "reduction.ratio=0.5")

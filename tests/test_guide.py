@@ -31,6 +31,7 @@ def leaves(values: Any, prefix: str = "") -> list[str]:
         ("reduce", {"reduction": "lqo_curve"}),
         ("evaluate", {}),
         ("report", {}),
+        ("convert", {}),
     ],
 )
 def test_the_keys_of_the_help_are_those_that_hydra_composes(command: str, chosen: dict[str, str]) -> None:

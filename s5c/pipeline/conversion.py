@@ -91,7 +91,6 @@ def convert(
     check: Path | None = None,
     tolerance: float = TOLERANCE,
     layout: str | None = None,
-    name: str | None = None,
 ) -> Conversion:
     """Reads a network of other code; writes nothing.
 
@@ -103,7 +102,6 @@ def convert(
         check: `.npz` with `inputs`, `lengths` if some are padded, and `log_probs`.
         tolerance: how far the answers may differ.
         layout: one of `s5c.upstream.layout`; None to tell by the names of the arrays.
-        name: what the network is called.
 
     Raises:
         UserError: the file, an option or an answer does not fit.
@@ -130,7 +128,7 @@ def convert(
         if not deviation <= tolerance:
             raise UserError(_wrong(arrays, module, chosen, converted, answers, deviation, tolerance))
     length = chosen.get("length") or (answers.length if answers is not None else None)
-    facts = _facts(converted, found, name or source.stem, length)
+    facts = _facts(converted, found, source.stem, length)
     facts["converted"] = {
         "file": source.name,
         "sha256": _sum(source),
