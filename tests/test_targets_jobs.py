@@ -134,6 +134,7 @@ def test_every_stage_works_on_targets(keys: tuple[str, ...], system: Path) -> No
     assert done.value < 0
 
 
+@pytest.mark.slow
 def test_long_sequences_of_many_channels_are_taken_as_they_are(tmp_path: Path) -> None:
     """Sequences as long as EigenWorms' pass through one step of a training, unequal ones too."""
     rng = np.random.default_rng(0)

@@ -55,7 +55,7 @@ class Task(Located):
         validation_fraction, validation_seed: of the training split, where the data has no validation split.
     """
 
-    licence: ClassVar[str] = "Yours."
+    licence: ClassVar[str] = "Your own data, under the terms of its source."
     answers: str = AUTO
     metric: str = AUTO
     scale: str = "standard"
