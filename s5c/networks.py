@@ -167,7 +167,7 @@ class Model:
 
         known = lengths
         if lengths is None and format == "stablehlo":
-            known = (self.facts.get("padding") or {}).get("lengths") or self.facts.get("length")
+            known = (self.facts.get("padding") or {}).get("lengths") or self.facts.get("steps")
         steps = () if known is None else tuple(whole(n, "lengths", "lengths=[784]") for n in np.atleast_1d(known))
         facts, rescale = {**self.facts, "name": self.name}, self.facts["step_rescale"]
         made = Exported(symbol, self.network, self.weights, facts, rescale, whole(bits, "bits", "bits=8"), steps)

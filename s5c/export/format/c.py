@@ -44,7 +44,9 @@ def write(exported: Exported, folder: Path) -> str:
         "plan": made,
         "name": name,
         "guard": name.upper(),
-        "title": f"{name}: {exported.facts['model']['name']} on {exported.facts['task']['name']}",
+        "title": f"{name}: {exported.model.config.family} of {exported.facts['name']}"
+        if "name" in exported.facts
+        else name,
         "version": __version__,
         "weight_bytes": weight_bytes(made),
         "inputs": inputs,
