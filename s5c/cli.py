@@ -89,7 +89,7 @@ def run(job: Callable[[DictConfig], Any], config_name: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     _ignore_closed_loops()
     logging.captureWarnings(True)
-    sys.argv[1:] = _switches_first(sys.argv[1:])
+    sys.argv[1:] = _with_their_presets(_switches_first(sys.argv[1:]))
     try:
         with signals_interrupt(), _sweep_folders_removed():
             searched.add(sys.argv[1:])
@@ -129,6 +129,27 @@ def _switches_first(arguments: Sequence[str]) -> list[str]:
         of_switch = word in ALONE or word in WITH_VALUE or before in WITH_VALUE
         (switches if of_switch else others).append(word)
     return [*switches, *others]
+
+
+def _with_their_presets(arguments: Sequence[str]) -> list[str]:
+    """Returns the arguments of a sweep over presets, its keys of these presets as choices of one.
+
+    Before it makes jobs Hydra composes the command line without what is swept, and so with the preset of the
+    experiment, in which `reduction.eps=0` is no key although every swept preset has it. A choice of one is swept too.
+    """
+    if not {"-m", "--multirun"} & set(arguments):
+        return list(arguments)
+    swept = [re.fullmatch(r"([\w/]+)=[\w.\-]+(?:,[\w.\-]+)+", word) for word in arguments]
+    groups = {found[1] for found in swept if found is not None}
+
+    def choice(word: str) -> str:
+        key, equals, value = word.partition("=")
+        single = value and ("," not in value or value[0] in "[{'\"") and "(" not in value and "$" not in value
+        return (
+            f"{key}=choice({value})" if equals and single and key.partition(".")[0] in groups and "." in key else word
+        )
+
+    return [choice(word) for word in arguments]
 
 
 def _leave(status: int) -> NoReturn:

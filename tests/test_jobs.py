@@ -141,6 +141,14 @@ class TestReuse:
         assert main.folder / row["parent"] == latest and row["checkpoint"] is None
 
     @pytest.mark.slow
+    def test_a_sweep_over_presets_takes_a_key_that_the_experiment_s_own_preset_lacks(self, tmp_path: Path) -> None:
+        options = ("reduction=last,aire", "reduction.unstable=protect", "reduction.ratio=[0.25,0.5]", "name=sweep")
+        done = jobs.run("train", "-m", "+experiment=digits_s5", *options, folder=tmp_path)
+        assert done.code == 0, done.err
+        rows = [row for path in tmp_path.glob("results/sweep/*/rows.jsonl") for row in jobs.rows(path)]
+        assert {row["arm"] for row in rows} == {"unpruned", "last +protect", "aire +protect"}
+        assert all("choice" not in row["command"] for row in rows)
+
     def test_a_sweep_trains_once_and_again_not_at_all(self, tmp_path: Path) -> None:
         for ratios, trainings in (("0.25,0.5", 1), ("0.5", 0)):
             done = jobs.run("train", "--multirun", f"reduction.ratio={ratios}", "name=sweep", folder=tmp_path)
