@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -19,6 +20,21 @@ os.environ["S5C_PLUGINS"] = os.pathsep.join([_plants, *_given])
 signal.signal(signal.SIGINT, signal.default_int_handler)  # inherited as ignored in the background of a shell
 if sys.platform != "win32":
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_collection_finish() -> None:
+    """Takes what is there now, the modules and the tests, out of what the garbage collector looks through each time."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_of_other_files() -> Iterator[None]:
+    """Forgets what one file has compiled before the next: kept, programs fill the memory and make every test slower."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+    gc.collect()
 
 
 @pytest.fixture
