@@ -135,8 +135,11 @@ WITHOUT_S5C = (
 @pytest.mark.skipif(importlib.util.find_spec("flatbuffers") is None, reason="needs s5c[stablehlo]")
 @pytest.mark.parametrize(
     "options",
-    [{"bidirectional": True}, {"spec": networks.PAIRS}, {"family": "s4d"}],
-    ids=["both directions", "pairs", "channels"],
+    [
+        pytest.param({"bidirectional": True}, id="both directions", marks=pytest.mark.slow),
+        pytest.param({"spec": networks.PAIRS}, id="pairs"),
+        pytest.param({"family": "s4d"}, id="channels", marks=pytest.mark.slow),
+    ],
 )
 def test_stablehlo_runs_where_there_is_no_s5c(options: dict[str, Any], tmp_path: Path) -> None:
     exported = made(options)
@@ -228,6 +231,7 @@ def test_what_the_command_is_asked_is_checked(arguments: list[str], words: list[
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_reduced_network_says_what_was_removed(tmp_path: Path) -> None:
     small = s5c.reduce(s5c.load("zoo:digits_s5"), "last", ratio=0.5)
     small.export(tmp_path / "out", "safetensors")
