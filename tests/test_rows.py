@@ -30,6 +30,7 @@ from s5c.evaluation import cost, load
 from s5c.locations import conf_dir
 from s5c.metric import REGRESSION
 from s5c.pipeline import provenance, zoo
+from s5c.pipeline.row import recipe_of
 from s5c.report import arms, cells, published
 from s5c.report import row as row_file
 from s5c.report.arms import NEUTRAL, by_arm, identity, label, named
@@ -438,3 +439,15 @@ def test_sizes_of_old_and_new_rows_are_not_averaged() -> None:
     old = {**written(checkpoint_bytes=100), "schema": 1}
     (mean,) = aggregate([old, written(seed=1, checkpoint_bytes=50, safetensors_bytes=50)])
     assert mean["n"] == 2 and mean["checkpoint_bytes"] is None and mean["safetensors_bytes"] is None
+
+
+def test_a_key_of_the_recipe_that_older_trainings_lack_does_not_part_them() -> None:
+    """A model of the zoo and trainings of today were of two studies: only these had `dt_lr`, and it was null."""
+    card = zoo.load("digits_s5").metadata
+    older = {key: value for key, value in card["recipe"].items() if value is not None}
+
+    def checksum(recipe: dict[str, Any]) -> str:
+        trained: Any = types.SimpleNamespace(metadata={**card, "recipe": recipe})
+        return recipe_of(trained)
+
+    assert checksum(older) == checksum({**older, "dt_lr": None}) != checksum({**older, "dt_lr": 0.001})

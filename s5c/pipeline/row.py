@@ -63,7 +63,7 @@ def common(trained: TrainedModel, evaluation: EvaluationKeys, experiment: str, f
         "source": trained.dataset.source,
         "other_data": None if data == trained.metadata["data"] else data,
         "model": trained.model.config.family,
-        "recipe": _recipe(trained),
+        "recipe": recipe_of(trained),
         "experiment": experiment,
         "seed": trained.metadata["seed"],
         "protocol": trained.metadata["protocol"],
@@ -264,10 +264,11 @@ def _guarantee(trained: TrainedModel, network: ReducedNetwork) -> Row:
     return {"output_bound": found, "notes": [*network.notes, f"at {network.target.label}: {said}"]}
 
 
-def _recipe(trained: TrainedModel) -> str:
+def recipe_of(trained: TrainedModel) -> str:
     """Returns a short checksum of what trainings share that differ in the seed alone."""
     facts = {key: trained.metadata.get(key) for key in ("task", "model", "recipe", "protocol")}
     facts["task"] = {key: value for key, value in (facts["task"] or {}).items() if key != "source"}
+    facts["recipe"] = {key: value for key, value in (facts["recipe"] or {}).items() if value is not None}
     return checksum(facts)[:6]
 
 
