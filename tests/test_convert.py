@@ -52,6 +52,7 @@ def converted(name: str) -> Conversion:
     return conversion.convert(source, given=answers_of(source), check=answers_of(source))
 
 
+@pytest.mark.slow  # to the precision of programs that are optimised
 @pytest.mark.parametrize("name", [path.stem for path in NETWORKS])
 def test_answers_are_those_of_the_original(name: str) -> None:
     """Of S5, state-spaces/s4 and s5-pytorch, as they are at the commits that tests/reference/README.md names."""

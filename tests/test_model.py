@@ -218,6 +218,7 @@ def test_silencing_equals_removing_as_initialised(
 # ---- the whole network
 
 
+@pytest.mark.slow  # to the precision of programs that are optimised
 @pytest.mark.parametrize(
     ("spec", "options"),
     [

@@ -27,6 +27,7 @@ from s5c.errors import UserError
 from s5c.locations import data_dir
 from s5c.pipeline.trained import from_checkpoint, input_spec
 from s5c.training.checkpoint import Checkpoint
+from s5c.training.facts import Facts
 
 
 def load(name: str, folder: Path, **keys: Any) -> Dataset:
@@ -155,7 +156,7 @@ def test_a_checkpoint_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
     facts = {"input_spec": list(input_spec(dataset)), "vocabulary": swapped, "source": "another copy"}
     splits = assign_splits(dataset, protocol="paper", validation_fraction=0.1, seed=0)
     with pytest.raises(UserError, match=r"another vocabulary: .* from id 5 on.*\[source=another copy\]"):
-        from_checkpoint(Checkpoint({}, facts, 1, tmp_path), dataset, splits)
+        from_checkpoint(Checkpoint({}, Facts(facts, tmp_path), 1, tmp_path), dataset, splits)
 
 
 # ---- listops and retrieval

@@ -60,7 +60,7 @@ class Padding:
             facts: metadata of the checkpoint.
         """
         if KEY not in facts:
-            return _derived(facts.get("task") or {}, facts["input_spec"][0])
+            return _derived(facts.get("task") or {}, (facts.get("input_spec") or [1])[0])
         return (
             None if (said := facts[KEY]) is None else cls(tuple(said["lengths"]), said["step"] and tuple(said["step"]))
         )

@@ -206,7 +206,7 @@ def predict(model: Classifier, weights: Params, batches: Iterable[Any], *, step_
             said = log_probs(model, weights, on_device.inputs, on_device.lengths, step_rescale)
             rows.append(np.asarray(jax.device_get(said))[valid])
             labels.append(batch.labels[valid])
-            ends.append(None if batch.lengths is None else batch.lengths[valid])
+            ends.append(None if model.spec.targets is None or batch.lengths is None else batch.lengths[valid])
             places += [] if batch.places is None else [batch.places[valid]]
     order = np.argsort(np.concatenate(places), kind="stable") if places else slice(None)
     if model.spec.targets is not None:
