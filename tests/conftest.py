@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import signal
 import sys
@@ -46,6 +47,7 @@ def rng() -> np.random.Generator:
 @pytest.fixture(scope="module")
 def without_figures() -> Iterator[None]:
     """Leaves figures out: three quarters of the time of small jobs, and tested elsewhere."""
+    importlib.import_module("s5c.report.__main__")  # first imported below, it would keep what stands there now for good
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("s5c.report.plots.save_figures", lambda *_, **__: [])
         yield

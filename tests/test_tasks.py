@@ -153,7 +153,13 @@ def test_a_checkpoint_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
     dataset = load("imdb", tmp_path, min_freq=2)
     assert dataset.vocabulary is not None
     swapped = [*dataset.vocabulary[:5], dataset.vocabulary[6], dataset.vocabulary[5], *dataset.vocabulary[7:]]
-    facts = {"input_spec": list(input_spec(dataset)), "vocabulary": swapped, "source": "another copy"}
+    facts = {
+        "model": {},
+        "state_dims": [],
+        "input_spec": list(input_spec(dataset)),
+        "vocabulary": swapped,
+        "source": "another copy",
+    }
     splits = assign_splits(dataset, protocol="paper", validation_fraction=0.1, seed=0)
     with pytest.raises(UserError, match=r"another vocabulary: .* from id 5 on.*\[source=another copy\]"):
         from_checkpoint(Checkpoint({}, Facts(facts, tmp_path), 1, tmp_path), dataset, splits)
