@@ -43,7 +43,7 @@ from s5c.model.config import from_dict
 from s5c.networks import BATCH, Model
 from s5c.pipeline import conversion, portable, zoo
 from s5c.pipeline.row import reduced_facts
-from s5c.pipeline.search import Memory, Search, largest_ratio, reductions
+from s5c.pipeline.search import Memory, Search, largest_ratio, reductions, validates
 from s5c.pipeline.stage import train
 from s5c.pipeline.targets import check
 from s5c.pipeline.trained import TrainedModel, batches
@@ -177,11 +177,14 @@ def reduce(
         raise UserError(f"{axes.name(job)} looks at sequences: give data=, unlabelled ones will do.")
     if lengths is not None and data is None:
         raise UserError("lengths= are those of data=: give both, or neither.")
-    if validation is not None and job.of(Search).max_drop is None:
-        raise UserError("validation= is looked at for max_drop= alone: give both, or neither.")
+    if validation is not None and not validates(job):
+        raise UserError(
+            "validation= is looked at for max_drop=, and for bytes= without bits=: give it with one of these."
+        )
     trained = _with_data(model, data, lengths, validation, length)
-    if job.of(Search).max_drop is not None and validation is None:
-        raise UserError("max_drop= is measured on labelled sequences: give validation=(x, y), not the test data.")
+    if validates(job) and validation is None:
+        what = "max_drop= is" if job.kind == "max_drop" else "bytes= without bits= chooses by answers, which are"
+        raise UserError(f"{what} measured on labelled sequences: give validation=(x, y), not the test data.")
     check(
         job,
         model.network.config,
@@ -195,9 +198,10 @@ def reduce(
         if job.of(Search).max_drop is not None:
             memory = Memory(Path(place) / "search.json", "")
             targets = (largest_ratio(trained, job, Path(place), partial(_validated, trained), memory),)
-        made, _ = reductions(trained, job, targets, folder=Path(place))
+        validate = partial(_validated, trained)
+        made, _ = reductions(trained, job, targets, folder=Path(place), validate=validate)
         found = next(made)
-    facts = {**model.facts, **settings.jsonable(reduced_facts(trained, job, found))}
+    facts = settings.jsonable(reduced_facts(trained, job, found))
     name = f"{model.name} {axes.name(job)} {found.target.label}"
     return Model(name, found.model, found.weights, facts, found)
 

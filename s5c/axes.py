@@ -31,7 +31,7 @@ STAGES, SEARCH, CALIBRATION = "s5c.pipeline.stage", "s5c.pipeline.search", "s5c.
 LISTED_FIRST = ("refit", "sequential", "norm", "readout", "layer_sensitivity", "rounds", "max_drop")
 """The order in which names of arms list axes, so that they stay what they are; others come behind."""
 
-SHARES = ("ratio", "params", "max_drop")
+SHARES = ("ratio", "params", "bytes", "max_drop")
 """Targets of the whole network, which an allocation shares out; the others say what every layer keeps."""
 
 UNNAMED = ("ratio", "max_drop")
@@ -195,12 +195,17 @@ class ReductionJob:
 
     @property
     def kind(self) -> str:
-        """What says how much is removed: ratio, params, order, tolerance or max_drop."""
+        """What says how much is removed: ratio, params, bytes, order, tolerance or max_drop."""
         return self.targets[0].kind if self.targets else "max_drop"
 
     def of(self, kind: type[A]) -> A:
         """Returns an axis as it is set."""
         return next(axis for axis in self.axes if isinstance(axis, kind))
+
+    def with_axis(self, axis: Axis) -> ReductionJob:
+        """Returns the job with an axis set in another way."""
+        others = tuple(axis if type(one) is type(axis) else one for one in self.axes)
+        return dataclasses.replace(self, axes=others)
 
     def ungrouped(self) -> dict[str, Any]:
         """Returns the keys of `reduction` itself, without those of its groups and the method's own."""

@@ -143,11 +143,12 @@ def _with_their_presets(arguments: Sequence[str]) -> list[str]:
     groups = {found[1] for found in swept if found is not None}
 
     def choice(word: str) -> str:
-        key, equals, value = word.partition("=")
-        single = value and ("," not in value or value[0] in "[{'\"") and "(" not in value and "$" not in value
-        return (
-            f"{key}=choice({value})" if equals and single and key.partition(".")[0] in groups and "." in key else word
-        )
+        key, _, value = word.partition("=")
+        group, _, name = key.partition(".")
+        swept_already = "," in value and value[0] not in "[{'\""
+        if not (value and name and group in groups) or swept_already or "(" in value or "$" in value:
+            return word
+        return f"{key}=choice({value})"
 
     return [choice(word) for word in arguments]
 

@@ -27,6 +27,7 @@ from s5c.keys import AUTO, RATIO, ReductionKeys, TaskKeys
 from s5c.locations import chosen_results, for_checkpoints
 from s5c.model.config import ModelConfig, load_family
 from s5c.reduction.contract import load_allocation, load_refit, method_class
+from s5c.reduction.size import number_of_bytes
 from s5c.reduction.target import Target
 from s5c.training.loop import Recipe
 
@@ -164,7 +165,7 @@ def _unchecked(group: Mapping[str, Any]) -> ReductionJob:
 
 
 def _targets(keys: Mapping[str, Any]) -> tuple[Target, ...]:
-    given = [kind for kind in ("params", "order", "tolerance", "max_drop") if keys[kind] is not None]
+    given = [kind for kind in ("params", "bytes", "order", "tolerance", "max_drop") if keys[kind] is not None]
     if given and keys["ratio"] not in (None, AUTO):
         given.append("ratio")
     if len(given) > 1:
@@ -181,6 +182,8 @@ def _targets(keys: Mapping[str, Any]) -> tuple[Target, ...]:
         raise UserError(f"reduction.{kind}=[] is empty: give a number or a list such as reduction.ratio=[0.3,0.5].")
     if kind == "order":
         targets = tuple(Target(kind, tuple(_orders(value))) for value in values)
+    elif kind == "bytes":
+        targets = tuple(Target(kind, number_of_bytes(value)) for value in values)
     else:
         targets = tuple(Target(kind, _number(value, f"reduction.{kind}")) for value in values)
     for label, count in Counter(target.label for target in targets).items():

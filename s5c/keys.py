@@ -37,8 +37,10 @@ class ReductionKeys:
         method: file name in s5c/reduction/method.
         allocation: file name in s5c/reduction/allocation.
         ratio: fraction of stored states to remove, network-wide; a number or a list of numbers. `auto`: 0.5, unless one
-            of the next three, or `max_drop`, is given.
+            of the next four, or `max_drop`, is given.
         params: instead of a ratio: fraction of all trainable parameters of the network to remove; a number or a list.
+        bytes: instead of a ratio: what the weights may take up, such as 32k; a number or a list. Of weights of several
+            numbers of bits the best network on validation data is taken, unless `bits` is given.
         order: instead of a ratio: stored states to keep in every layer (every channel); a number, a list of numbers, or
             a list of lists with one number per layer.
         tolerance: instead of a ratio: share of a layer's summed scores that may be lost; a number or a list.
@@ -52,6 +54,7 @@ class ReductionKeys:
     allocation: str
     ratio: Any = AUTO
     params: Any = None
+    bytes: Any = None
     order: Any = None
     tolerance: Any = None
     seed: int = 0

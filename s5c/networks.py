@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -47,6 +48,10 @@ class Model:
     reduced: ReducedNetwork | None = None
     evaluated: Evaluation | Regression | None = None
     answers: Said | None = None
+
+    def __post_init__(self) -> None:
+        # On the device at once: a step, whose own work is small, would copy them every time.
+        self.weights = jax.tree.map(jnp.asarray, self.weights)
 
     def predict(self, x: Any, *, lengths: Any = None, batch_size: int = BATCH, pad: Any = TRAINED) -> np.ndarray:
         """Returns log-probabilities, or targets in their unit.
@@ -145,14 +150,15 @@ class Model:
         return "\n".join(lines)
 
     def export(
-        self, folder: str | Path, format: str, *, bits: int = 32, lengths: Any = None, symbol: str = "model"
+        self, folder: str | Path, format: str, *, bits: int | None = None, lengths: Any = None, symbol: str = "model"
     ) -> str:
         """Writes the network as files that run without s5c.
 
         Args:
             folder: their place; an earlier export there is replaced once the new one is whole.
             format: "c" | "onnx" (one step) | "stablehlo" (whole sequences) | "safetensors" (a checkpoint).
-            bits: 32, 8 or 4 of the weights, for c and onnx; poles, biases and norms stay float32.
+            bits: 32, 8, 6 or 4 of the weights, for c, onnx and safetensors; poles, biases and norms stay float32. As
+                many as a reduction has rounded them to if None.
             lengths: steps of the sequences, one number or several, for stablehlo; those of the training if None.
             symbol: name of the functions and files, for c.
 
@@ -170,6 +176,10 @@ class Model:
             known = (self.facts.get("padding") or {}).get("lengths") or self.facts.get("steps")
         steps = () if known is None else tuple(whole(n, "lengths", "lengths=[784]") for n in np.atleast_1d(known))
         facts, rescale = {**self.facts, "name": self.name}, self.facts["step_rescale"]
+        if self.evaluated is not None:
+            facts["evaluated"] = self.evaluated._asdict()
+        if bits is None:
+            bits = (facts.get("stored") or {}).get("bits", 32) if format in writing.ROUNDING else 32
         made = Exported(symbol, self.network, self.weights, facts, rescale, whole(bits, "bits", "bits=8"), steps)
         return writing.export(made, format, given_path(folder, "folder="))
 

@@ -12,7 +12,7 @@ from s5c import lookup
 from s5c.errors import UserError, nearest_first, unknown
 
 GROUP = "reduction"
-HOW_MUCH = ("ratios", *(f"{GROUP}.{key}" for key in ("ratio", "params", "order", "tolerance", "max_drop")))
+HOW_MUCH = ("ratios", *(f"{GROUP}.{key}" for key in ("ratio", "params", "bytes", "order", "tolerance", "max_drop")))
 """Overrides that say how much is removed."""
 
 

@@ -99,6 +99,21 @@ def test_publishing_writes_all_and_a_check_finds_every_change(checkout: Path) ->
     assert published.differences(checkout, {}) != []
 
 
+def test_processors_may_differ_in_the_last_digits_of_a_figure(checkout: Path) -> None:
+    models = {"tiny": "a model"}
+    for path in published.publish(checkout, models, formats=()):
+        if path.suffix == ".csv":
+            (checkout / path).with_suffix(".png").touch()
+    file = checkout / templates.FOLDER / "demo/eigenvalues.csv"
+    text = file.read_text()
+    long = re.search(r"\d\.\d{13,}", text)
+    assert long is not None
+    for digits, found in ((len(long[0]) - 1, 0), (8, 1)):
+        changed = long[0][:digits] + str((int(long[0][digits]) + 1) % 10) + long[0][digits + 1 :]
+        file.write_text(text.replace(long[0], changed, 1))
+        assert len(published.differences(checkout, models)) == found
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

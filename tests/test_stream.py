@@ -21,7 +21,7 @@ from s5c.errors import UserError
 from s5c.model import family as families
 from s5c.model.classifier import Classifier
 from s5c.model.inputs import InputSpec
-from s5c.model.stream import CHUNK, StreamState, advance, initial_state
+from s5c.model.stream import CHUNK, MOST_STEPS, StreamState, advance, initial_state
 from s5c.pipeline import streaming
 from s5c.units import Targets
 
@@ -109,6 +109,17 @@ def test_targets_of_every_step_are_those_of_the_given_steps(rng: np.random.Gener
     inputs, _ = networks.batch_for(model.spec, rng)
     _, said = in_parts(model, weights, inputs, [1, 4, networks.LENGTH])
     np.testing.assert_allclose(np.concatenate(said, axis=1), parallel(model, weights, inputs), rtol=CLOSE, atol=CLOSE)
+
+
+def test_a_stream_may_last_longer_than_its_count(rng: np.random.Generator) -> None:
+    """2^31 steps are 37 hours at 16 kHz; a count that wraps round turns the mean over."""
+    model = networks.network()
+    weights = networks.weights_of(model, rng)
+    inputs, _ = networks.batch_for(model.spec, rng)
+    state, before = advance(model, weights, initial_state(model, networks.ROWS), inputs)
+    state, said = advance(model, weights, state._replace(steps=jnp.asarray(MOST_STEPS - 1, jnp.int32)), inputs)
+    assert state.steps == MOST_STEPS
+    np.testing.assert_allclose(said, before, rtol=CLOSE, atol=CLOSE)  # a few steps do not move the mean of so many
 
 
 def test_another_sampling_rate_streams(rng: np.random.Generator) -> None:

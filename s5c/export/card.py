@@ -82,14 +82,16 @@ def _rows(exported: Exported) -> dict[str, Any]:
 
 
 def _measured(facts: dict[str, Any]) -> dict[str, str]:
-    """Returns what was measured, and on what; of a reduced network what was measured before says nothing."""
+    """Returns what was measured of this network, and on what."""
     found = {}
     if (evaluated := facts.get("evaluated")) and "accuracy" in evaluated:
         found["Accuracy"] = (
             f"{100 * evaluated['accuracy']:.2f} % of {evaluated['examples']:,} sequences given in Python"
         )
-    elif (metrics := facts.get("metrics")) and "test_accuracy" in metrics and not facts.get("reductions"):
-        on = f"{facts['examples']['test']:,} test examples of {facts['source']}" if "examples" in facts else "test"
+    elif (metrics := facts.get("metrics")) and "test_accuracy" in metrics:
+        # Of how many examples is known of the training alone: a reduction may evaluate fewer.
+        known = "examples" in facts and not facts.get("reductions")
+        on = f"{facts['examples']['test']:,} test examples of {facts['source']}" if known else "test examples"
         found["Accuracy"] = f"{100 * metrics['test_accuracy']:.2f} % of {on}"
     return found
 

@@ -2,11 +2,12 @@
 
 A layer of the plan, with v = D and c what a batch norm before it adds to the feedthrough and the constant:
 
-    w = u (the norm is folded into B, D), or its layer norm
+    w = u (the norm is folded into B, D), or its norm
     x <- a x + B w + b,    y = C x + D w + c,    out = skip + gate(y)
 
-with x the real parts of all states, then the imaginary parts. Products are matrices in the sense of `Matrix`, so that
-weights of few bits are those that the exported file has.
+with x the real parts of all states, then the imaginary parts; where every channel has a system of its own w goes into
+the real parts as it is, and C has what B would do. Products are those of `s5c.model.products`, matrices in the sense of
+`Matrix`, so that weights of few bits are those that the exported file has.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ import numpy as np
 from scipy.special import erf
 
 from s5c.errors import UserError
-from s5c.export.rounding import Matrix, rounded
 from s5c.model import network
 from s5c.model.classifier import Classifier, per_step
 from s5c.model.config import ModelConfig, load_family
 from s5c.model.norm import EPSILON
+from s5c.model.products import products
+from s5c.model.rounding import Matrix, rounded
 from s5c.model.stream import check_streamable
 from s5c.types import Params
 
@@ -69,8 +71,8 @@ class LayerPlan(NamedTuple):
     Attributes:
         channels: every feature has a system of its own, of a state for each column of `a_re`.
         a_re, a_im: discrete poles, (p,) or (h, p).
-        B: input, (2p, h), or (h, 2p) with one row per channel.
-        b: constant input, (2p,); zero with channels of a layer norm.
+        B: input, (2p, h); None with channels.
+        b: constant input, (2p,); None with channels.
         C: output with the factor 2 of the conjugate half, (h, 2p): real parts, then minus the imaginary ones.
         D: feedthrough, (h,).
         c: constant output, (h,).
@@ -81,8 +83,8 @@ class LayerPlan(NamedTuple):
     channels: bool
     a_re: np.ndarray
     a_im: np.ndarray
-    B: Matrix
-    b: np.ndarray
+    B: Matrix | None
+    b: np.ndarray | None
     C: Matrix
     D: np.ndarray
     c: np.ndarray
@@ -164,7 +166,7 @@ def plan(model: Classifier, weights: Params, *, step_rescale: float = 1.0, bits:
         model: the network, of one direction.
         weights: `{"params": ..., "batch_stats": ...}`.
         step_rescale: multiplies every Delta.
-        bits: 32, 8 or 4 of the weights in matrices; poles, biases and norms stay float32.
+        bits: 32, 8, 6 or 4 of the weights in matrices; poles, biases and norms stay float32.
 
     Raises:
         UserError: the network cannot be run step by step.
@@ -175,26 +177,27 @@ def plan(model: Classifier, weights: Params, *, step_rescale: float = 1.0, bits:
         raise UserError("This network compares two documents: a step of it is not one sample. Export stablehlo.")
     if config.activation == "geglu":
         raise UserError("The blocks of s5-pytorch (activation=geglu) are exported whole alone: format=stablehlo.")
+    matrices = {name: rounded(matrix, bits) for name, matrix in products(model, weights, step_rescale).items()}
     encoder, decoder = _arrays(network.of_inputs(weights)), _arrays(network.readout(weights))
-    kernel, bias = encoder["kernel"] if spec.tokens else encoder["kernel"].T, encoder["bias"]
-    if spec.scale is not None:  # fold the scales of the channels into the first product
-        shift, size = (np.asarray(one, np.float32) for one in spec.scale)
-        kernel = kernel / size
-        bias = bias - kernel @ shift
-    readout, constant = decoder["kernel"].T, decoder["bias"]
-    if spec.targets is not None:  # and the units of the targets into the last one
+    bias, constant = encoder["bias"], decoder["bias"]
+    if spec.scale is not None:  # what the first product makes of the shift of the channels
+        bias = bias - matrices["encoder"].dense() @ np.asarray(spec.scale[0], np.float32)
+    if spec.targets is not None:
         shift, size = (np.asarray(one, np.float32) for one in spec.targets[:2])
-        readout, constant = size[:, None] * readout, shift + size * constant
-    layers = tuple(_layer(config, block, step_rescale, bits) for block in network.blocks(weights, config))
+        constant = shift + size * constant
+    layers = tuple(
+        _layer(config, block, step_rescale, _below(matrices, f"layer{i}."))
+        for i, block in enumerate(network.blocks(weights, config))
+    )
     return Plan(
         spec.tokens,
         spec.features,
-        rounded(kernel, bits),
+        matrices["encoder"],
         bias,
         layers,
         config.pooling == "last" or per_step(spec),
         spec.targets is None,
-        rounded(readout, bits),
+        matrices["decoder"],
         constant,
         bits,
     )
@@ -204,18 +207,16 @@ def _arrays(tree: Any) -> Any:
     return jax.tree.map(lambda value: np.asarray(value, np.float32), dict(tree))
 
 
-def _layer(config: ModelConfig, block: Params, step_rescale: float, bits: int) -> LayerPlan:
+def _below(matrices: dict[str, Matrix], prefix: str) -> dict[str, Matrix]:
+    return {name.removeprefix(prefix): matrix for name, matrix in matrices.items() if name.startswith(prefix)}
+
+
+def _layer(config: ModelConfig, block: Params, step_rescale: float, matrices: dict[str, Matrix]) -> LayerPlan:
     params, stats = _arrays(block["params"]), _arrays(block["batch_stats"])
     system = load_family(config.family).to_system(jax.tree.map(jnp.asarray, params["seq"]), config)
     system = dataclasses.replace(system, Delta=step_rescale * system.Delta)
     Lambda_bar, B_bar = (np.asarray(value) for value in system.discretise())
-    h, channels, C = config.d_model, config.per_channel, np.asarray(system.C)
-    if channels:
-        B = np.concatenate([B_bar[..., 0].real, B_bar[..., 0].imag], axis=1)
-        C = C[:, 0]
-    else:
-        B = np.concatenate([B_bar.real, B_bar.imag])
-    C = np.concatenate([2 * C.real, -2 * C.imag], axis=1)
+    h, channels, B = config.d_model, config.per_channel, matrices.get("B")
     D = np.asarray(system.D, np.float32).reshape(h)
     c = np.zeros(h, np.float32) if system.bias is None else np.asarray(system.bias, np.float32).reshape(h)
 
@@ -225,29 +226,25 @@ def _layer(config: ModelConfig, block: Params, step_rescale: float, bits: int) -
         gain = gain / np.sqrt(stats["norm"]["var"] + np.float32(EPSILON))
         offset = offset - stats["norm"]["mean"] * gain
     kept = Norm("layer" if config.norm == "layer" else "scale", gain, offset, config.layer_eps)
-    before, after, b = none, none, np.zeros(B.shape if channels else len(B), np.float32)
+    before, after, b = none, none, None if B is None else np.zeros(len(B.values), np.float32)
     if not config.prenorm:
         after = kept
-    elif config.norm == "layer":
+    elif config.norm == "layer" or B is None:
         before = kept
-    elif channels:  # fold gain and offset of the norm into B, b, D and c
-        B, b = B * gain[:, None], B * offset[:, None]
-        D, c = D * gain, c + D * offset
-    else:
-        B, b = B * gain, B @ offset
+    else:  # the gain is folded into B and D, the offset into b and c
+        stacked = np.concatenate([B_bar.real, B_bar.imag])
+        b = np.where(gain == 0, stacked, B.dense() / np.where(gain == 0, 1, gain)) @ offset
         D, c = D * gain, c + D * offset
     return LayerPlan(
-        channels, Lambda_bar.real, Lambda_bar.imag, rounded(B, bits), b, rounded(C, bits), D, c, before, after,
-        _gate(config, params, bits),
+        channels, Lambda_bar.real, Lambda_bar.imag, B, b, matrices["C"], D, c, before, after,
+        _gate(config, params, matrices),
     )  # fmt: skip
 
 
-def _gate(config: ModelConfig, params: Params, bits: int) -> Gate:
+def _gate(config: ModelConfig, params: Params, matrices: dict[str, Matrix]) -> Gate:
     found: list[Any] = []
     for name in ("out1", "out2"):
-        dense = params.get(name)
-        found.append(None if dense is None else rounded(dense["kernel"].T, bits))
-        found.append(None if dense is None or "bias" not in dense else dense["bias"])
+        found += [matrices.get(name), params.get(name, {}).get("bias")]
     return Gate(config.activation, config.gelu == "exact", *found)
 
 
@@ -260,10 +257,14 @@ def state_shape(layer: LayerPlan) -> tuple[int, ...]:
 
 
 def _step(layer: LayerPlan, x: np.ndarray, skip: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    w, B, C = _normed(layer.before, skip), layer.B.dense(), layer.C.dense()
+    w, C = _normed(layer.before, skip), layer.C.dense()
     re, im = np.split(x, 2, axis=-1)
     turned = np.concatenate([layer.a_re * re - layer.a_im * im, layer.a_re * im + layer.a_im * re], axis=-1)
-    x = turned + (B * w[..., None] if layer.channels else w @ B.T) + layer.b
+    if layer.B is None:
+        turned[..., : re.shape[-1]] += w[..., None]
+        x = turned
+    else:
+        x = turned + w @ layer.B.dense().T + layer.b
     y = np.sum(C * x, axis=-1) if layer.channels else x @ C.T
     y = y + layer.D * w + layer.c
     return x.astype(np.float32), _normed(layer.after, skip + _gated(layer.gate, y)).astype(np.float32)

@@ -15,7 +15,7 @@ from s5c.export.exported import Exported
 MARK = "README.md"
 MADE = "library_name: s5c"
 """What the README of an export has, and a folder with other things has not."""
-ROUNDING = ("c", "onnx")
+ROUNDING = ("c", "onnx", "safetensors")
 """Formats of weights of few bits."""
 
 
@@ -40,7 +40,9 @@ def export(exported: Exported, form: str, folder: Path) -> str:
     """
     module = lookup.load(formats, "format", form, ("write", "EXTRA"))
     if exported.bits != 32 and form not in ROUNDING:
-        raise UserError(f"bits={exported.bits}: format={form} holds float32; weights of few bits are for c and onnx.")
+        raise UserError(
+            f"bits={exported.bits}: format={form} holds float32; weights of few bits are for c, onnx and safetensors."
+        )
     if exported.lengths and form != "stablehlo":
         raise UserError(f"lengths= changes nothing: format={form} is made for any length. Leave it out.")
     folder = folder.absolute()

@@ -8,7 +8,7 @@ batch_stats  encoder/layers_0, ...    the statistics of the blocks' norms
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from s5c.model.config import ModelConfig
@@ -63,6 +63,20 @@ def of_inputs(weights: Params) -> Params:
 def readout(weights: Params) -> Params:
     """Returns the parameters behind the last block."""
     return weights["params"]["decoder"]
+
+
+def dense_layers(params: Params, config: ModelConfig) -> dict[str, Any]:
+    """Returns the parameters of all dense layers and of the embedding: encoder, layer0.out2, ..., decoder.
+
+    A readout that compares two documents has two of them, decoder.layer1 and decoder.layer2.
+    """
+    found = {"encoder": params["encoder"]["encoder"]}
+    for i, name in enumerate(layer_names(config)):
+        inside = params["encoder"][name]
+        found |= {f"layer{i}.{gate}": inside[gate] for gate in sorted(inside) if "kernel" in inside[gate]}
+    decoder = params["decoder"]
+    heads = {f"decoder.{name}": decoder[name] for name in sorted(decoder) if isinstance(decoder[name], Mapping)}
+    return found | (heads or {"decoder": decoder})
 
 
 def with_readout(weights: Params, decoder: Params) -> dict[str, Any]:

@@ -79,6 +79,14 @@ def refitted(
     return network.with_readout(weights, {**decoder, LAST: solved} if LAST in decoder else solved)
 
 
+def feature_moments(
+    model: Classifier, weights: Params, batches: Iterable[Any], *, step_rescale: float = 1.0
+) -> Float[np.ndarray, "rows rows"]:
+    """Returns the sum of [f, 1] [f, 1]^T, with f what the last linear map gets; arguments as for `logits`."""
+    found = [f.T @ f for f in (_features(model, weights, batch, step_rescale) for batch in batches)]
+    return np.sum(found, axis=0)
+
+
 def _matrix(model: Classifier, weights: Params) -> Float[np.ndarray, "rows c"]:
     """Returns the readout, without what is common to all classes, the constants last."""
     decoder = network.readout(weights)

@@ -197,14 +197,14 @@ def full_moments(model: Classifier, weights: Params, batches: Batches, *, step_r
         stream = Stream(model, weights, batches(), Path(folder))
         systems = surgery.systems(weights["params"], model.config)
         for system, block in zip(systems, blocks(model, weights, step_rescale), strict=True):
-            sums = _Sum()
+            sums = Sum()
             for number, (u, y, _) in stream.advance(block):
                 sums.add(moments(system, u, y, stream.valid(number, u.shape[1]), step_rescale))
             found.append(sums.checked(len(found)))
     return found
 
 
-class _Sum:
+class Sum:
     """Moments added up in double precision, batch by batch."""
 
     total: Moments | None = None
@@ -347,7 +347,7 @@ def _front_to_back(
         full = Stream(model, weights, batches(), Path(folder, "full"))
         reduced = Stream(model, weights, batches(), Path(folder, "reduced")) if driven else None
         for i, block in enumerate(full_blocks):
-            sums = _Sum()
+            sums = Sum()
             for number, (u, y, _) in full.advance(block):
                 u = u if reduced is None else block.layer_input(reduced[number], full.valid(number, u.shape[1]))
                 sums.add(moments(candidates[i], u, y, full.valid(number, u.shape[1]), step_rescale))

@@ -265,8 +265,8 @@ class Compression:
     def _reduce(self, reduction: settings.ReductionJob, record: Run) -> None:
         """Reduces the network at every target that is missing, and keeps what all targets share."""
         trained, place = self.trained, self.folder / FINETUNED
+        validate = partial(_validated, trained, self.evaluation)
         if reduction.of(Search).max_drop is not None:
-            validate = partial(_validated, trained, self.evaluation)
             memory = Memory(self.folder / PARTS / "search.json", self.parts.identity("search"))
             self.targets = [largest_ratio(trained, reduction, place, validate, memory)]
         missing = self._missing()
@@ -274,7 +274,7 @@ class Compression:
         if there := len(self.targets) - len(missing):
             log.info("%d of %d reductions are there already.", there, len(self.targets))
         if missing or not ranked:
-            made, ranking = reductions(trained, reduction, missing, folder=place)
+            made, ranking = reductions(trained, reduction, missing, folder=place, validate=validate)
             if ranking is not None and not ranked:
                 self.parts.keep(self._place(RANKING), RANKING, {}, full_arrays(trained, ranking))
             self._cut(reduction, made, len(missing), record)
@@ -375,7 +375,6 @@ def _metadata(
 ) -> dict[str, Any]:
     """Returns what is stored with a reduced network."""
     return {
-        **trained.metadata,
         **reduced_facts(trained, reduction, network),
         "parent": str(trained.path),
         "metrics": {key: value(row, key) for key in trained.metric.columns},

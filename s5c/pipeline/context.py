@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from functools import cached_property
@@ -23,12 +24,13 @@ from s5c.pipeline.calibration import (
     shortage,
 )
 from s5c.pipeline.clock import CALIBRATION, Clock, shared
-from s5c.pipeline.parameters import stored_after
+from s5c.pipeline.parameters import bits_of, bytes_after, stored_after
 from s5c.pipeline.trained import TrainedModel, load_task
 from s5c.pipeline.untasked import chosen
 from s5c.reduction.contract import Fitted, Projection
 from s5c.reduction.layer import check_finite
 from s5c.reduction.moments import Moments
+from s5c.reduction.size import Bytes
 
 
 class Context:
@@ -65,6 +67,19 @@ class Context:
             self.moments = measured(self)
             self.notes = shortage(self.moments)
             self.layers = [dataclasses.replace(l, moments=m) for l, m in zip(self.layers, self.moments, strict=True)]
+
+    def of(self, job: ReductionJob) -> Context:
+        """Returns the same for a job that differs in what comes after all that is shared."""
+        other = copy.copy(self)
+        other.job = job
+        return other
+
+    def stored(self) -> Bytes:
+        """Returns how many bytes are taken up at every cut."""
+        return bytes_after(
+            self.job, self.trained.weights["params"], self.config, bits_of(self.job),
+            tokens=self.trained.model.spec.tokens,
+        )  # fmt: skip
 
     @cached_property
     def batches(self) -> Batches:

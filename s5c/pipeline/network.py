@@ -34,6 +34,7 @@ class ReducedNetwork:
         seconds: by clock (`s5c.pipeline.clock`); compilation counts for the first job of a process. What all targets
             share counts for each.
         facts: what stages of third parties add to the row of results.
+        bits: of its weights in matrices.
     """
 
     target: Target
@@ -49,6 +50,7 @@ class ReducedNetwork:
     quadratic: list[float] | None = None
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    bits: int = 32
 
     def keeping(self, selected: Selected) -> ReducedNetwork:
         """Returns it with the slots that stay."""

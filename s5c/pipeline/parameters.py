@@ -1,4 +1,4 @@
-"""How many parameters a reduction leaves stored: what `reduction.params` is measured by."""
+"""How much a reduction leaves stored: what `reduction.params` and `reduction.bytes` are measured by."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import Any
 from s5c.axes import ReductionJob
 from s5c.model import surgery
 from s5c.model.config import ModelConfig
+from s5c.model.network import dense_layers, sequence_layers
+from s5c.model.roles import parameters_of
 from s5c.reduction.contract import Fresh, Projection
 from s5c.reduction.parameters import Parameters
+from s5c.reduction.size import Bytes
 from s5c.reduction.target import Target
 from s5c.types import Params
 
@@ -28,6 +31,32 @@ def stored_after(job: ReductionJob, params: Params, config: ModelConfig) -> Para
     refit: Any = job.refit
     added = sum(config.d_model for n in present if n == 0) if getattr(refit, "constant", False) else 0
     return dataclasses.replace(found, rest=found.rest + added, new_poles=isinstance(job.method, Projection))
+
+
+def bits_of(job: ReductionJob) -> int:
+    """Returns the bits of a weight after a reduction."""
+    return int(job.ungrouped()["bits"])
+
+
+def bytes_after(job: ReductionJob, params: Params, config: ModelConfig, bits: int, *, tokens: bool) -> Bytes:
+    """Returns how many bytes a network takes up at every cut of a job.
+
+    Args:
+        job: the preset.
+        params: parameters of the network before, or their shapes.
+        config: its configuration.
+        bits: of a weight.
+        tokens: the network reads ids, and its embedding has a row for each.
+    """
+    shapes = {name: one["kernel"].shape for name, one in dense_layers(params, config).items()}
+    dense = tuple((n, m) if name == "encoder" and tokens else (m, n) for name, (n, m) in shapes.items())
+    roles = parameters_of(config)
+    inputs = any(roles[name].role == "input" for name in sequence_layers(params, config)[0])
+    return Bytes(
+        stored_after(job, params, config), bits, config.d_model, 2 if getattr(config, "bidirectional", False) else 1,
+        config.per_channel, config.per_channel and inputs, dense,
+        2 * config.d_model * config.n_layers if config.norm == "batch" else 0,
+    )  # fmt: skip
 
 
 def too_many(before: Parameters, params: Params, config: ModelConfig, target: Target) -> list[str]:

@@ -1,5 +1,7 @@
 """A network as a folder of its own: `weights.safetensors`, the weights, and `card.json`, all that is known about it.
 
+Weights of few bits are integers in the file and float32 in memory (`s5c.pipeline.packing`).
+
 Nothing in it is executed when it is read, and a byte that has changed is noticed.
 """
 
@@ -19,6 +21,7 @@ from safetensors.numpy import save as as_bytes
 
 from s5c.atomic import UNFINISHED, put
 from s5c.errors import UserError
+from s5c.pipeline.packing import stored_form, unpack
 from s5c.pipeline.provenance import write_json
 from s5c.pipeline.shelf import CARD
 from s5c.pipeline.trained import WEIGHTS_FILE
@@ -65,8 +68,9 @@ def read(folder: Path) -> Checkpoint:
         arrays = load_file(folder / WEIGHTS_FILE)
     except (FileNotFoundError, SafetensorError) as error:
         raise DamagedCheckpointError(folder, f"{WEIGHTS_FILE} cannot be read ({error}).") from error
-    weights = check_items(card, {"weights": unflatten_dict(arrays, sep="/")}, folder)["weights"]
-    return Checkpoint(weights, checked(Facts(card, folder)), card.get("step") or 0, folder)
+    stored = check_items(card, {"weights": unflatten_dict(arrays, sep="/")}, folder)["weights"]
+    facts = checked(Facts(card, folder))
+    return Checkpoint(unpack(stored, facts), facts, card.get("step") or 0, folder)
 
 
 def write(
@@ -86,7 +90,7 @@ def write(
     Returns:
         The card.
     """
-    arrays = flatten_dict(on_host(dict(weights)), sep="/")  # empty collections drop out
+    arrays = flatten_dict(on_host(stored_form(weights, facts)), sep="/")  # empty collections drop out
     card, stored = seal(facts, {"weights": unflatten_dict(arrays, sep="/")})
     unfinished = folder.with_name(f"{UNFINISHED}-{folder.name}")
     shutil.rmtree(unfinished, ignore_errors=True)

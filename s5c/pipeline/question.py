@@ -27,7 +27,7 @@ from s5c.pipeline.weights import fingerprint
 VERSION = 1
 """Raised when questions are described in another way, so that old folders are not mistaken for new ones."""
 
-ENTER_OTHERWISE = ("ratio", "params", "order", "tolerance", "weights", "refit_options")
+ENTER_OTHERWISE = ("ratio", "params", "bytes", "order", "tolerance", "weights", "refit_options")
 """Keys of a reduction that enter as its targets (where an order is given `ratio` means nothing), model and refit."""
 
 TIMING_KEYS = ("latency", "rounds")
@@ -38,7 +38,7 @@ DECISIVE = (
     *("evaluation/metrics.py", "report/arms.py", "report/row.py", "axes.py"),
     *("pipeline/calibration.py", "pipeline/compress.py", "pipeline/context.py", "pipeline/line.py"),
     *("pipeline/network.py", "pipeline/parameters.py", "pipeline/row.py", "pipeline/search.py"),
-    *("pipeline/sensitivity.py", "pipeline/stage", "pipeline/targets.py", "pipeline/weights.py"),
+    *("pipeline/rounded.py", "pipeline/sensitivity.py", "pipeline/stage", "pipeline/targets.py", "pipeline/weights.py"),
 )
 """The code, below s5c/, that decides what is in a row."""
 

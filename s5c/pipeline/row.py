@@ -23,6 +23,7 @@ from s5c.model import surgery
 from s5c.model.network import readout
 from s5c.pipeline.latency import NOT_MEASURED
 from s5c.pipeline.network import ReducedNetwork
+from s5c.pipeline.packing import packed
 from s5c.pipeline.provenance import shown
 from s5c.pipeline.trained import TrainedModel, checksum
 from s5c.pipeline.zoo import PREFIX
@@ -38,6 +39,8 @@ CORRECT = "correct.npz"
 """Which test examples each network of a job got right: an array per target, and `full`."""
 SUMS = "sums.npz"
 """Of targets, what `s5c.metric` sums over the answers to every test example: an array per target, and `full`."""
+MEASURED = ("metrics", "evaluated")
+"""What metadata say of a network's answers, which one that was made from it does not share."""
 
 
 def single_file(trained: TrainedModel) -> str:
@@ -63,7 +66,7 @@ def common(trained: TrainedModel, evaluation: EvaluationKeys, experiment: str, f
         "source": trained.dataset.source,
         "other_data": None if data == trained.metadata["data"] else data,
         "model": trained.model.config.family,
-        "recipe": recipe_of(trained),
+        "recipe": recipe_of(trained.metadata),
         "experiment": experiment,
         "seed": trained.metadata["seed"],
         "protocol": trained.metadata["protocol"],
@@ -125,7 +128,8 @@ def as_it_is(trained: TrainedModel) -> Row:
 
 def as_reduced(trained: TrainedModel, reduction: axes.ReductionJob, network: ReducedNetwork) -> Row:
     """Returns what the row of a reduced network has of its own."""
-    given, stored = given_network(trained), cost.stored(network.weights)
+    given = given_network(trained)
+    stored = cost.stored(packed(network.model, network.weights, network.bits, trained.step_rescale))
     size_full, size = (cost.size(one.model, one.weights["params"], trained.length or 1) for one in (trained, network))
     changed = {**axes.changed(reduction), **given}
     return {
@@ -154,6 +158,7 @@ def as_reduced(trained: TrainedModel, reduction: axes.ReductionJob, network: Red
         **{"notes": list(network.notes), **_guarantee(trained, network)},
         **as_row({f"seconds_{clock}": seconds for clock, seconds in network.seconds.items()}),
         "checkpoint": None,
+        "bits": network.bits,
         "array_bytes": stored.arrays,
         "safetensors_bytes": stored.safetensors,
         "checkpoint_bytes": None,
@@ -203,8 +208,9 @@ def given_network(trained: TrainedModel) -> dict[str, str]:
 
 
 def reduced_facts(trained: TrainedModel, reduction: axes.ReductionJob, network: ReducedNetwork) -> dict[str, Any]:
-    """Returns what is stored with a reduced network besides what was known of the model before."""
+    """Returns what is known of a reduced network: all that was of the model before, but what was measured of it."""
     return {
+        **{key: value for key, value in trained.metadata.items() if key not in MEASURED},
         "state_dims": list(network.model.state_dims),
         "unstable_modes": surgery.unstable_modes(network.weights["params"], network.model.config),
         "model": network.model.config.to_dict(),
@@ -215,6 +221,7 @@ def reduced_facts(trained: TrainedModel, reduction: axes.ReductionJob, network: 
             "ratio": network.ratio_achieved,
         },
         "reductions": reductions_so_far(trained, reduction, network.target.label),
+        "stored": {"bits": network.bits, "step_rescale": trained.step_rescale},
     }
 
 
@@ -264,9 +271,9 @@ def _guarantee(trained: TrainedModel, network: ReducedNetwork) -> Row:
     return {"output_bound": found, "notes": [*network.notes, f"at {network.target.label}: {said}"]}
 
 
-def recipe_of(trained: TrainedModel) -> str:
+def recipe_of(metadata: Mapping[str, Any]) -> str:
     """Returns a short checksum of what trainings share that differ in the seed alone."""
-    facts = {key: trained.metadata.get(key) for key in ("task", "model", "recipe", "protocol")}
+    facts = {key: metadata.get(key) for key in ("task", "model", "recipe", "protocol")}
     facts["task"] = {key: value for key, value in (facts["task"] or {}).items() if key != "source"}
     facts["recipe"] = {key: value for key, value in (facts["recipe"] or {}).items() if value is not None}
     return checksum(facts)[:6]

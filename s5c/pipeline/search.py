@@ -15,12 +15,13 @@ import numpy as np
 from s5c.axes import UNNAMED, Axis, ReductionJob
 from s5c.errors import UserError, bounded
 from s5c.model.classifier import Classifier
+from s5c.model.rounding import BITS
 from s5c.pipeline.context import Context
 from s5c.pipeline.line import run, stages
 from s5c.pipeline.network import ReducedNetwork
-from s5c.pipeline.parameters import too_many
+from s5c.pipeline.parameters import bits_of, too_many
 from s5c.pipeline.provenance import read_json, write_json
-from s5c.pipeline.stage import choose, train
+from s5c.pipeline.stage import choose, precision, train
 from s5c.pipeline.trained import TrainedModel, checksum
 from s5c.reduction import stage
 from s5c.reduction.target import Target
@@ -66,8 +67,18 @@ class Search(Axis):
             )
 
 
+def candidates(job: ReductionJob) -> tuple[int, ...]:
+    """Returns the bits of a weight that come into question: with a limit of bytes all, unless some are given."""
+    return BITS if job.kind == "bytes" and bits_of(job) == 32 else (bits_of(job),)
+
+
+def validates(job: ReductionJob) -> bool:
+    """Returns whether networks are compared on validation data."""
+    return job.of(Search).max_drop is not None or len(candidates(job)) > 1
+
+
 def reductions(
-    trained: TrainedModel, job: ReductionJob, targets: Sequence[Target], *, folder: Path
+    trained: TrainedModel, job: ReductionJob, targets: Sequence[Target], *, folder: Path, validate: Validate
 ) -> tuple[Iterator[ReducedNetwork], stage.Ranking | None]:
     """Applies a preset at some targets.
 
@@ -76,6 +87,7 @@ def reductions(
         job: the preset.
         targets: what is asked for.
         folder: trainings after the reduction live below.
+        validate: metric on the validation split, where bits are to be chosen.
 
     Returns:
         The networks, made one by one; the ranking they are cuts of (None for a masked-only baseline).
@@ -86,7 +98,10 @@ def reductions(
 
     def made() -> Iterator[ReducedNetwork]:
         for target in targets:
-            network = run(context, target) if job.of(Search).rounds == 1 else in_rounds(context, target)
+            if len(candidates(job)) > 1:
+                network = in_bytes(context, target, validate)
+            else:
+                network = run(context, target) if job.of(Search).rounds == 1 else in_rounds(context, target)
             if target.kind == "ratio" and network.selected is not None:
                 assert isinstance(target.value, float)
                 network = network.noting(stage.shortfall(target.value, network.selected))
@@ -98,6 +113,40 @@ def reductions(
             yield network
 
     return made(), ranking
+
+
+def in_bytes(context: Context, target: Target, validate: Validate) -> ReducedNetwork:
+    """Returns the network of at most some bytes, of as many bits a weight as answer best on validation data.
+
+    Fewer bits leave room for more states. Of equals the one with more bits is taken; the test split is not looked at.
+
+    Args:
+        context: the network and the preset.
+        target: of kind `bytes`.
+        validate: metric on the validation split.
+
+    Raises:
+        UserError: no number of bits reaches the target.
+    """
+    job, metric = context.job, context.trained.metric
+    found: dict[int, ReducedNetwork] = {}
+    score: dict[int, float] = {}
+    for bits in candidates(job):
+        tried = job.with_axis(dataclasses.replace(job.of(precision.Stage), bits=bits))
+        try:
+            network = run(context.of(tried), target)
+        except UserError as error:
+            log.info("%s: %s", job.keys.name, error)
+            continue
+        value = validate(network.model, network.weights)
+        found[bits], score[bits] = network, -math.inf if value is None else metric.score(value)
+        told = "no answer that is finite" if value is None else metric.told(value)
+        log.info("%s: %d bits, %d states: %s on validation data.", job.keys.name, bits, sum(network.orders), told)
+    if not found:
+        raise UserError(f"reduction.bytes={target.value}: no number of bits reaches it; see the messages above.")
+    seconds = {clock: sum(one.seconds[clock] for one in found.values()) for clock in next(iter(found.values())).seconds}
+    best = max(found, key=lambda bits: (score[bits], bits))
+    return dataclasses.replace(found[best], seconds=seconds)
 
 
 def in_rounds(first: Context, target: Target) -> ReducedNetwork:

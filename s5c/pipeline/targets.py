@@ -14,12 +14,16 @@ from s5c.errors import UserError
 from s5c.model.config import ModelConfig
 from s5c.model.inputs import InputSpec
 from s5c.pipeline.calibration import Calibration, calibration_split
-from s5c.pipeline.parameters import stored_after
-from s5c.pipeline.search import Search
+from s5c.pipeline.parameters import bytes_after, stored_after
+from s5c.pipeline.search import candidates, validates
 from s5c.pipeline.stage import train
 from s5c.pipeline.untasked import chosen
 from s5c.reduction.stage import Ranking
 from s5c.types import Params
+
+SEARCHED = {"max_drop": "reduction.max_drop", "bytes": "reduction.bytes without reduction.bits"}
+INSTEAD = {"max_drop": "reduction.ratio", "bytes": "reduction.bits=8"}
+"""What is searched on validation data, and what needs no search, by the kind of a job's targets."""
 
 
 def check(
@@ -50,18 +54,22 @@ def check(
     ranking = Ranking(blank, priorities, np.argsort(~np.concatenate(first), kind="stable"))
     axes.check_network(job, config)
     stored = stored_after(job, params(), config) if job.kind == "params" else None
+    least = None
+    if job.kind == "bytes":  # of those that are tried the fewest bits
+        tokens = spec is not None and spec.tokens
+        least = bytes_after(job, params(), config, min(candidates(job)), tokens=tokens)
     for target in job.targets:
-        target.select(ranking, stored)
+        target.select(ranking, stored, least)
     for label, count in Counter(target.label for target in job.targets).items():
         if count > 1:
             raise UserError(
                 f"reduction.{job.targets[0].kind} asks {count} times for {label}, to six digits, by which results are "
                 "told apart: give every target once."
             )
-    if job.of(Search).max_drop is not None and splits.selected_on == "test":
+    if validates(job) and splits.selected_on == "test":
         raise UserError(
-            "reduction.max_drop chooses by validation accuracy, but this model was selected on the test split "
-            "(protocol=paper). Train with protocol=validation, or give reduction.ratio."
+            f"{SEARCHED[job.kind]} chooses by validation accuracy, but this model was selected on the test split "
+            f"(protocol=paper). Train with protocol=validation, or give {INSTEAD[job.kind]}."
         )
     looked = job.of(Calibration)
     if not len(splits.train) and job.of(train.Stage).epochs:
@@ -69,10 +77,10 @@ def check(
             f"reduction.finetune.epochs={job.of(train.Stage).epochs} trains on labelled data, and the checkpoint "
             "belongs to no task: add +task=NAME and, for how, recipe=NAME of conf/experiment."
         )
-    if job.of(Search).max_drop is not None and not len(splits.selection):
+    if validates(job) and not len(splits.selection):
         raise UserError(
-            "reduction.max_drop is measured on validation data, and the checkpoint belongs to no task: add +task=NAME, "
-            "or give reduction.ratio."
+            f"{SEARCHED[job.kind]} is measured on validation data, and the checkpoint belongs to no task: add "
+            f"+task=NAME, or give {INSTEAD[job.kind]}."
         )
     if axes.looks_at_data(job) and looked.inputs is not None:
         if spec is not None:

@@ -48,25 +48,31 @@ class Parameters:
             ranking: ranking of the network before the reduction.
         """
         count = len(ranking.order)
-        layers = np.repeat(np.arange(len(ranking.slots)), ranking.slots)[ranking.order]
-        slots = np.concatenate([np.arange(n) for n in ranking.slots])[ranking.order]
         shared, own, split = np.full(count + 1, self.rest), np.full(count + 1, self.rest), np.zeros(count + 1, int)
-        for layer, scores in enumerate(ranking.scores):
-            joins = np.flatnonzero(layers == layer)  # the cuts at which one more slot of this layer stays
-            channel, state = np.divmod(slots[joins], scores.shape[-1])
-            width = np.zeros(count + 1, int)
-            width[joins + 1] = np.diff(np.maximum.accumulate(_occurrence(channel)), prepend=0)
-            shared += np.cumsum(width) * self.per_state[layer]
+        for layer, (scores, width) in enumerate(zip(ranking.scores, self.widths(ranking), strict=True)):
+            shared += width * self.per_state[layer]
             if self.own_poles is not None:
-                own += np.cumsum(width) * self.own_poles[layer]
+                own += width * self.own_poles[layer]
                 # A state that some channels keep and others do not: it starts with the first and ends with the last.
-                kept_by = _occurrence(state)
+                joins, slots = _joining(ranking, layer)
+                kept_by = _occurrence(slots % scores.shape[-1])
                 change = np.zeros(count + 1, int)
                 change[joins + 1] = (kept_by == 1).astype(int) - (kept_by == scores.size // scores.shape[-1])
                 split += np.cumsum(change)
         if self.own_poles is None:
             return shared
         return np.where(np.arange(count + 1) < count if self.new_poles else split > 0, own, shared)
+
+    def widths(self, ranking: Ranking) -> list[Int[np.ndarray, "cuts"]]:
+        """Returns, per layer, the states that its arrays have room for at every cut; arguments as `at_every_cut`."""
+        found = []
+        for layer, scores in enumerate(ranking.scores):
+            joins, slots = _joining(ranking, layer)
+            width = np.zeros(len(ranking.order) + 1, int)
+            of_channel = _occurrence(slots // scores.shape[-1])
+            width[joins + 1] = np.diff(np.maximum.accumulate(of_channel), prepend=0)
+            found.append(np.cumsum(width))
+        return found
 
 
 def check_share(share: float) -> float:
@@ -107,6 +113,13 @@ def select_parameters(ranking: Ranking, share: float, parameters: Parameters) ->
         f"{said} of {parameters.total:,} parameters, since only states are removed, and one of every layer "
         f"and all that are protected stay. The largest share is {largest:g}: reduction.params={largest:g}."
     )
+
+
+def _joining(ranking: Ranking, layer: int) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
+    """Returns the cuts at which one more slot of a layer stays, and which slot that is."""
+    layers = np.repeat(np.arange(len(ranking.slots)), ranking.slots)[ranking.order]
+    joins = np.flatnonzero(layers == layer)
+    return joins, np.concatenate([np.arange(n) for n in ranking.slots])[ranking.order][joins]
 
 
 def _occurrence(values: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:

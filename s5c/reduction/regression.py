@@ -85,6 +85,25 @@ def normal_equations(
     return NormalEquations(S, R, scale, moved)
 
 
+@jax.jit
+def settled(system: DiagonalSSM, moments: Moments, ridge: Float[Array, ""] | float) -> DiagonalSSM:
+    """Returns the system with the best feedthrough and constant for its output matrix, which is kept.
+
+    Args:
+        system: one system, double precision.
+        moments: second moments of its states.
+        ridge: pull of the feedthrough towards the present one, relative to the energy of each input.
+    """
+    n, matrix = moments.states, coefficients(system)
+    zz, yz = centred(moments, constant=True)
+    pull = (ridge + SINGULAR) * jnp.diagonal(moments.zz)[n:-1]
+    left = jnp.diagonal(zz[n:, n:]) + pull
+    right = jnp.diagonal(yz[:, n:]) - jnp.sum(matrix * zz[:n, n:].T, axis=1) + pull * system.D
+    D = jnp.where(pull > 0, right / jnp.where(pull > 0, left, 1), system.D)
+    rest = moments.yz[:, -1] - matrix @ moments.zz[:n, -1] - D * moments.zz[n:-1, -1]
+    return dataclasses.replace(system, D=D, bias=rest / jnp.maximum(moments.count, 1))
+
+
 @partial(jax.jit, static_argnames=("feedthrough", "constant"))
 def regress(
     system: DiagonalSSM,

@@ -116,6 +116,8 @@ class Row(TypedDict, total=False):
     state_params_full: Annotated[float, "real parameters that belong to states"]
     macs: Annotated[float, "real multiply-accumulates of one forward pass of one sequence"]
     macs_full: Annotated[float, "real multiply-accumulates"]
+    bits_fit: Annotated[str, "how they were rounded: nearest or calibrated"]
+    bits: Annotated[int, "bits of a weight in matrices, 32 or fewer; poles and biases are float32"]
     array_bytes: Annotated[float, "the numbers of the weights, byte"]
     array_bytes_full: Annotated[float, "the numbers of the weights, byte"]
     safetensors_bytes: Annotated[float, "one safetensors file of the weights, byte"]

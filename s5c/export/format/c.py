@@ -15,7 +15,7 @@ from s5c import __version__
 from s5c.errors import UserError
 from s5c.export.exported import Exported
 from s5c.export.plan import LayerPlan, Plan, plan
-from s5c.export.rounding import Matrix
+from s5c.model.rounding import Matrix
 from s5c.model.stream import advance, initial_state
 
 EXTRA = ""
@@ -61,7 +61,7 @@ def write(exported: Exported, folder: Path) -> str:
         "any_sigmoid": any(layer.gate.activation not in ("lqo", "gelu") for layer in made.layers),
         "any_gate": any(layer.gate.activation != "gelu" for layer in made.layers),
         "any_layer_norm": any("layer" in (layer.before.kind, layer.after.kind) for layer in made.layers),
-        "any_layer_before": any(layer.before.kind == "layer" for layer in made.layers),
+        "any_before": any(layer.before.kind != "none" for layer in made.layers),
     }
     environment = _environment()
     for template, file in FILES.items():
@@ -100,7 +100,8 @@ def weight_bytes(made: Plan) -> int:
 def _leaves(made: Plan) -> list[Any]:
     found: list[Any] = [made.encoder, made.encoder_bias, made.decoder, made.decoder_bias]
     for layer in made.layers:
-        found += [layer.a_re, layer.a_im, layer.B, layer.C, layer.D, layer.c]
+        found += [layer.a_re, layer.a_im, layer.C, layer.D, layer.c]
+        found += [] if layer.B is None else [layer.B]
         found += [layer.b] if _has_constant(layer) else []
         found += [value for norm in (layer.before, layer.after) if norm.kind != "none" for value in norm[1:]]
         found += [value for value in layer.gate[1:] if value is not None]
@@ -108,7 +109,7 @@ def _leaves(made: Plan) -> list[Any]:
 
 
 def _has_constant(layer: LayerPlan) -> bool:
-    return bool(np.any(layer.b))
+    return layer.b is not None and bool(np.any(layer.b))
 
 
 def _environment() -> jinja2.Environment:
@@ -116,21 +117,11 @@ def _environment() -> jinja2.Environment:
     environment.globals |= {
         "floats": _floats,
         "integers": _integers,
-        "stored": _stored,
+        "stored": Matrix.packed,
         "has_constant": _has_constant,
         "any": any,
     }
     return environment
-
-
-def _stored(matrix: Matrix) -> np.ndarray:
-    """Returns integers as the file has them: of four bits two a byte, the first in the lower half, plus 8."""
-    if matrix.bits != 4:
-        return matrix.values
-    rows, columns = matrix.values.shape
-    padded = np.zeros((rows, columns + columns % 2), np.int16)
-    padded[:, :columns] = matrix.values + 8
-    return (padded[:, ::2] | padded[:, 1::2] << 4).astype(np.uint8)
 
 
 def _floats(values: np.ndarray) -> str:

@@ -22,7 +22,7 @@ from s5c.errors import UserError
 from s5c.export.exported import Exported
 from s5c.export.format.c import TEMPLATES, answers
 from s5c.export.plan import LayerPlan, Norm, Plan, plan, state_shape
-from s5c.export.rounding import Matrix
+from s5c.model.rounding import Matrix
 
 EXTRA = "onnx"
 
@@ -79,7 +79,7 @@ class _Graph:
             return self.constant(values.values)
         name, rows, columns = f"constant_{len(self.constants)}", *values.values.shape
         helper, types = self.onnx.helper, self.onnx.TensorProto
-        stored, kind = values.values.ravel(), types.INT8
+        stored, kind = values.values.ravel(), types.INT8  # also of six bits, for which there is no type
         if values.bits == 4:  # two a byte, the first in the lower half
             pairs = np.append(stored, np.zeros(stored.size % 2, np.int8)).view(np.uint8).reshape(-1, 2)
             stored, kind = pairs[:, 0] & 15 | pairs[:, 1] << 4, types.INT4
@@ -136,11 +136,6 @@ class _Graph:
     def _layer(self, i: int, layer: LayerPlan, skip: str) -> str:
         w = self._normed(layer.before, skip)
         last = self.constant([-1], np.int64) if layer.channels else ""
-        if layer.channels:
-            driven = self.node("Mul", self.node("Unsqueeze", w, last), self.matrix(layer.B))
-        else:
-            driven = self.times(layer.B, w)
-        driven = self.node("Add", driven, self.constant(layer.b))
         p = layer.a_re.shape[-1]
         axis = self.constant([2 if layer.channels else 1], np.int64)
         ends = [self.constant([n], np.int64) for n in (0, p, 2 * p)]
@@ -148,8 +143,13 @@ class _Graph:
         a_re, a_im = self.constant(layer.a_re), self.constant(layer.a_im)
         turned_re = self.node("Sub", self.node("Mul", a_re, re), self.node("Mul", a_im, im))
         turned_im = self.node("Add", self.node("Mul", a_re, im), self.node("Mul", a_im, re))
-        turned = self.node("Concat", turned_re, turned_im, axis=-1)
-        x = self.node("Add", turned, driven, output=f"layer{i}_next")
+        if layer.B is None:
+            turned_re = self.node("Add", turned_re, self.node("Unsqueeze", w, last))
+            x = self.node("Concat", turned_re, turned_im, axis=-1, output=f"layer{i}_next")
+        else:
+            turned = self.node("Concat", turned_re, turned_im, axis=-1)
+            driven = self.node("Add", self.times(layer.B, w), self.constant(layer.b))
+            x = self.node("Add", turned, driven, output=f"layer{i}_next")
         if layer.channels:
             y = self.node("ReduceSum", self.node("Mul", self.matrix(layer.C), x), last, keepdims=0)
         else:

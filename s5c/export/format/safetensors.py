@@ -10,6 +10,7 @@ import numpy as np
 
 from s5c.export.exported import ROWS, Exported
 from s5c.pipeline import portable
+from s5c.pipeline.rounded import to_nearest
 
 EXTRA = ""
 
@@ -37,16 +38,22 @@ def write(exported: Exported, folder: Path) -> str:
         exported: any network.
         folder: an empty folder.
     """
-    inside = folder / "network"
-    portable.write(inside, exported.weights, {"step": 0, **exported.facts})
+    inside, facts = folder / "network", exported.facts
+    model, weights = exported.model, exported.weights
+    if exported.bits != (facts.get("stored") or {}).get("bits", 32):
+        model, weights = to_nearest(model, weights, exported.bits, step_rescale=exported.step_rescale)
+        facts = {
+            **facts,
+            "model": model.config.to_dict(),
+            "stored": {"bits": exported.bits, "step_rescale": exported.step_rescale},
+        }
+    portable.write(inside, weights, {"step": 0, **facts})
     for path in inside.iterdir():
         path.rename(folder / path.name)
     inside.rmdir()
     inputs = exported.inputs(sequences=ROWS)
     pairs = exported.model.spec.pairs
-    said = exported.model.apply(
-        jax.device_put(exported.weights), jnp.asarray(inputs), step_rescale=exported.step_rescale
-    )
+    said = exported.model.apply(jax.device_put(weights), jnp.asarray(inputs), step_rescale=exported.step_rescale)
     asked = np.stack(np.split(inputs, 2), axis=1) if pairs else inputs
     np.savez_compressed(folder / "answers.npz", inputs=asked, answers=np.asarray(said))
     (folder / "check.py").write_text(CHECK, "utf-8")

@@ -3,5 +3,5 @@
 from s5c.lookup import extended
 
 __path__ = extended(__path__, __name__)
-LINE = ("choose", "take", "project", "mask", "fresh", "refit", "normalise", "readout", "measure", "train")
+LINE = ("choose", "take", "project", "mask", "fresh", "refit", "normalise", "readout", "measure", "train", "precision")
 """The order in which a network passes them; others name the one that they stand before."""

@@ -48,7 +48,8 @@ class Stage(Base):
 
     def apply(self, network: ReducedNetwork, context: Context) -> ReducedNetwork:
         """Returns the network with what stays."""
-        selected = network.target.select(ranking(context), context.parameters)
+        stored = context.stored() if network.target.kind == "bytes" else None
+        selected = network.target.select(ranking(context), context.parameters, stored)
         return network.noting([*context.notes, *selected.notes]).keeping(selected)
 
     def looks_at_data(self, job: ReductionJob) -> bool:

@@ -22,12 +22,18 @@ class Stage(Base):
 
     def apply(self, network: ReducedNetwork, context: Context) -> ReducedNetwork:
         """Returns the network with its errors."""
-        method, selected, quadratic = context.job.method, network.selected, None
+        method, selected = context.job.method, network.selected
         assert selected is not None, "chosen before"
         if isinstance(method, Selection):
             network = network.noting(account(context.layers, selected.keep, getattr(method, "unstable", "protect")))
-        stored = surgery.systems(network.weights["params"], network.model.config)
-        errors = layer_errors(context.layers, stored, hinf=[bound is not None for bound in network.bounds])
-        if isinstance(method, Projection) and isinstance(fit := fitted(context), OfQuadraticOutputs):
-            quadratic = fit.errors_of(stored)
-        return dataclasses.replace(network, errors=errors, quadratic=quadratic)
+        return with_errors(network, context)
+
+
+def with_errors(network: ReducedNetwork, context: Context) -> ReducedNetwork:
+    """Returns the network with the errors of its layers as they are."""
+    method, quadratic = context.job.method, None
+    stored = surgery.systems(network.weights["params"], network.model.config)
+    errors = layer_errors(context.layers, stored, hinf=[bound is not None for bound in network.bounds])
+    if isinstance(method, Projection) and isinstance(fit := fitted(context), OfQuadraticOutputs):
+        quadratic = fit.errors_of(stored)
+    return dataclasses.replace(network, errors=errors, quadratic=quadratic)
