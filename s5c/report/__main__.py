@@ -19,6 +19,7 @@ from s5c.cli import run
 from s5c.errors import UserError
 from s5c.locations import given_path, results_dir
 from s5c.pipeline import zoo
+from s5c.pipeline.deploy import deployed
 from s5c.pipeline.job import results_console
 from s5c.report import published, spectra, templates
 from s5c.report.collect import ROWS_FILE, gather, store, studies
@@ -27,7 +28,7 @@ from s5c.report.plots import save_figures
 from s5c.report.row import Row
 from s5c.report.tables import console, markdown
 
-KEYS = ("runs", "output", "html", "published", "check")
+KEYS = ("runs", "output", "html", "deploy", "published", "check")
 
 
 def main(config: DictConfig) -> None:
@@ -61,6 +62,8 @@ def _report(values: Mapping[str, Any]) -> None:
             f"output={output} is the folder of a run, whose files a report would replace. Give another one, such as "
             f"output={output / 'report'}."
         )
+    if values["deploy"]:
+        rows = deployed(rows)
     needed = {folder: part for study in studies(rows) for folder, part in spectra.needed(study, arrays).items()}
     store(rows, needed, output)
     write_text(output / "report.md", markdown(rows))

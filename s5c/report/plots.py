@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from s5c.atomic import written
-from s5c.report import curves, spectra
+from s5c.report import curves, deployment, spectra
 from s5c.report.arms import by_arm
 from s5c.report.average import aggregate
 from s5c.report.choice import MOST, chosen
@@ -54,6 +54,7 @@ def drawings(study: Study, arrays: Spectra) -> dict[str, Drawing]:
         "accuracy_vs_ratio": curves.accuracy_figure(study),
         "latency_vs_ratio": curves.latency_figure(study),
         "states_per_layer": _states_figure(study),
+        "accuracy_vs_bytes": deployment.bytes_figure(study),
         "originals": originals_figure(study),
         "hankel_singular_values": spectra.hankel_figure(study, arrays),
         "eigenvalues": spectra.pole_figure(study, arrays, spectra.KEEP),

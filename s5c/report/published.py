@@ -27,6 +27,7 @@ COMMAND = "python -m s5c.report published=true"
 FIGURES = {
     "accuracy_vs_ratio": "Accuracy against the ratio of states removed",
     "states_per_layer": "States kept per layer",
+    "accuracy_vs_bytes": "Answers against the bytes of the weights, and against the time of a step in C",
     "latency_vs_ratio": "Latency against the ratio of states removed",
     "hankel_singular_values": "Hankel singular values of every layer",
     "poles_moved": "Poles before and after",

@@ -144,6 +144,17 @@ class Row(TypedDict, total=False):
     seconds_calibration: Annotated[float, "time to measure on calibration sequences, s"]
     seconds_training: Annotated[float, "time of the training after the reduction, s"]
 
+    # What a step costs where it runs. All of a measurement is there, or nothing.
+    step_us: Annotated[float, "processor time of a step of the exported C file, one sample, median of the rounds, us"]
+    step_quartiles_us: Annotated[Numbers, "quartiles over the rounds, us"]
+    step_jax_us: Annotated[float, "time of a step in JAX, one sample, us"]
+    step_macs: Annotated[float, "real multiply-accumulates of a step"]
+    step_state_bytes: Annotated[float, "what is carried from step to step, byte"]
+    step_ram_bytes: Annotated[float, "state and stack of a step in C, byte"]
+    step_flash_bytes: Annotated[float | None, "code and constants of the C file, optimised for size, byte"]
+    step_device: Annotated[str, "device of the measurement"]
+    step_compiler: Annotated[str, "compiler of the measurement"]
+
     # Where it comes from.
     batch_size: Annotated[int, "sequences in a batch of the evaluation"]
     device: Annotated[str, "device of the evaluation"]

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from s5c.metric import ACCURACY
-from s5c.report import summary
+from s5c.report import deployment, summary
 from s5c.report.arms import label, missed, on_test
 from s5c.report.average import means
 from s5c.report.cells import (
@@ -88,6 +88,7 @@ def _section(study: Study) -> str:
         parts["### States kept per layer"] = _layer_table(study)
         parts["### Errors of the layers"] = summary.layer_errors(study)
     parts["### Models, before → after"] = _model_table(study)
+    parts["### On a device"] = deployment.section(study)
     parts["### Notes"] = _notes(study)
     parts["### Commands"] = commands(study.rows)
     return "\n\n".join(f"{title}\n\n{text}" for title, text in parts.items() if text)

@@ -21,8 +21,15 @@ from s5c.model.stream import advance, initial_state
 EXTRA = ""
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
-FILES = {"model.h": "{}.h", "model.c": "{}.c", "test.c": "test.c", "example.c": "example.c", "Makefile": "Makefile"}
-RESERVED = {"test", "example", "main", "int", "float", "double", "step", "times", "add"}
+FILES = {
+    "model.h": "{}.h",
+    "model.c": "{}.c",
+    "test.c": "test.c",
+    "example.c": "example.c",
+    "bench.c": "bench.c",
+    "Makefile": "Makefile",
+}
+RESERVED = {"test", "example", "bench", "main", "int", "float", "double", "step", "times", "add"}
 
 
 def write(exported: Exported, folder: Path) -> str:
@@ -55,6 +62,7 @@ def write(exported: Exported, folder: Path) -> str:
         "said": "log_probs" if made.classes else "targets",
         "epsilon": _float(exported.model.config.layer_eps),
         "widest": max((2 * layer.a_re.size for layer in made.layers if not layer.channels), default=0),
+        "most_columns": max(one.values.shape[1] for one in _leaves(made) if isinstance(one, Matrix)),
         "any_joint": any(not layer.channels for layer in made.layers),
         "any_channels": any(layer.channels for layer in made.layers),
         "any_gelu": any(layer.gate.activation != "lqo" for layer in made.layers),
