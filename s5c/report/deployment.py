@@ -104,9 +104,7 @@ def bytes_figure(study: Study) -> Drawing | None:
         grid[0].set_ylabel(f"{metric.heading}\n({metric.direction})")
         handles, names = grid[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 4), frameon=False, fontsize=8)
-        entitle(
-            figure, title(study), note="A line is an arm; states are removed from right to left."
-        )
+        entitle(figure, title(study), note="A line is an arm; states are removed from right to left.")
         return figure
 
     return draw, data

@@ -33,6 +33,7 @@ class Plan:
         test_examples: test examples that are scored, always the same ones; all if None.
         test_skip: leave out what `test_examples` of this number scores.
         latency: measure speed and memory.
+        deploy: keep the networks, and time a step of each where it is reported.
         more_seeds: of trainings besides the recipe's own, of tasks that are small; "" for none.
         not_of: tasks that have no such study.
         other_families: short recipes of other families have it, too.
@@ -49,6 +50,7 @@ class Plan:
     test_examples: int | None = None
     test_skip: int = 0
     latency: bool = False
+    deploy: bool = False
     more_seeds: str = ""
     not_of: list[str] = dataclasses.field(default_factory=list)
     other_families: bool = False

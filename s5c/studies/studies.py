@@ -36,12 +36,14 @@ class Study:
         recipe: the training whose models it reduces.
         made: makes the commands, which may have to look into the model.
         epochs: trained on top of the recipe, all arms together.
+        deploy: a step of its networks is timed for the report.
     """
 
     name: str
     recipe: str
     made: Callable[[], tuple[Command, ...]] = dataclasses.field(repr=False, compare=False)
     epochs: int
+    deploy: bool = False
 
     @functools.cached_property
     def commands(self) -> tuple[Command, ...]:
@@ -63,7 +65,8 @@ class Study:
 
     def report(self) -> Command:
         """Returns the command that makes the published folder."""
-        return ("s5c.report", f"runs={results_dir() / self.name}", f"output={self.published}")
+        timed = ("deploy=true",) if self.deploy else ()
+        return ("s5c.report", f"runs={results_dir() / self.name}", f"output={self.published}", *timed)
 
     def state(self) -> str:
         """Returns how far it is, in words."""
@@ -123,7 +126,7 @@ def of_model(plan: Plan, task: str, recipe: str) -> Study:
         common = _common(plan, name)
         return tuple((*start, *arm, *common) for start in starts for arm in overrides)
 
-    return Study(name, recipe, commands, 0)
+    return Study(name, recipe, commands, 0, plan.deploy)
 
 
 def _without(word: str, presets: list[str] | tuple[str, ...]) -> str:
@@ -145,7 +148,7 @@ def _common(plan: Plan, name: str) -> Command:
     scored: Command = () if plan.test_examples is None else (f"evaluation.test_examples={plan.test_examples}",)
     scored += (f"evaluation.test_skip={plan.test_skip}",) if plan.test_skip else ()
     timed = f"evaluation.latency={str(plan.latency).lower()}"
-    return f"name={name}", plan.override_of_ratios(), "reduction.save=false", timed, *scored
+    return f"name={name}", plan.override_of_ratios(), f"reduction.save={str(plan.deploy).lower()}", timed, *scored
 
 
 def _small(task: str) -> bool:
