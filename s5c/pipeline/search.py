@@ -78,7 +78,12 @@ def validates(job: ReductionJob) -> bool:
 
 
 def reductions(
-    trained: TrainedModel, job: ReductionJob, targets: Sequence[Target], *, folder: Path, validate: Validate
+    trained: TrainedModel,
+    job: ReductionJob,
+    targets: Sequence[Target],
+    *,
+    folder: Path,
+    validate: Validate | None = None,
 ) -> tuple[Iterator[ReducedNetwork], stage.Ranking | None]:
     """Applies a preset at some targets.
 
@@ -87,7 +92,7 @@ def reductions(
         job: the preset.
         targets: what is asked for.
         folder: trainings after the reduction live below.
-        validate: metric on the validation split, where bits are to be chosen.
+        validate: metric on the validation split; only where bits are to be chosen (`validates`).
 
     Returns:
         The networks, made one by one; the ranking they are cuts of (None for a masked-only baseline).
@@ -99,6 +104,7 @@ def reductions(
     def made() -> Iterator[ReducedNetwork]:
         for target in targets:
             if len(candidates(job)) > 1:
+                assert validate is not None, "bits are chosen by answers"
                 network = in_bytes(context, target, validate)
             else:
                 network = run(context, target) if job.of(Search).rounds == 1 else in_rounds(context, target)
