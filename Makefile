@@ -39,9 +39,11 @@ demo: $(READY) ## Train on real digits, prune with LAST and ten other methods at
 	$(PY) -m s5c.report runs=results/digits_last
 
 # Nearly all of their time is compilation, of thousands of small programs: a tenth shorter without most optimisations,
-# and another third without the emitters of fused kernels. The slow ones are compiled as users' programs are. Tests of
-# one file share programs, so they stay in one process.
-QUICK_COMPILES := JAX_DISABLE_MOST_OPTIMIZATIONS=1 XLA_FLAGS="--xla_cpu_use_fusion_emitters=false $$XLA_FLAGS"
+# and another third without the emitters of fused kernels; one part per program, and no stack noted at every operation,
+# save a twentieth. The slow ones are compiled as users' programs are. Tests of one file share programs, so they stay in
+# one process.
+QUICK_COMPILES := JAX_DISABLE_MOST_OPTIMIZATIONS=1 JAX_TRACEBACK_IN_LOCATIONS_LIMIT=0 \
+  XLA_FLAGS="--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 $$XLA_FLAGS"
 
 test: check ## Check style and types, then run all tests but the slow ones
 	$(QUICK_COMPILES) $(PYTEST) --dist loadfile -m "not slow" $(ARGS)
