@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import importlib
 import os
@@ -9,9 +10,13 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import omegaconf.omegaconf
 import pytest
+import yaml
 
 # Methods, tasks, families and backends from outside of s5c: what is tested for all of a kind is tested for them too.
 _plants = str(Path(__file__).parent / "plants")
@@ -21,6 +26,22 @@ os.environ["S5C_PLUGINS"] = os.pathsep.join([_plants, *_given])
 signal.signal(signal.SIGINT, signal.default_int_handler)  # inherited as ignored in the background of a shell
 if sys.platform != "win32":
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+_parsed: dict[str, Any] = {}
+
+
+def _parse(stream: Any, Loader: Any) -> Any:
+    """Returns what a text in yaml says: a job composes its configuration three times, from the same thirty files."""
+    text = stream if isinstance(stream, str) else stream.read()
+    if text not in _parsed:
+        if stream is not text:
+            stream.seek(0)  # read again, for messages with the name of the file
+        _parsed[text] = yaml.load(stream, Loader)
+    return copy.deepcopy(_parsed[text])
+
+
+omegaconf.omegaconf.yaml = SimpleNamespace(**{**vars(yaml), "load": _parse})  # type: ignore[attr-defined]
 
 
 def pytest_collection_finish() -> None:
