@@ -92,6 +92,8 @@ def load(
     else:
         found = portable.read(path) if portable.is_portable(path) else load_checkpoint(path, which=weights)
         name = str(found.metadata.get("name") or path.name)
+        if found.metadata.get("parent") and (done := found.metadata.get("reductions")):  # reduced by a command
+            name = f"{name} {done[-1]}"
     return _model(name, found)
 
 

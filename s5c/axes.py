@@ -202,11 +202,6 @@ class ReductionJob:
         """Returns an axis as it is set."""
         return next(axis for axis in self.axes if isinstance(axis, kind))
 
-    def with_axis(self, axis: Axis) -> ReductionJob:
-        """Returns the job with an axis set in another way."""
-        others = tuple(axis if type(one) is type(axis) else one for one in self.axes)
-        return dataclasses.replace(self, axes=others)
-
     def ungrouped(self) -> dict[str, Any]:
         """Returns the keys of `reduction` itself, without those of its groups and the method's own."""
         alone = (dataclasses.asdict(axis) for axis in self.axes if not axis.GROUP)

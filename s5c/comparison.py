@@ -14,6 +14,7 @@ import numpy as np
 from s5c.errors import UserError
 from s5c.evaluation import cost
 from s5c.metric import METRICS
+from s5c.pipeline.packing import stored_form
 from s5c.report.cells import table
 from s5c.scored import Regression
 
@@ -53,7 +54,7 @@ class Comparison:
                     "states": model.states,
                     "orders": model.orders,
                     "parameters": model.parameters,
-                    "bytes": cost.stored(model.weights).safetensors,
+                    "bytes": cost.stored(stored_form(model.weights, model.facts)).safetensors,
                     **said,
                     "agreement": found.agreement(first) if alike and found is not None else None,  # type: ignore[arg-type]
                 }

@@ -164,6 +164,10 @@ def _unchecked(group: Mapping[str, Any]) -> ReductionJob:
     return ReductionJob(keys, build(of_method, own, "reduction"), own, targets, refit, allocation, tuple(found))
 
 
+LISTS = {"ratio": "[0.3,0.5]", "params": "[0.3,0.5]", "bytes": "[20k,32k]", "order": "[8,4]", "tolerance": "[0.01,0.1]"}
+"""Targets of every kind, as they may be given."""
+
+
 def _targets(keys: Mapping[str, Any]) -> tuple[Target, ...]:
     given = [kind for kind in ("params", "bytes", "order", "tolerance", "max_drop") if keys[kind] is not None]
     if given and keys["ratio"] not in (None, AUTO):
@@ -179,7 +183,9 @@ def _targets(keys: Mapping[str, Any]) -> tuple[Target, ...]:
     value = RATIO if keys[kind] == AUTO else keys[kind]
     values = value if isinstance(value, list) else [value]
     if not values:
-        raise UserError(f"reduction.{kind}=[] is empty: give a number or a list such as reduction.ratio=[0.3,0.5].")
+        raise UserError(
+            f"reduction.{kind}=[] is empty: give a number or a list such as reduction.{kind}={LISTS[kind]}."
+        )
     if kind == "order":
         targets = tuple(Target(kind, tuple(_orders(value))) for value in values)
     elif kind == "bytes":

@@ -21,6 +21,7 @@ from s5c.model import stream, surgery
 from s5c.model.classifier import Classifier
 from s5c.model.stream import StreamState
 from s5c.pipeline.network import ReducedNetwork
+from s5c.pipeline.packing import stored_form
 from s5c.pipeline.untasked import origin
 from s5c.scored import Evaluation, Regression, scored
 from s5c.ssm.system import DiagonalSSM
@@ -126,7 +127,7 @@ class Model:
     def summary(self) -> str:
         """Returns what the network is, in a few lines."""
         config, facts = self.network.config, self.facts
-        stored = cost.stored(self.weights)
+        stored = cost.stored(stored_form(self.weights, self.facts))
         lines = [
             f"{self.name}: {config.family} of {config.n_layers} layers, {config.d_model} features, "
             f"{'both directions' if getattr(config, 'bidirectional', False) else 'one direction'}, norm {config.norm}",

@@ -32,7 +32,7 @@ from s5c.pipeline.line import run
 from s5c.pipeline.packing import packed
 from s5c.pipeline.parameters import bytes_after
 from s5c.pipeline.rounded import on_data, to_nearest
-from s5c.pipeline.search import in_bytes
+from s5c.pipeline.search import Memory, in_bytes, largest_ratio
 from s5c.pipeline.trained import load_task
 from s5c.reduction.size import number_of_bytes
 from s5c.reduction.stage import Ranking, cut
@@ -192,7 +192,7 @@ def test_every_kind_of_method_ends_in_few_bits(preset: str) -> None:
 
 
 def test_errors_are_those_of_the_rounded_layers() -> None:
-    plain, short = (reduced("last", Target("ratio", 0.5), bits=bits)[0] for bits in (32, 4))
+    plain, short = (reduced("last", Target("ratio", 0.5), **settings)[0] for settings in ({}, {"bits": 4}))
     assert all(a.h2 != b.h2 for a, b in zip(plain.errors, short.errors, strict=True))
     full = reduced("last", Target("ratio", 0.0), bits=4)[0]
     assert all(0 < error.h2 < 0.5 for error in full.errors), full.errors
@@ -248,9 +248,14 @@ def test_bits_are_found_that_answer_best_within_the_bytes(caplog: pytest.LogCapt
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"bits": 5}, "reduction.bits=5: weights have 32, 8, 6, 4 bits"),
-        ({"bits_fit": "calibrated"}, "reduction.bits_fit=calibrated changes nothing: reduction.bits=32 rounds nothing"),
+        ({"bits": 5}, "reduction.bits=5: weights have 32, 8, 6, 4 bits. Give one of these, or null"),
+        (
+            {"bits_fit": "calibrated"},
+            "reduction.bits_fit=calibrated changes nothing: reduction.bits=null rounds nothing",
+        ),
         ({"bits": 8, "bits_fit": "best"}, "Unknown value for reduction.bits_fit 'best'"),
+        ({"bits": 32}, "reduction.bits=32 changes nothing: weights are float32 anyway"),
+        ({"bytes": []}, "a list such as reduction.bytes="),
         ({"bytes": "many"}, "write a number of bytes, such as 32000, 32k or 32Ki"),
         ({"bytes": 0}, "reduction.bytes=0: give a positive number"),
         ({"bytes": "1k", "ratio": 0.5}, "reduction.bytes=1k and reduction.ratio=0.5 are both set"),
@@ -260,6 +265,19 @@ def test_bits_are_found_that_answer_best_within_the_bytes(caplog: pytest.LogCapt
 def test_what_cannot_be_is_a_message(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=".*".join(words.split("="))):
         job("last", **settings)
+
+
+def test_what_a_fit_adds_counts_and_the_limit_holds() -> None:
+    for settings in ({"bits": 4}, {"bits": 4, "bits_fit": "calibrated"}):
+        network = reduced("last", Target("bytes", 1800.0), **settings)[0]
+        stored = packed(network.model, network.weights, 4, 1.0)
+        assert 1600 < sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(stored)) <= 1800
+
+
+def test_a_limit_of_the_loss_counts_what_rounding_costs(tmp_path: Path) -> None:
+    found, values = job("last", bits=4, max_drop=1.0), iter([0.9, 0.5])
+    with pytest.raises(UserError, match="weights of 4 bits alone cost 40 points"):
+        largest_ratio(trained(), found, tmp_path, lambda *_: next(values), Memory(tmp_path / "s.json", ""))
 
 
 def test_bytes_that_no_network_fits_into_are_refused() -> None:

@@ -47,10 +47,10 @@ def names(found: axes.ReductionJob) -> list[str]:
 
 
 def test_a_network_passes_through_the_stages_that_its_method_needs() -> None:
-    behind = ["refit", "normalise", "readout", "measure", "train"]
+    behind = ["refit", "normalise", "readout", "measure", "train", "precision"]
     assert names(job("last")) == ["choose", "take", *behind]
     assert names(job("bt")) == ["choose", "project", *behind]
-    assert names(job("fresh")) == ["choose", "fresh", "train"]
+    assert names(job("fresh")) == ["choose", "fresh", "train", "precision"]
     assert names(job("unstructured_random")) == ["mask"]
 
 
@@ -124,7 +124,7 @@ def test_what_runs_inside_of_something_else_counts_alone_and_what_is_shared_for_
 
 def test_every_stage_runs_on_its_clock(tick: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     context = Context(trained(), job("last"), Path("nowhere"))
-    for seconds, stage in zip((1, 2, 4, 8, 16, 32, 64), stages(context.job), strict=True):
+    for seconds, stage in zip((1, 2, 4, 8, 16, 32, 64, 128), stages(context.job), strict=True):
 
         def applied(self: Stage, network: Any, _: Context, seconds: int = seconds) -> Any:
             tick(seconds)
@@ -132,7 +132,7 @@ def test_every_stage_runs_on_its_clock(tick: Any, monkeypatch: pytest.MonkeyPatc
 
         monkeypatch.setattr(type(stage), "apply", applied)
     found = run(context, Target("ratio", 0.5)).seconds
-    assert found == {REDUCTION: 1 + 2 + 4, CALIBRATION: 8 + 16, TRAINING: 64}, "measuring, 32, counts nowhere"
+    assert found == {REDUCTION: 1 + 2 + 4 + 128, CALIBRATION: 8 + 16, TRAINING: 64}, "measuring, 32, counts nowhere"
 
 
 # ---- a new axis
@@ -233,7 +233,8 @@ def test_a_new_axis_is_refused_like_the_others(
 
 
 def test_it_stands_where_it_says_and_nowhere_else(planted: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert names(job("last")) == ["choose", "take", "refit", "rounding", "normalise", "readout", "measure", "train"]
+    behind = ["normalise", "readout", "measure", "train", "precision"]
+    assert names(job("last")) == ["choose", "take", "refit", "rounding", *behind]
     found = importlib.import_module("s5c.pipeline.stage.rounding").Stage
     monkeypatch.setattr(found, "BEFORE", "refti")
     with pytest.raises(UserError, match=r"refti(.|\n)*nearest first: refit"):

@@ -181,7 +181,7 @@ def plan(model: Classifier, weights: Params, *, step_rescale: float = 1.0, bits:
     encoder, decoder = _arrays(network.of_inputs(weights)), _arrays(network.readout(weights))
     bias, constant = encoder["bias"], decoder["bias"]
     if spec.scale is not None:  # what the first product makes of the shift of the channels
-        bias = bias - matrices["encoder"].dense() @ np.asarray(spec.scale[0], np.float32)
+        bias = bias - matrices["inputs"].dense() @ np.asarray(spec.scale[0], np.float32)
     if spec.targets is not None:
         shift, size = (np.asarray(one, np.float32) for one in spec.targets[:2])
         constant = shift + size * constant
@@ -192,12 +192,12 @@ def plan(model: Classifier, weights: Params, *, step_rescale: float = 1.0, bits:
     return Plan(
         spec.tokens,
         spec.features,
-        matrices["encoder"],
+        matrices["inputs"],
         bias,
         layers,
         config.pooling == "last" or per_step(spec),
         spec.targets is None,
-        matrices["decoder"],
+        matrices["readout"],
         constant,
         bits,
     )

@@ -66,17 +66,17 @@ def readout(weights: Params) -> Params:
 
 
 def dense_layers(params: Params, config: ModelConfig) -> dict[str, Any]:
-    """Returns the parameters of all dense layers and of the embedding: encoder, layer0.out2, ..., decoder.
+    """Returns the parameters of all dense layers and of the embedding: inputs, layer0.out2, ..., readout.
 
-    A readout that compares two documents has two of them, decoder.layer1 and decoder.layer2.
+    A readout that compares two documents has two of them, readout.layer1 and readout.layer2.
     """
-    found = {"encoder": params["encoder"]["encoder"]}
+    found = {"inputs": params["encoder"]["encoder"]}
     for i, name in enumerate(layer_names(config)):
         inside = params["encoder"][name]
         found |= {f"layer{i}.{gate}": inside[gate] for gate in sorted(inside) if "kernel" in inside[gate]}
     decoder = params["decoder"]
-    heads = {f"decoder.{name}": decoder[name] for name in sorted(decoder) if isinstance(decoder[name], Mapping)}
-    return found | (heads or {"decoder": decoder})
+    heads = {f"readout.{name}": decoder[name] for name in sorted(decoder) if isinstance(decoder[name], Mapping)}
+    return found | (heads or {"readout": decoder})
 
 
 def with_readout(weights: Params, decoder: Params) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from s5c.ssm.system import DiagonalSSM
 from s5c.types import Params
 
 Products = dict[str, np.ndarray]
-"""Matrices (rows, columns), float64, by name: encoder, layer0.B, layer0.C, layer0.out2, ..., decoder."""
+"""Matrices (rows, columns), float64, by name: inputs, layer0.B, layer0.C, layer0.out2, ..., readout."""
 
 
 def products(model: Classifier, weights: Params, step_rescale: float = 1.0) -> Products:
@@ -41,11 +41,11 @@ def products(model: Classifier, weights: Params, step_rescale: float = 1.0) -> P
     """
     found: Products = {}
     for name, kernel in _kernels(model, weights).items():
-        found[name] = kernel if name == "encoder" and model.spec.tokens else kernel.T
+        found[name] = kernel if name == "inputs" and model.spec.tokens else kernel.T
     if model.spec.scale is not None:  # the scales of the channels are in the first product
-        found["encoder"] = found["encoder"] / np.asarray(model.spec.scale[1], np.float64)
+        found["inputs"] = found["inputs"] / np.asarray(model.spec.scale[1], np.float64)
     if model.spec.targets is not None:  # and the units of the targets in the last one
-        found["decoder"] = np.asarray(model.spec.targets[1], np.float64)[:, None] * found["decoder"]
+        found["readout"] = np.asarray(model.spec.targets[1], np.float64)[:, None] * found["readout"]
     for i, (system, gain) in enumerate(_layers(model, weights, step_rescale)):
         found |= {f"layer{i}.{name}": matrix for name, matrix in _of_layer(system, gain).items()}
     return found
@@ -72,11 +72,11 @@ def with_products(
         if name not in new:
             continue
         matrix = np.asarray(new[name], np.float64)
-        if name == "encoder" and spec.scale is not None:
+        if name == "inputs" and spec.scale is not None:
             matrix = matrix * np.asarray(spec.scale[1], np.float64)
-        if name == "decoder" and spec.targets is not None:
+        if name == "readout" and spec.targets is not None:
             matrix = matrix / np.asarray(spec.targets[1], np.float64)[:, None]
-        kernel = matrix if name == "encoder" and spec.tokens else matrix.T
+        kernel = matrix if name == "inputs" and spec.tokens else matrix.T
         place["kernel"] = jnp.asarray(kernel, jnp.float32)
     if not any(name.startswith("layer") and name.endswith((".B", ".C")) for name in new):
         return model, {**weights, "params": params}

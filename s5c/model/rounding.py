@@ -122,7 +122,7 @@ def with_feedback(matrix: np.ndarray, moments: np.ndarray, bits: int) -> Matrix:
 def check(bits: int) -> None:
     """Raises `UserError` for a number of bits that weights do not have."""
     if bits not in BITS:
-        raise UserError(f"bits={bits}: weights have {', '.join(map(str, BITS))} bits.")
+        raise UserError(f"bits={bits}: weights have {', '.join(map(str, BITS))} bits. Give one of these.")
 
 
 def _scales(matrix: np.ndarray, bits: int) -> np.ndarray:

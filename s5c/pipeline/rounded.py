@@ -71,7 +71,7 @@ def on_data(
         UserError: states that are not finite.
     """
     work = _Rounding(model, dict(weights), bits, step_rescale)
-    work.round(*(name for name in products(model, weights, step_rescale) if not name.startswith(("layer", "decoder"))))
+    work.round(*(name for name in products(model, weights, step_rescale) if not name.startswith(("layer", "readout"))))
     with tempfile.TemporaryDirectory(prefix="s5c-") as folder:
         full = Stream(model, weights, batches(), Path(folder, "full"))
         low = Stream(model, work.weights, batches(), Path(folder, "rounded"))
@@ -187,7 +187,7 @@ class _Rounding:
         """Solves the readout again and rounds it; returns the network."""
         found = refitted(wanted, self.model, self.weights, batches(), step_rescale=self.rescale)
         self.weights = found
-        *others, last = [name for name in products(self.model, found, self.rescale) if name.startswith("decoder")]
+        *others, last = [name for name in products(self.model, found, self.rescale) if name.startswith("readout")]
         assert not others or last.endswith(LAST), "the last one is what is solved"
         self.round(*others)
         energy = feature_moments(self.model, self.weights, batches(), step_rescale=self.rescale)
@@ -200,7 +200,7 @@ class _Rounding:
     def _shift(self, name: str, before: np.ndarray, mean: np.ndarray) -> None:
         """Adds to a bias what rounding took from the mean of a product."""
         lost = (before - products(self.model, self.weights, self.rescale)[name]) @ mean
-        if name == "decoder" and self.model.spec.targets is not None:
+        if name == "readout" and self.model.spec.targets is not None:
             lost = lost / np.asarray(self.model.spec.targets[1], np.float64)
         params = jax.tree.map(lambda leaf: leaf, dict(self.weights["params"]))
         place = network.dense_layers(params, self.model.config)[name]

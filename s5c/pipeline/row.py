@@ -23,7 +23,8 @@ from s5c.model import surgery
 from s5c.model.network import readout
 from s5c.pipeline.latency import NOT_MEASURED
 from s5c.pipeline.network import ReducedNetwork
-from s5c.pipeline.packing import packed
+from s5c.pipeline.packing import packed, stored_form
+from s5c.pipeline.parameters import bits_of, with_bits
 from s5c.pipeline.provenance import shown
 from s5c.pipeline.trained import TrainedModel, checksum
 from s5c.pipeline.zoo import PREFIX
@@ -58,7 +59,7 @@ def common(trained: TrainedModel, evaluation: EvaluationKeys, experiment: str, f
         facts: facts of the environment.
     """
     size = cost.size(trained.model, trained.weights["params"], trained.length or 1)
-    stored = cost.stored(trained.weights)
+    stored = cost.stored(stored_form(trained.weights, trained.metadata))
     data = trained.dataset.fingerprint()
     return {
         "schema": SCHEMA,
@@ -103,7 +104,7 @@ def _answers(trained: TrainedModel) -> Row:
 
 def as_it_is(trained: TrainedModel) -> Row:
     """Returns what the row of the model that is reduced has of its own."""
-    given, stored = given_network(trained), cost.stored(trained.weights)
+    given, stored = given_network(trained), cost.stored(stored_form(trained.weights, trained.metadata))
     return {
         "reduction": FULL,
         "preset": None,
@@ -121,6 +122,7 @@ def as_it_is(trained: TrainedModel) -> Row:
         "checkpoint": name_of(trained),
         "array_bytes": stored.arrays,
         "safetensors_bytes": stored.safetensors,
+        "bits": (trained.metadata.get("stored") or {}).get("bits", 32),
         "checkpoint_bytes": None if _in_zoo(trained) else stored.safetensors,
         **_counted(cost.size(trained.model, trained.weights["params"], trained.length or 1)),
     }
@@ -129,6 +131,8 @@ def as_it_is(trained: TrainedModel) -> Row:
 def as_reduced(trained: TrainedModel, reduction: axes.ReductionJob, network: ReducedNetwork) -> Row:
     """Returns what the row of a reduced network has of its own."""
     given = given_network(trained)
+    if reduction.kind == "bytes" and network.bits != bits_of(reduction):  # found on validation data
+        reduction = with_bits(reduction, network.bits)
     stored = cost.stored(packed(network.model, network.weights, network.bits, trained.step_rescale))
     size_full, size = (cost.size(one.model, one.weights["params"], trained.length or 1) for one in (trained, network))
     changed = {**axes.changed(reduction), **given}

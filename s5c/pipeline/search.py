@@ -14,12 +14,14 @@ import numpy as np
 
 from s5c.axes import UNNAMED, Axis, ReductionJob
 from s5c.errors import UserError, bounded
+from s5c.evaluation import cost
 from s5c.model.classifier import Classifier
 from s5c.model.rounding import BITS
 from s5c.pipeline.context import Context
 from s5c.pipeline.line import run, stages
 from s5c.pipeline.network import ReducedNetwork
-from s5c.pipeline.parameters import bits_of, too_many
+from s5c.pipeline.packing import packed
+from s5c.pipeline.parameters import bits_of, too_many, with_bits
 from s5c.pipeline.provenance import read_json, write_json
 from s5c.pipeline.stage import choose, precision, train
 from s5c.pipeline.trained import TrainedModel, checksum
@@ -69,7 +71,8 @@ class Search(Axis):
 
 def candidates(job: ReductionJob) -> tuple[int, ...]:
     """Returns the bits of a weight that come into question: with a limit of bytes all, unless some are given."""
-    return BITS if job.kind == "bytes" and bits_of(job) == 32 else (bits_of(job),)
+    given = job.of(precision.Stage).bits
+    return BITS if job.kind == "bytes" and given is None else (bits_of(job),)
 
 
 def validates(job: ReductionJob) -> bool:
@@ -114,6 +117,9 @@ def reductions(
             if target.kind == "params":
                 params, config = network.weights["params"], network.model.config
                 network = network.noting(too_many(context.parameters, params, config, target))
+            if target.kind == "bytes":
+                assert isinstance(target.value, float)
+                network = network.noting(_too_large(network, target.value, trained.step_rescale))
             for note in network.notes:
                 log.warning("%s: %s", job.keys.name, note)
             yield network
@@ -138,7 +144,7 @@ def in_bytes(context: Context, target: Target, validate: Validate) -> ReducedNet
     found: dict[int, ReducedNetwork] = {}
     score: dict[int, float] = {}
     for bits in candidates(job):
-        tried = job.with_axis(dataclasses.replace(job.of(precision.Stage), bits=bits))
+        tried = with_bits(job, bits)
         try:
             network = run(context.of(tried), target)
         except UserError as error:
@@ -153,6 +159,12 @@ def in_bytes(context: Context, target: Target, validate: Validate) -> ReducedNet
     seconds = {clock: sum(one.seconds[clock] for one in found.values()) for clock in next(iter(found.values())).seconds}
     best = max(found, key=lambda bits: (score[bits], bits))
     return dataclasses.replace(found[best], seconds=seconds)
+
+
+def _too_large(network: ReducedNetwork, limit: float, rescale: float) -> list[str]:
+    """Returns what to say where the weights of a network take up more bytes than were asked for."""
+    taken = cost.stored(packed(network.model, network.weights, network.bits, rescale)).arrays
+    return [f"{limit:,.0f} bytes were asked for and {taken:,} are taken up."] if taken > limit else []
 
 
 def in_rounds(first: Context, target: Target) -> ReducedNetwork:
@@ -205,7 +217,7 @@ class Memory:
         whole = found.pop("checksum", None) == checksum(found) and found.get("identity") == identity
         self._known: dict[str, float | None] = dict(found["validation_accuracy"]) if whole else {}
 
-    def recall(self, ratio: float, measure: Callable[[], float | None]) -> float | None:
+    def recall(self, ratio: float | str, measure: Callable[[], float | None]) -> float | None:
         """Returns the accuracy at a ratio, measured unless it is known."""
         if (key := str(ratio)) not in self._known:
             self._known[key] = measure()
@@ -240,6 +252,13 @@ def largest_ratio(trained: TrainedModel, job: ReductionJob, folder: Path, valida
     assert full is not None, "the full model was checked before"
     metric = trained.metric
     low, high = 0.0, 1.0
+    if bits_of(job) != 32:  # even where nothing is removed weights are rounded
+        alone = memory.recall("rounded", functools.partial(accuracy, 0.0))
+        if (drop := math.inf if alone is None else metric.lost(full, alone)) > allowed + 1e-9:
+            raise UserError(
+                f"reduction.max_drop={allowed:g}: weights of {bits_of(job)} bits alone cost {drop:.3g} {metric.points} "
+                f"of validation {metric.words}. Give more bits, reduction.bits_fit=calibrated, or a larger max_drop."
+            )
     for _ in range(SEARCH_STEPS):
         ratio = (low + high) / 2
         found = memory.recall(ratio, functools.partial(accuracy, ratio))

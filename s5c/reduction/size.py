@@ -13,7 +13,7 @@ from s5c.reduction.parameters import Parameters
 from s5c.reduction.stage import Ranking, Selected, cut
 from s5c.types import Int
 
-UNITS = {"": 1, "k": 1000, "ki": 1024, "m": 1000**2, "mi": 1024**2}
+UNITS = {"": 1, "k": 1000, "ki": 1024, "m": 1000**2, "mi": 1024**2, "g": 1000**3, "gi": 1024**3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ def number_of_bytes(value: float | str) -> float:
     elif isinstance(value, int | float):
         return float(value)
     else:
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(k|ki|m|mi|)b?", str(value).strip().lower())
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(k|ki|m|mi|g|gi|)b?", str(value).strip().lower())
     if found is None:
         raise UserError(f"reduction.bytes={value}: write a number of bytes, such as 32000, 32k or 32Ki.")
     return float(found[1]) * UNITS[found[2]]
@@ -107,5 +107,5 @@ def select_bytes(ranking: Ranking, limit: float, stored: Bytes) -> Selected:
     raise UserError(
         f"reduction.bytes={limit:g} cannot be reached with weights of {stored.bits} bits: the smallest network that "
         f"this reduction makes takes up {smallest:,} bytes, since only states are removed, and one of every layer and "
-        "all that are protected stay."
+        f"all that are protected stay. Give fewer bits, or reduction.bytes={smallest}."
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from s5c.axes import Idle, ReductionJob
@@ -30,26 +30,28 @@ class Stage(Base):
     many bits is this very network.
 
     Attributes:
-        bits: 8 | 6 | 4 of a weight; 32 for float32.
+        bits: 8 | 6 | 4 of a weight, 32 for float32; None for float32, or with reduction.bytes for what answers best.
         bits_fit: nearest | calibrated: every weight to the nearest number, or front to back on calibration sequences,
             where what comes later makes up for what was rounded before (`s5c.pipeline.rounded`).
     """
 
     METHODS: ClassVar[tuple[type, ...]] = (Selection, Projection, Fresh)
 
-    bits: int = 32
+    bits: int | None = None
     bits_fit: str = "nearest"
 
     def __post_init__(self) -> None:
-        if self.bits not in BITS:
-            raise UserError(f"reduction.bits={self.bits}: weights have {', '.join(map(str, BITS))} bits.")
-        if self.bits_fit not in (allowed := ("nearest", "calibrated")):
-            raise unknown("value for reduction.bits_fit", self.bits_fit, allowed)
+        if self.bits is not None and self.bits not in BITS:
+            allowed = ", ".join(map(str, BITS))
+            raise UserError(f"reduction.bits={self.bits}: weights have {allowed} bits. Give one of these, or null.")
+        if self.bits_fit not in (ways := ("nearest", "calibrated")):
+            raise unknown("value for reduction.bits_fit", self.bits_fit, ways)
 
     def apply(self, network: ReducedNetwork, context: Context) -> ReducedNetwork:
         """Returns the network with rounded weights."""
-        if self.bits == 32:
+        if self.bits in (None, 32):
             return network
+        assert self.bits is not None
         rescale = context.trained.step_rescale
         if self.bits_fit == "nearest":
             with context.clock.counting(REDUCTION):
@@ -59,6 +61,8 @@ class Stage(Base):
                 model, weights = on_data(
                     network.model, network.weights, self.bits, context.batches, step_rescale=rescale
                 )  # fmt: skip
+        # Once more from what single precision has made of it: so it reads back from a file, bit for bit.
+        model, weights = to_nearest(model, weights, self.bits, step_rescale=rescale)
         bounds = [None] * len(network.bounds)
         network = dataclasses.replace(
             network, model=model, weights=weights, bounds=bounds, bits=self.bits, systems=None
@@ -68,17 +72,26 @@ class Stage(Base):
 
     def check_network(self, job: ReductionJob, config: ModelConfig) -> None:
         """Raises `UserError` for blocks that are converted, not rounded."""
-        if self.bits != 32 and config.activation == "geglu":
+        if self._rounds(job) and config.activation == "geglu":
             raise UserError(f"reduction.bits={self.bits}: the blocks of s5-pytorch (activation=geglu) stay float32.")
 
     def looks_at_data(self, job: ReductionJob) -> bool:
         """Returns whether rounding looks at sequences."""
-        return self.bits != 32 and self.bits_fit == "calibrated"
+        return self._rounds(job) and self.bits_fit == "calibrated"
+
+    def unused(self, job: ReductionJob) -> Sequence[str]:
+        """Returns the bits where they are float32 as ever."""
+        return self.keys if self.absent or not self._rounds(job) else ()
 
     def idle(self, job: ReductionJob) -> Iterator[Idle]:
         """Yields the way of rounding where nothing is rounded."""
-        if self.bits == 32:
-            yield ("bits_fit",), "reduction.bits=32 rounds nothing"
+        if self.bits == 32 and job.kind != "bytes":
+            yield ("bits",), "weights are float32 anyway"
+        if not self._rounds(job):
+            yield ("bits_fit",), f"reduction.bits={'null' if self.bits is None else self.bits} rounds nothing"
+
+    def _rounds(self, job: ReductionJob) -> bool:
+        return self.bits not in (None, 32) or (self.bits is None and job.kind == "bytes")
 
     def label(self, key: str, value: Any) -> str | None:
         """Returns how many bits there are, and whether they were fitted."""
