@@ -218,7 +218,7 @@ def test_the_command_replaces_an_export_and_nothing_else(tmp_path: Path) -> None
     [
         (["format=d", "out=x"], ["'d'", "first: c"]),
         (["format=c", "out=x", "bits=5"], ["bits=5", "32, 8, 6, 4"]),
-        (["format=stablehlo", "out=x", "bits=8"], ["bits=8", "c, onnx, safetensors"]),
+        (["format=stablehlo", "out=x", "bits=8"], ["bits=8", "c, onnx and safetensors"]),
         (["format=c", "out=x", "lengths=[9]"], ["lengths=", "any length"]),
         (["format=c", "out=x", "symbol=2x"], ["2x", "begin with a letter"]),
         (["format=stablehlo", "out=x"], ["lengths=[784]"]),
