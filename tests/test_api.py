@@ -177,7 +177,7 @@ WRONG |= {
     "where a command writes": (lambda m: s5c.reduce(m, save=True), "save= changes nothing"),
     "idle data": (lambda m: s5c.reduce(m, "last", data=X), "data= changes nothing"),
     "idle lengths": (lambda m: s5c.reduce(m, "last", lengths=[64] * 4), "lengths= are those of data="),
-    "idle validation": (lambda m: s5c.reduce(m, "last", validation=(X, Y)), "looked at for max_drop=, and for bytes= without bits="),
+    "idle validation": (lambda m: s5c.reduce(m, "last", validation=(X, Y)), "looked at for max_drop="),
     "no pair": (lambda m: s5c.reduce(m, "last", max_drop=1.0, validation=(X,)), "two things"),
     "no pair at all": (lambda m: s5c.reduce(m, "last", max_drop=1.0, validation=3), "two things"),
     "ragged": (lambda m: s5c.reduce(m, "calibrated", data=[[1, 2], [3]]), "filled up to the longest"),

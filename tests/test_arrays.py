@@ -301,7 +301,7 @@ WRONG_KEYS = {
     "words as targets": ({"answers": "values"}, "the label is 'run'; task.answers=values expected a number"),
     "no test": ({"test_fraction": 0.001}, "task.test_fraction=0.001 carves 0 of"),
     "nothing to explain": ({"answers": "values", "metric": "r2", "max_length": 5}, "do not: give task.metric=rmse"),
-    "not there": ({"data_dir": "nowhere"}, "there is no folder"),
+    "not there": ({"data_dir": "nowhere"}, "there is no folder and no file"),
 }
 
 

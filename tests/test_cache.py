@@ -265,7 +265,7 @@ def test_prepared_data_outlives_its_files(tmp_path: Path) -> None:
     first = imdb(tmp_path, data_dir=str(raw))
     raw.rename(tmp_path / "gone")
     assert imdb(tmp_path, download=False).fingerprint() == first.fingerprint()
-    with pytest.raises(UserError, match=r"task\.data_dir=.*: there is no folder"):
+    with pytest.raises(UserError, match=r"task\.data_dir=.*: there is no folder and no file"):
         imdb(tmp_path, data_dir=str(raw))
     with pytest.raises(UserError, match="There is no data for task imdb"):
         imdb(tmp_path, download=False, min_freq=3)

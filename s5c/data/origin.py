@@ -138,7 +138,7 @@ class _Search:
         given = self.located.data_dir
         folder = Path(given).expanduser().absolute() if given else self.located.root
         if given and not folder.exists():
-            raise UserError(f"task.data_dir={given}: there is no folder {folder}.")
+            raise UserError(f"task.data_dir={given}: there is no folder and no file {folder}.")
         for origin in self.origins:
             for searched in [folder] if given else self._folders(origin):
                 if origin.find is not None and (place := self._place(origin, searched)) is not None:

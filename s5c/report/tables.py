@@ -239,14 +239,15 @@ def _sizes(study: Study) -> Table:
     printed = Table(title=title, title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     printed.add_column("arm", width=METHOD_WIDTH, overflow="fold")
     name_of_score = metric_of_all(study.rows).words
-    for name in ("ratio", "states", "params", "MACs", "disk", "speed-up", name_of_score, "diff", "agree"):
+    held = "weights" if any(_by_weights(row) for row in study.rows) else "disk"
+    for name in ("ratio", "states", "params", "MACs", held, "speed-up", name_of_score, "diff", "agree"):
         printed.add_column(name, justify="right", no_wrap=True)
     for name, group in groupby(means(study), key=label):
         rows = list(group)
         heads = _console_name(name, rows[0]).wrap(Console(), METHOD_WIDTH)
         for index, row in enumerate(rows):
             head = heads[index : index + 1] if index < len(rows) - 1 else heads[index:]
-            printed.add_row(Text("\n").join(head), *_size_cells(row))
+            printed.add_row(Text("\n").join(head), *_size_cells(row, held))
         printed.add_section()
     printed.caption = Text("; ".join([str(study.rows[0].get("source", "")), selection(study.rows[0]), *_timing(study)]))
     return printed
@@ -264,7 +265,12 @@ def _timing(study: Study) -> list[str]:
     return [f"under the speed-up: ms a batch of {batches}, median ± half the interquartile range", *loaded]
 
 
-def _size_cells(row: Averaged) -> list[str | Text]:
+def _by_weights(row: Row) -> bool:
+    """Returns whether the numbers of the weights are of interest, and not what names and shapes in a file add."""
+    return (row.get("bits") or 32) != 32 or str(row.get("target", "")).startswith("bytes")
+
+
+def _size_cells(row: Averaged, held: str) -> list[str | Text]:
     accuracy = Text(reached(row))
     if on_test(row):
         accuracy.append(" ⚠", style="red")
@@ -273,7 +279,7 @@ def _size_cells(row: Averaged) -> list[str | Text]:
         number(row.get("states"), "{:.4g}"),
         short(row.get("params")),
         short(row.get("macs")),
-        size(disk(row)),
+        size(row.get("array_bytes") if held == "weights" else disk(row)),
         _speed(row),
         accuracy,
         "" if row["reduction"] == FULL else Text(loss(row), style=_colour(row)),

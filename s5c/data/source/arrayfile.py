@@ -117,7 +117,8 @@ def _add_npz(found: Stored, path: Path, split: str | None) -> None:
         with np.load(path, allow_pickle=False) as archive:
             names = list(archive.files) if isinstance(archive, np.lib.npyio.NpzFile) else []
     except DAMAGE as error:
-        raise UserError(f"{path}: expected an npz archive; it is cut off or damaged ({_short(error)}).") from error
+        reason = "it is none" if "pickled" in str(error) else f"it is cut off or damaged ({_short(error)})"
+        raise UserError(f"{path}: expected an npz archive; {reason}.") from error
     for name in names:
         if (named := _named(name)) is not None:
             found.setdefault(split or named[0], {})[named[1]] = Place(path, name)

@@ -116,7 +116,9 @@ def check_alike(parts: Sequence[tuple[str, Sequences]]) -> None:
             if target.ndim == 2 and len(target) != len(value):
                 raise UserError(f"{where}: {len(target)} targets for {len(value)} steps; expected one for each step.")
             if not np.isfinite(target).all():
-                raise UserError(f"{where}: a target is not a finite number; expected one for every example and step.")
+                raise UserError(
+                    f"{where}: a target of it is not a finite number; expected one for every example and step."
+                )
 
 
 def text_of(path: Path) -> str:

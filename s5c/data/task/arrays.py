@@ -200,7 +200,10 @@ def _read(place: Path, answers: str) -> tuple[dict[str, Sequences], str]:
     if whole is not None:
         found |= _apart(whole)
     if "train" not in found:
-        raise UserError(f"{place} has {' and '.join(found)}; expected a training split.")
+        raise UserError(
+            f"{place} has {' and '.join(found)}; expected a training split. Files and arrays belong to the split that "
+            "their name says (train, val or validation, test); a set in one file has none of these in its name."
+        )
     for part in found.values():
         _reinterpret(part, answers)
     return {name: found[name] for name in SPLITS if name in found}, kind
