@@ -79,7 +79,7 @@ def test_all_recipes_are_listed_without_any_data(
     tasks = [name.removesuffix("_s5") for name in there if name.endswith("_s5")]
     assert set(names) == {
         *recipes.known(),
-        *(f"{task}_{kind}" for task in tasks for kind in ("comparison", "ablation", "latency")),
+        *(f"{task}_{kind}" for task in tasks for kind in ("comparison", "ablation", "latency", "bytes")),
         *(f"{task}_headline" for task in tasks if task not in ("digits", "listops", "listops_small", *NO_MORE)),
         "imdb_short_s4d_headline",
         *(name for name in there if name.endswith("_bt")),
