@@ -48,9 +48,13 @@ QUICK_COMPILES := JAX_DISABLE_MOST_OPTIMIZATIONS=1 JAX_TRACEBACK_IN_LOCATIONS_LI
 test: check ## Check style and types, then run all tests but the slow ones
 	$(QUICK_COMPILES) $(PYTEST) --dist loadfile -m "not slow" $(ARGS)
 
+# Slow for their number, and compiled as their fast ones are.
+MANY := tests/test_axes.py tests/test_parameters.py
+
 # pytest exits with 5 when nothing is marked slow, which is no failure.
 test-slow: $(READY) ## Run the slow tests
-	$(PYTEST) -m slow $(ARGS) || [ $$? -eq 5 ]
+	$(QUICK_COMPILES) $(PYTEST) -m slow $(MANY) $(ARGS) || [ $$? -eq 5 ]
+	$(PYTEST) -m slow $(MANY:%=--ignore=%) $(ARGS) || [ $$? -eq 5 ]
 
 check: $(READY) ## Check style (ruff) and types (mypy)
 	$(PY) -m ruff check --quiet .

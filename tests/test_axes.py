@@ -56,7 +56,7 @@ VARIATIONS: dict[str, list[dict[str, Any]]] = {
     "readout": [{"readout": "refit"}],
     "layer_sensitivity": [{"layer_sensitivity": kind} for kind in ("gradient", "measured", "curve")],
     "bits": [{"bits": 4}, {"bits": 32}],
-    "bits_fit": [{"bits_fit": "calibrated"}, {"bits": 4, "bits_fit": "calibrated"}],
+    "bits_fit": [{"bits": 4, "bits_fit": "calibrated"}],
     "rounds": [{"rounds": 2}, {"rounds": 2, **TRAINED}],
     "calibration.sequences": [{"calibration.sequences": 4}, {**CALIBRATED, "calibration.sequences": 4}],
     "calibration.split": [{"calibration.split": "validation"}, {**CALIBRATED, "calibration.split": "validation"}],
