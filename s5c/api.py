@@ -42,7 +42,7 @@ from s5c.model.classifier import Classifier, InputSpec
 from s5c.model.config import from_dict
 from s5c.networks import BATCH, Model
 from s5c.pipeline import conversion, portable, zoo
-from s5c.pipeline.row import reduced_facts
+from s5c.pipeline.row import as_found, reduced_facts
 from s5c.pipeline.search import Memory, Search, largest_ratio, reductions, validates
 from s5c.pipeline.stage import train
 from s5c.pipeline.targets import check
@@ -204,7 +204,7 @@ def reduce(
         made, _ = reductions(trained, job, targets, folder=Path(place), validate=validate)
         found = next(made)
     facts = settings.jsonable(reduced_facts(trained, job, found))
-    name = f"{model.name} {axes.name(job)} {found.target.label}"
+    name = f"{model.name} {axes.name(as_found(job, found))} {found.target.label}"
     return Model(name, found.model, found.weights, facts, found)
 
 

@@ -17,7 +17,7 @@ from test_axes import composed, trained
 from test_stages import job
 
 import s5c
-from s5c import lookup
+from s5c import axes, lookup
 from s5c.config import task_job
 from s5c.errors import UserError
 from s5c.export.plan import plan
@@ -32,6 +32,7 @@ from s5c.pipeline.line import run
 from s5c.pipeline.packing import packed
 from s5c.pipeline.parameters import bytes_after
 from s5c.pipeline.rounded import on_data, to_nearest
+from s5c.pipeline.row import as_found
 from s5c.pipeline.search import Memory, in_bytes, largest_ratio
 from s5c.pipeline.trained import load_task
 from s5c.reduction.size import number_of_bytes
@@ -241,6 +242,7 @@ def test_bits_are_found_that_answer_best_within_the_bytes(caplog: pytest.LogCapt
     network = in_bytes(context, Target("bytes", 6000.0), validate)
     assert (sorted(tried) == [4, 6, 8] and "32 bits" in caplog.text) or sorted(tried) == [4, 6, 8, 32]
     assert network.bits == 8, "of equals the one with more bits"
+    assert axes.name(as_found(context.job, network)) == "last +8 bits (by bytes)", "and its name says so"
     stored = packed(network.model, network.weights, 8, 1.0)
     assert sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(stored)) <= 6000
 

@@ -130,9 +130,7 @@ def as_it_is(trained: TrainedModel) -> Row:
 
 def as_reduced(trained: TrainedModel, reduction: axes.ReductionJob, network: ReducedNetwork) -> Row:
     """Returns what the row of a reduced network has of its own."""
-    given = given_network(trained)
-    if reduction.kind == "bytes" and network.bits != bits_of(reduction):  # found on validation data
-        reduction = with_bits(reduction, network.bits)
+    given, reduction = given_network(trained), as_found(reduction, network)
     stored = cost.stored(packed(network.model, network.weights, network.bits, trained.step_rescale))
     size_full, size = (cost.size(one.model, one.weights["params"], trained.length or 1) for one in (trained, network))
     changed = {**axes.changed(reduction), **given}
@@ -213,6 +211,7 @@ def given_network(trained: TrainedModel) -> dict[str, str]:
 
 def reduced_facts(trained: TrainedModel, reduction: axes.ReductionJob, network: ReducedNetwork) -> dict[str, Any]:
     """Returns what is known of a reduced network: all that was of the model before, but what was measured of it."""
+    reduction = as_found(reduction, network)
     return {
         **{key: value for key, value in trained.metadata.items() if key not in MEASURED},
         "state_dims": list(network.model.state_dims),
@@ -227,6 +226,12 @@ def reduced_facts(trained: TrainedModel, reduction: axes.ReductionJob, network: 
         "reductions": reductions_so_far(trained, reduction, network.target.label),
         "stored": {"bits": network.bits, "step_rescale": trained.step_rescale},
     }
+
+
+def as_found(reduction: axes.ReductionJob, network: ReducedNetwork) -> axes.ReductionJob:
+    """Returns a job with the bits that were found for a network on validation data, where it left them open."""
+    left_open = reduction.kind == "bytes" and network.bits != bits_of(reduction)
+    return with_bits(reduction, network.bits) if left_open else reduction
 
 
 def reductions_so_far(trained: TrainedModel, reduction: axes.ReductionJob, target: str) -> list[str]:
