@@ -78,10 +78,6 @@ def write(exported: Exported, folder: Path) -> str:
     return "make check"
 
 
-def _named(exported: Exported) -> list[str]:
-    return [str(exported.facts["name"])] if "name" in exported.facts else []
-
-
 def answers(exported: Exported, made: Plan, inputs: np.ndarray) -> np.ndarray:
     """Returns the log-probabilities after every step, (n, l, outputs): of the network itself, or with rounded weights
     of the NumPy model of the step."""
