@@ -25,6 +25,7 @@ from s5c.model.config import ModelConfig
 from s5c.model.parameters import from_pairs, to_pairs
 from s5c.model.roles import Parameter
 from s5c.ssm.convolution import diagonal_siso_ssm
+from s5c.ssm.discretise import one_program
 from s5c.ssm.system import DiagonalSSM
 from s5c.types import Array, Complex, Features, Float
 
@@ -91,6 +92,7 @@ def system_of(
     )
 
 
+@one_program
 def parameters_of(system: DiagonalSSM) -> dict[str, Array]:
     """Returns the parameters of everything but the poles and B, of a system with one step size per channel."""
     outputs = [system.C] if system.C_backward is None else [system.C, system.C_backward]
@@ -114,6 +116,7 @@ def scaled(system: DiagonalSSM, factor: Complex[Array, "h p"] | Float[Array, "h 
     )
 
 
+@one_program
 def folded(system: DiagonalSSM) -> DiagonalSSM:
     """Returns the same systems with B = 1, multiplied into the outputs."""
     return dataclasses.replace(scaled(system, system.B[..., 0]), B=jnp.ones_like(system.B))

@@ -8,6 +8,8 @@ Source: S5 (arXiv 2208.04933), section 2 and appendix B; the current input enter
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,13 @@ from s5c.types import Array, Complex, Float
 Discretised = tuple[Complex[Array, "*layers p"], Complex[Array, "*layers p h"]]
 
 
+one_program: Any = partial(jax.jit, inline=True)
+"""Makes one program of a function that is called by itself, in place of one per operation to compile and to run. Inside
+of another program it is part of that. Not for what must be equal to the last bit: equal parts of one program may be
+rounded differently."""
+
+
+@one_program
 def expm1(z: Complex[Array, "*dims"]) -> Complex[Array, "*dims"]:
     """Returns exp(z) - 1 to full relative accuracy for Re z <= 0, without cancellation near 2 pi i k either.
 
@@ -26,6 +35,7 @@ def expm1(z: Complex[Array, "*dims"]) -> Complex[Array, "*dims"]:
     return jax.lax.complex(jnp.expm1(x) * jnp.cos(y) - 2 * jnp.sin(y / 2) ** 2, jnp.exp(x) * jnp.sin(y))
 
 
+@one_program
 def zoh(
     Lambda: Complex[Array, "*layers p"], B: Complex[Array, "*layers p h"], Delta: Float[Array, "*layers p"]
 ) -> Discretised:
@@ -51,6 +61,7 @@ def zoh(
     return Lambda_bar, gain[..., None] * B
 
 
+@one_program
 def bilinear(
     Lambda: Complex[Array, "*layers p"], B: Complex[Array, "*layers p h"], Delta: Float[Array, "*layers p"]
 ) -> Discretised:

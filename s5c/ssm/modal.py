@@ -14,13 +14,14 @@ Call these functions inside `jax.enable_x64(True)`. They take one system; `jax.v
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from s5c.errors import unknown
-from s5c.ssm.discretise import expm1
+from s5c.ssm.discretise import expm1, one_program
 from s5c.ssm.system import DiagonalSSM
 from s5c.types import Array, Complex, Float
 
@@ -49,6 +50,7 @@ class RealForm(NamedTuple):
     D: Float[Array, "outputs inputs"]
 
 
+@partial(one_program, static_argnames="time")
 def from_ssm(system: DiagonalSSM, *, time: str = "discrete") -> ModalSystem:
     """Returns the modal form of a layer; the two directions of a bidirectional layer become stacked outputs.
 
@@ -87,6 +89,7 @@ def from_ssm(system: DiagonalSSM, *, time: str = "discrete") -> ModalSystem:
     return ModalSystem(log_a, B, jnp.concatenate([system.C, system.C_backward]), jnp.concatenate([D, 0 * D]))
 
 
+@one_program
 def log_poles(system: DiagonalSSM) -> Complex[Array, "*layers p"]:
     """Returns the logarithms of the discrete poles; a mode is stable where the real part is negative.
 
@@ -106,6 +109,7 @@ def log_poles(system: DiagonalSSM) -> Complex[Array, "*layers p"]:
     return jax.lax.complex(radius, jnp.arctan2(2 * w.imag, 1 - jnp.abs(w) ** 2))
 
 
+@partial(one_program, static_argnames=("bidirectional", "discretisation", "time"))
 def to_ssm(
     system: ModalSystem,
     Delta: Float[Array, "p"],
@@ -137,6 +141,7 @@ def to_ssm(
     return DiagonalSSM(Lambda, B, C, jnp.asarray(D), Delta, C_backward, discretisation)
 
 
+@partial(one_program, static_argnames="discretisation")
 def undo_discretise(
     log_a: Complex[Array, "p"], B_bar: Complex[Array, "p h"], Delta: Float[Array, "p"], discretisation: str
 ) -> tuple[Complex[Array, "p"], Complex[Array, "p h"]]:
@@ -223,6 +228,7 @@ def difference(a: ModalSystem, b: ModalSystem) -> ModalSystem:
     )
 
 
+@one_program
 def advanced(system: ModalSystem) -> ModalSystem:
     """Returns the textbook form of the same map: y_k = 2 Re(C a x_{k-1}) + (D + 2 Re(C B)) u_k.
 

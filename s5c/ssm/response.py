@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from s5c.ssm.discretise import one_program
 from s5c.ssm.modal import ModalSystem, expm1
 from s5c.types import Array, Complex, Float
 
@@ -78,6 +79,7 @@ def frequency_response(
     return found.D + found.C @ (found.gains[:, :, None] * found.B)
 
 
+@one_program
 def dc_gain(system: ModalSystem) -> Float[Array, "outputs inputs"]:
     """Returns the answer to a constant input once it has settled.
 

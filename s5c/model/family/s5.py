@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -21,7 +22,7 @@ from s5c.errors import UserError
 from s5c.model.config import ModelConfig, one_of
 from s5c.model.parameters import from_pairs, to_pairs
 from s5c.model.roles import Parameter
-from s5c.ssm.discretise import METHODS
+from s5c.ssm.discretise import METHODS, one_program
 from s5c.ssm.hippo import block_diagonal_hippo
 from s5c.ssm.operator import diagonal_ssm
 from s5c.ssm.system import DiagonalSSM
@@ -78,6 +79,7 @@ class Config(ModelConfig):
         return self.state_size // 2
 
 
+@partial(one_program, static_argnames="config")
 def to_system(params: Mapping[str, Array], config: Config) -> DiagonalSSM:
     """Reads one layer's parameters as a continuous-time system, in the precision of the arrays.
 
@@ -98,6 +100,7 @@ def to_system(params: Mapping[str, Array], config: Config) -> DiagonalSSM:
     return system.clipped() if config.clip_eigs else system
 
 
+@partial(one_program, static_argnames="config")
 def from_system(system: DiagonalSSM, config: Config) -> dict[str, Array]:
     """Writes a system back as float32 layer parameters; the inverse of `to_system` up to rounding."""
     params = {
