@@ -70,8 +70,9 @@ def to_test(trained: TrainedModel) -> Float[np.ndarray, "n c"]:
 def deviation(checkpoint: Checkpoint, folder: Path) -> float:
     """Returns how far a zoo model's answers to the random inputs are from those stored; needs no data.
 
-    The largest difference, as a share of the largest stored answer: max |y - y_stored| / max |y_stored|. Log-probabilities
-    of random inputs reach hundreds, where float32 itself ends at 3e-5, and processors sum in different orders.
+    The largest difference, as a share of the largest stored answer: max |y - y_stored| / max |y_stored|.
+    Log-probabilities of random inputs reach hundreds, where float32 itself ends at 3e-5, and processors sum in
+    different orders.
 
     Args:
         checkpoint: as `zoo.load` returns it.
