@@ -30,9 +30,11 @@ def test_what_an_old_name_is_told_composes_to_what_it_was(name: str) -> None:
     check_choices(spelled.split())
     values = jobs.compose("train", *spelled.split(), f"name={name}")
     task, _, method = name.rpartition("_")
-    younger = {key: values["reduction"].pop(key) for key in ("bytes", "bits", "bits_fit")}
+    younger = {key: values["reduction"].pop(key) for key in ("bytes", "features", "bits", "bits_fit")}
     younger["inputs"] = values["reduction"]["calibration"].pop("inputs")
-    assert younger == {"bytes": None, "bits": None, "bits_fit": "nearest", "inputs": None}, "as if they were not there"
+    assert younger == {"bytes": None, "features": None, "bits": None, "bits_fit": "nearest", "inputs": None}, (
+        "as if they were not there"
+    )
     assert values["reduction"] == STORED["reduction"][method] and values["name"] == name
     (recipe,) = [jobs.compose("train", f"+experiment={task}_s5")]
     assert described(resolve(values)[0]) == described(resolve(recipe)[0]), "the training is that of the recipe"

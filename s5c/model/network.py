@@ -11,8 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from s5c.model.config import ModelConfig
-from s5c.types import Params
+from s5c.types import Bool, Params
 
 
 def layer_names(config: ModelConfig) -> list[str]:
@@ -53,6 +57,37 @@ def with_statistics(weights: Params, config: ModelConfig, found: Sequence[Params
     for name, own in zip(layer_names(config), found, strict=True):
         stats[name] = {"norm": own}
     return {**weights, "batch_stats": {**weights["batch_stats"], "encoder": stats}}
+
+
+def of_features(weights: Params, config: ModelConfig, kept: Bool[np.ndarray, "h"]) -> dict[str, Any]:
+    """Returns the weights of some features alone, gathered; the sequence layers are left as they are.
+
+    Args:
+        weights: `{"params": ..., "batch_stats": ...}` of a network whose readout is one linear map.
+        config: configuration of the model.
+        kept: features that stay.
+    """
+
+    def gathered(tree: Params, axes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+        found = dict(tree)
+        for name, along in axes.items():
+            for axis in along if name in tree else ():
+                found[name] = jnp.compress(kept, found[name], axis=axis)
+        return found
+
+    def block(tree: Params) -> dict[str, Any]:
+        return {
+            name: one if name == "seq" else gathered(one, {**dict.fromkeys(one, (0,)), "kernel": (0, 1)})
+            for name, one in tree.items()
+        }
+
+    encoder, stats = dict(weights["params"]["encoder"]), weights.get("batch_stats", {})
+    found = {name: block(encoder[name]) for name in layer_names(config)}
+    found["encoder"] = gathered(encoder["encoder"], {"kernel": (1,), "bias": (0,)})
+    params = {"encoder": {**encoder, **found}, "decoder": gathered(weights["params"]["decoder"], {"kernel": (0,)})}
+    if not stats:
+        return {**weights, "params": params}
+    return {**weights, "params": params, "batch_stats": jax.tree.map(lambda value: value[kept], dict(stats))}
 
 
 def of_inputs(weights: Params) -> Params:

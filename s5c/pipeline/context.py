@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,35 +37,47 @@ class Context:
     """One network and one preset.
 
     Args:
-        trained: the network that is reduced, with its data.
+        trained: the network that all targets are made of, with its data.
         job: the preset.
         folder: trainings after the reduction live below.
+        given: the network that is reduced, where the stages have made another of it (`s5c.pipeline.line.opened`).
+        clock: counts what is done.
+        notes: what is to be said of it.
 
     Attributes:
         config: configuration of that network.
-        clock: counts what is done.
         made: what targets share (`s5c.pipeline.clock.shared`).
         layers: of that network, double precision, with what was measured where the method asks for it.
         moments: what was measured; None if the method looks at no data.
-        notes: what is to be said of it.
         parameters: how many are stored at every cut.
 
     Raises:
         UserError: a parameter is not finite, or the calibration sequences do not fit.
     """
 
-    def __init__(self, trained: TrainedModel, job: ReductionJob, folder: Path) -> None:
+    def __init__(
+        self,
+        trained: TrainedModel,
+        job: ReductionJob,
+        folder: Path,
+        *,
+        given: TrainedModel | None = None,
+        clock: Clock | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
         self.trained, self.job, self.folder, self.config = trained, job, folder, trained.model.config
-        self.clock = Clock()
+        self.given, self.clock = given or trained, clock or Clock()
         self.made: dict[Callable[[Context], Any], Any] = {}
         self.layers = surgery.layers(trained.weights, self.config, horizon=trained.length)
         check_finite(self.layers)
-        self.parameters = stored_after(job, trained.weights["params"], self.config)
+        full = surgery.parameters(self.given.weights["params"], self.given.model.config).total
+        stored = stored_after(job, trained.weights["params"], self.config)
+        self.parameters = dataclasses.replace(stored, total=full)
         self.moments: list[Moments] | None = None
-        self.notes: list[str] = []
+        self.notes = list(notes)
         if getattr(job.method, "needs_moments", False):
             self.moments = measured(self)
-            self.notes = shortage(self.moments)
+            self.notes += shortage(self.moments)
             self.layers = [dataclasses.replace(l, moments=m) for l, m in zip(self.layers, self.moments, strict=True)]
 
     def of(self, job: ReductionJob) -> Context:
@@ -84,16 +96,29 @@ class Context:
     @cached_property
     def batches(self) -> Batches:
         """Starts the calibration sequences."""
-        keys, dataset, splits = self.job.of(Calibration), self.trained.dataset, self.trained.splits
-        if keys.inputs is not None:
-            given = chosen(keys, self.trained.model.spec)
-            steps = given.read(np.zeros(1, np.int64)).shape[2 if dataset.pairs else 1]
-            return calibration_batches(given, steps, batch_size=keys.batch_size)
-        if keys.task:
-            dataset, splits = load_task(settings.task_job(keys.task), "validation")
-            check_alike(dataset, self.trained.dataset)
-        split = calibration_split(splits, sequences=keys.sequences, split=keys.split, seed=keys.seed)
-        return calibration_batches(split, dataset.length, batch_size=keys.batch_size)
+        return sequences(self.given, self.job)
+
+
+def sequences(trained: TrainedModel, job: ReductionJob) -> Batches:
+    """Returns what starts the calibration sequences of a network.
+
+    Args:
+        trained: the network, with its data.
+        job: the preset.
+
+    Raises:
+        UserError: the sequences do not fit.
+    """
+    keys, dataset, splits = job.of(Calibration), trained.dataset, trained.splits
+    if keys.inputs is not None:
+        given = chosen(keys, trained.model.spec)
+        steps = given.read(np.zeros(1, np.int64)).shape[2 if dataset.pairs else 1]
+        return calibration_batches(given, steps, batch_size=keys.batch_size)
+    if keys.task:
+        dataset, splits = load_task(settings.task_job(keys.task), "validation")
+        check_alike(dataset, trained.dataset)
+    split = calibration_split(splits, sequences=keys.sequences, split=keys.split, seed=keys.seed)
+    return calibration_batches(split, dataset.length, batch_size=keys.batch_size)
 
 
 @shared(CALIBRATION)

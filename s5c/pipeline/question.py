@@ -37,7 +37,7 @@ DECISIVE = (
     *("ssm", "reduction", "model", "training", "data", "evaluation/cost.py"),
     *("evaluation/metrics.py", "report/arms.py", "report/row.py", "axes.py"),
     *("pipeline/calibration.py", "pipeline/compress.py", "pipeline/context.py", "pipeline/line.py"),
-    *("pipeline/network.py", "pipeline/parameters.py", "pipeline/row.py", "pipeline/search.py"),
+    *("pipeline/narrowed.py", "pipeline/network.py", "pipeline/parameters.py", "pipeline/row.py", "pipeline/search.py"),
     *("pipeline/rounded.py", "pipeline/sensitivity.py", "pipeline/stage", "pipeline/targets.py", "pipeline/weights.py"),
 )
 """The code, below s5c/, that decides what is in a row."""

@@ -18,7 +18,7 @@ from s5c.evaluation import cost
 from s5c.model.classifier import Classifier
 from s5c.model.rounding import BITS
 from s5c.pipeline.context import Context
-from s5c.pipeline.line import run, stages
+from s5c.pipeline.line import opened, run, stages
 from s5c.pipeline.network import ReducedNetwork
 from s5c.pipeline.packing import packed
 from s5c.pipeline.parameters import bits_of, too_many, with_bits
@@ -100,7 +100,7 @@ def reductions(
     Returns:
         The networks, made one by one; the ranking they are cuts of (None for a masked-only baseline).
     """
-    context = Context(trained, job, folder)
+    context = opened(trained, job, folder)
     ranked = any(isinstance(part, choose.Stage) for part in stages(job))
     ranking = choose.ranking(context) if ranked else None
 
@@ -203,6 +203,16 @@ def _composed(before: np.ndarray, now: np.ndarray) -> np.ndarray:
     return np.arange(before.shape[-1]) < now.sum(-1, keepdims=True)
 
 
+def _besides_states(job: ReductionJob) -> dict[str, str]:
+    """Returns what a reduction does even where no state is removed, in words, each with the way out."""
+    found, features = {}, job.ungrouped()["features"]
+    if bits_of(job) != 32:
+        found[f"weights of {bits_of(job)} bits"] = "Give more bits, or reduction.bits_fit=calibrated."
+    if features is not None:
+        found[f"{100 * features:g} % fewer features"] = "Remove fewer features."
+    return found
+
+
 class Memory:
     """The validation accuracies that a search has found, each kept as it is found.
 
@@ -242,7 +252,7 @@ def largest_ratio(trained: TrainedModel, job: ReductionJob, folder: Path, valida
     """
     allowed = job.of(Search).max_drop
     assert allowed is not None and allowed >= 0, "checked before"
-    context = functools.cache(lambda: Context(trained, job, folder))
+    context = functools.cache(lambda: opened(trained, job, folder))
 
     def accuracy(ratio: float) -> float | None:
         found = run(context(), Target("ratio", ratio))
@@ -252,12 +262,12 @@ def largest_ratio(trained: TrainedModel, job: ReductionJob, folder: Path, valida
     assert full is not None, "the full model was checked before"
     metric = trained.metric
     low, high = 0.0, 1.0
-    if bits_of(job) != 32:  # even where nothing is removed weights are rounded
+    if besides := _besides_states(job):
         alone = memory.recall("rounded", functools.partial(accuracy, 0.0))
         if (drop := math.inf if alone is None else metric.lost(full, alone)) > allowed + 1e-9:
             raise UserError(
-                f"reduction.max_drop={allowed:g}: weights of {bits_of(job)} bits alone cost {drop:.3g} {metric.points} "
-                f"of validation {metric.words}. Give more bits, reduction.bits_fit=calibrated, or a larger max_drop."
+                f"reduction.max_drop={allowed:g}: {' and '.join(besides)} alone cost {drop:.3g} {metric.points} of "
+                f"validation {metric.words}. {' '.join(besides.values())} Or allow a larger max_drop."
             )
     for _ in range(SEARCH_STEPS):
         ratio = (low + high) / 2

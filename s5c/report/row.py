@@ -116,6 +116,7 @@ class Row(TypedDict, total=False):
     state_params_full: Annotated[float, "real parameters that belong to states"]
     macs: Annotated[float, "real multiply-accumulates of one forward pass of one sequence"]
     macs_full: Annotated[float, "real multiply-accumulates"]
+    features: Annotated[float | None, "share of the features between the layers that was to be removed first"]
     bits: Annotated[int, "bits of a weight in matrices, 32 or fewer; poles and biases are float32"]
     bits_fit: Annotated[str, "how weights of few bits were rounded: nearest or calibrated"]
     array_bytes: Annotated[float, "the numbers of the weights, byte"]

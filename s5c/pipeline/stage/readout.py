@@ -55,5 +55,5 @@ class Stage(Base):
 @shared(CALIBRATION)
 def full_logits(context: Context) -> list[np.ndarray]:
     """Returns what the full network answers on the calibration sequences."""
-    trained = context.trained
+    trained = context.given
     return logits(trained.model, trained.weights, context.batches(), step_rescale=trained.step_rescale)

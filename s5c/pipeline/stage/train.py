@@ -72,7 +72,7 @@ class Stage(Base):
         """Returns the network after its training."""
         if not self.epochs:
             return network
-        trained, keys, weights = context.trained, context.job.keys, network.weights
+        trained, keys, weights = context.given, context.job.keys, network.weights
         if self.rest == "reinitialise":
             new = drawn(trained, network.model, seed=keys.seed)
             weights = {**new, "params": surgery.with_layers_of(weights["params"], new["params"], context.config)}
