@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -27,58 +27,75 @@ from s5c.pipeline.clock import CALIBRATION, Clock, shared
 from s5c.pipeline.parameters import bits_of, bytes_after, stored_after
 from s5c.pipeline.trained import TrainedModel, load_task
 from s5c.pipeline.untasked import chosen
-from s5c.reduction.contract import Fitted, Projection
+from s5c.reduction.contract import Fitted, Method, Projection
 from s5c.reduction.layer import check_finite
 from s5c.reduction.moments import Moments
 from s5c.reduction.size import Bytes
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """A stage that makes another network of the given one, once, before all targets: `prepared`, besides `apply`."""
+
+    def takes(self, method: Method) -> bool:
+        """Returns whether it has a part in reductions by a method."""
+
+    def prepared(self, trained: TrainedModel, batches: Batches) -> tuple[TrainedModel, list[str]]:
+        """Returns the network that all targets are made of, and what is to be said of it.
+
+        Args:
+            trained: the network that is reduced, after the stages before.
+            batches: starts the calibration sequences.
+        """
 
 
 class Context:
     """One network and one preset.
 
     Args:
-        trained: the network that all targets are made of, with its data.
+        given: the network that is reduced, with its data.
         job: the preset.
         folder: trainings after the reduction live below.
-        given: the network that is reduced, where the stages have made another of it (`s5c.pipeline.line.opened`).
-        clock: counts what is done.
-        notes: what is to be said of it.
 
     Attributes:
+        trained: the network that all targets are made of: the given one, after what stages do once (`Preparing`).
         config: configuration of that network.
+        clock: counts what is done.
         made: what targets share (`s5c.pipeline.clock.shared`).
         layers: of that network, double precision, with what was measured where the method asks for it.
         moments: what was measured; None if the method looks at no data.
+        notes: what is to be said of it.
         parameters: how many are stored at every cut.
 
     Raises:
         UserError: a parameter is not finite, or the calibration sequences do not fit.
     """
 
-    def __init__(
-        self,
-        trained: TrainedModel,
-        job: ReductionJob,
-        folder: Path,
-        *,
-        given: TrainedModel | None = None,
-        clock: Clock | None = None,
-        notes: Sequence[str] = (),
-    ) -> None:
-        self.trained, self.job, self.folder, self.config = trained, job, folder, trained.model.config
-        self.given, self.clock = given or trained, clock or Clock()
+    def __init__(self, given: TrainedModel, job: ReductionJob, folder: Path) -> None:
+        self.given, self.job, self.folder, self.clock = given, job, folder, Clock()
         self.made: dict[Callable[[Context], Any], Any] = {}
+        self.notes: list[str] = []
+        self.trained = trained = self._prepared()
+        self.config = trained.model.config
         self.layers = surgery.layers(trained.weights, self.config, horizon=trained.length)
         check_finite(self.layers)
-        full = surgery.parameters(self.given.weights["params"], self.given.model.config).total
+        full = surgery.parameters(given.weights["params"], given.model.config).total
         stored = stored_after(job, trained.weights["params"], self.config)
         self.parameters = dataclasses.replace(stored, total=full)
         self.moments: list[Moments] | None = None
-        self.notes = list(notes)
         if getattr(job.method, "needs_moments", False):
             self.moments = measured(self)
             self.notes += shortage(self.moments)
             self.layers = [dataclasses.replace(l, moments=m) for l, m in zip(self.layers, self.moments, strict=True)]
+
+    def _prepared(self) -> TrainedModel:
+        found = self.given
+        with self.clock.counting(CALIBRATION, shared=True):
+            for axis in self.job.axes:
+                if isinstance(axis, Preparing) and axis.takes(self.job.method):
+                    found, notes = axis.prepared(found, lambda: self.batches())
+                    self.notes += notes
+        return found
 
     def of(self, job: ReductionJob) -> Context:
         """Returns the same for a job that differs in what comes after all that is shared."""

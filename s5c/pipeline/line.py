@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from pathlib import Path
 from typing import ClassVar
 
 from s5c.axes import Axis, ReductionJob
-from s5c.pipeline.calibration import Batches
-from s5c.pipeline.clock import CALIBRATION, REDUCTION, Clock
-from s5c.pipeline.context import Context, sequences
+from s5c.pipeline.clock import REDUCTION
+from s5c.pipeline.context import Context
 from s5c.pipeline.network import ReducedNetwork
-from s5c.pipeline.trained import TrainedModel
 from s5c.reduction.contract import Method, Projection, Selection
 from s5c.reduction.target import Target
 
@@ -33,15 +30,6 @@ class Stage(Axis, abc.ABC):
     BEFORE: ClassVar[str] = "measure"
     OUTSIDE: ClassVar[bool] = False
 
-    def prepared(self, trained: TrainedModel, batches: Batches) -> tuple[TrainedModel, list[str]]:
-        """Returns the network that all targets are made of, with what is to be said of it; as it stands the given one.
-
-        Args:
-            trained: the network that is reduced, after the stages before.
-            batches: starts the calibration sequences.
-        """
-        return trained, []
-
     @abc.abstractmethod
     def apply(self, network: ReducedNetwork, context: Context) -> ReducedNetwork:
         """Returns the network after this stage."""
@@ -55,25 +43,6 @@ def stages(job: ReductionJob, method: Method | None = None) -> list[Stage]:
     """Returns the stages of a job, in their order; those for another method if one is given."""
     wanted = method or job.method
     return [axis for axis in job.axes if isinstance(axis, Stage) and axis.takes(wanted)]
-
-
-def opened(trained: TrainedModel, job: ReductionJob, folder: Path) -> Context:
-    """Returns what all targets of a network and a preset share, after what the stages do once for all of them.
-
-    Args:
-        trained: the network that is reduced.
-        job: the preset.
-        folder: trainings after the reduction live below.
-
-    Raises:
-        UserError: as for `Context`.
-    """
-    clock, found, notes = Clock(), trained, list[str]()
-    with clock.counting(CALIBRATION, shared=True):
-        for stage in stages(job):
-            found, said = stage.prepared(found, lambda: sequences(trained, job)())
-            notes += said
-    return Context(found, job, folder, given=trained, clock=clock, notes=notes)
 
 
 def start(context: Context, target: Target) -> ReducedNetwork:

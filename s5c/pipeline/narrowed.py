@@ -67,7 +67,9 @@ def narrowed(
     Raises:
         UserError: states that are not finite.
     """
-    kept = eliminate(readers(model, weights, batches, step_rescale=step_rescale), count)
+    every = readers(model, weights, batches, step_rescale=step_rescale)
+    energy = feature_moments(model, weights, batches(), step_rescale=step_rescale)
+    kept = eliminate([*every, _readout(model, weights, energy)], count)
     work = _Narrowing(model, weights, kept, step_rescale)
     with tempfile.TemporaryDirectory(prefix="s5c-") as folder:
         full = Stream(model, weights, batches(), Path(folder, "full"))
@@ -79,14 +81,14 @@ def narrowed(
             for _ in narrow.advance(work.block(i)):
                 pass
     wanted = logits(model, weights, batches(), step_rescale=step_rescale)
-    found = refitted(wanted, work.model, work.weights, batches(), step_rescale=step_rescale)
-    return Narrow(work.model, found, kept)
+    start = _told_to_readout(work.weights, network.readout(weights), energy, kept)
+    return Narrow(work.model, refitted(wanted, work.model, start, batches(), step_rescale=step_rescale), kept)
 
 
 def readers(
     model: Classifier, weights: Mapping[str, Any], batches: Batches, *, step_rescale: float = 1.0
 ) -> list[Reader]:
-    """Returns everything that reads the features of a network: layers with one system, gates, the readout.
+    """Returns what reads the features inside of a network: layers with one system, and gates.
 
     The states of a layer count by what they put out for white input, |c|^2 / (1 - |a|^2) with c their column of C.
     """
@@ -101,16 +103,35 @@ def readers(
                 inputs.add(u, valid)
                 gated.add(_into_gate(config, y), valid)
             if not config.per_channel:
-                found.append(Reader(inputs.about_mean, _weight_of_inputs(systems[i], step_rescale)))
+                found.append(Reader(inputs.about_zero, _weight_of_inputs(systems[i], step_rescale)))
             if kernels := [np.asarray(one["kernel"], np.float64) for one in _matrices(weights, config, i).values()]:
                 found.append(Reader(gated.about_mean, np.sum([W @ W.T for W in kernels], axis=0)))
-    energy = feature_moments(model, weights, batches(), step_rescale=step_rescale)
-    mean = energy[:-1, -1] / energy[-1, -1]
+    return found
+
+
+def _readout(model: Classifier, weights: Mapping[str, Any], energy: np.ndarray) -> Reader:
     kernel = np.asarray(network.readout(weights)["kernel"], np.float64)
     if model.spec.targets is None:  # what is common to all classes decides nothing
         kernel = kernel - kernel.mean(1, keepdims=True)
-    found.append(Reader(energy[:-1, :-1] - np.outer(mean, mean) * energy[-1, -1], kernel @ kernel.T))
-    return found
+    return Reader(_about_mean(energy), kernel @ kernel.T)
+
+
+def _told_to_readout(
+    weights: dict[str, Any], full: Mapping[str, Any], energy: np.ndarray, kept: Bool[np.ndarray, "h"]
+) -> dict[str, Any]:
+    """Returns the weights with what the features that stay tell the readout of all, where its fit starts."""
+    kernel, mean, S = np.asarray(full["kernel"], np.float64), energy[:-1, -1] / energy[-1, -1], _about_mean(energy)
+    pull = np.diag(RIDGE * np.diag(S)[kept] + np.finfo(float).tiny)
+    found = np.linalg.solve(S[np.ix_(kept, kept)] + pull, S[kept] @ kernel)
+    bias = np.asarray(full["bias"], np.float64) + mean @ kernel - mean[kept] @ found
+    return network.with_readout(
+        weights, {"kernel": jnp.asarray(found, jnp.float32), "bias": jnp.asarray(bias, jnp.float32)}
+    )
+
+
+def _about_mean(energy: np.ndarray) -> np.ndarray:
+    """Returns the covariance times the count, from the sum of [f, 1] [f, 1]^T."""
+    return energy[:-1, :-1] - np.outer(energy[:-1, -1], energy[-1, :-1]) / energy[-1, -1]
 
 
 class _Narrowing:
@@ -146,7 +167,7 @@ class _Narrowing:
             valid = full.valid(number, full[number].shape[1])
             u = self.originals[i].layer_input(full[number], valid)
             told.add(block.layer_input(narrow[number], valid), u, valid)
-        E, _ = told.solved()
+        E, _ = told.solved(constant=False)
         with jax.enable_x64(True):
             system = dataclasses.replace(self._now()[i], B=self.systems[i].B @ jnp.asarray(E.T))
         self._put(i, system)

@@ -18,7 +18,7 @@ from s5c.evaluation import cost
 from s5c.model.classifier import Classifier
 from s5c.model.rounding import BITS
 from s5c.pipeline.context import Context
-from s5c.pipeline.line import opened, run, stages
+from s5c.pipeline.line import run, stages
 from s5c.pipeline.network import ReducedNetwork
 from s5c.pipeline.packing import packed
 from s5c.pipeline.parameters import bits_of, too_many, with_bits
@@ -100,7 +100,7 @@ def reductions(
     Returns:
         The networks, made one by one; the ranking they are cuts of (None for a masked-only baseline).
     """
-    context = opened(trained, job, folder)
+    context = Context(trained, job, folder)
     ranked = any(isinstance(part, choose.Stage) for part in stages(job))
     ranking = choose.ranking(context) if ranked else None
 
@@ -252,7 +252,7 @@ def largest_ratio(trained: TrainedModel, job: ReductionJob, folder: Path, valida
     """
     allowed = job.of(Search).max_drop
     assert allowed is not None and allowed >= 0, "checked before"
-    context = functools.cache(lambda: opened(trained, job, folder))
+    context = functools.cache(lambda: Context(trained, job, folder))
 
     def accuracy(ratio: float) -> float | None:
         found = run(context(), Target("ratio", ratio))

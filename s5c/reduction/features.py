@@ -46,9 +46,9 @@ def eliminate(readers: Sequence[Reader], count: int) -> Bool[np.ndarray, "h"]:
     h = len(readers[0].covariance)
     left, inverses, losses = np.arange(h), [], []
     for S, weight in readers:
-        S = S + np.diag(RIDGE * np.diag(S) + np.finfo(float).tiny)
-        silent = np.diag(S) < 1e-12 * np.diag(S).max()  # a feature that is never there is told by the others as it is
-        S[silent, silent] = max(float(np.diag(S).max()), 1.0)
+        present = np.diag(S) > 1e-12 * np.diag(S).max()
+        weight = weight * np.outer(present, present)  # nothing is lost of a feature that is never there
+        S = S + np.diag(np.where(present, RIDGE * np.diag(S), 1.0))
         inverses.append(np.linalg.inv(S))
         losses.append(weight / max(float(np.sum(weight * S)), np.finfo(float).tiny))
     while len(left) > count:
