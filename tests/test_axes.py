@@ -55,6 +55,7 @@ VARIATIONS: dict[str, list[dict[str, Any]]] = {
     "norm": [{"norm": "recalibrate"}],
     "readout": [{"readout": "refit"}],
     "layer_sensitivity": [{"layer_sensitivity": kind} for kind in ("gradient", "measured", "curve")],
+    "features": [{"features": 0.5}],
     "bits": [{"bits": 4}, {"bits": 32}],
     "bits_fit": [{"bits": 4, "bits_fit": "calibrated"}],
     "rounds": [{"rounds": 2}, {"rounds": 2, **TRAINED}],
@@ -155,7 +156,8 @@ def outcome(preset: str, settings: tuple[tuple[str, Any], ...]) -> Any:
     try:
         job = reduction_job(composed(preset, dict(settings)), (preset, usual))
         model = trained()
-        check(job, model.model.config, model.model.state_dims, model.splits, lambda: model.weights["params"])
+        of = model.model.config, model.model.state_dims, model.splits, lambda: model.weights["params"]
+        check(job, *of, model.model.spec)
         with mock.patch.object(train, "finetune", tune), mock.patch.object(search, "SEARCH_STEPS", 2):
             made, ranking = reductions(model, job, _targets(model, job), folder=Path("nowhere"))
             first: ReducedNetwork = next(made)
@@ -313,7 +315,8 @@ def test_what_a_network_makes_of_it_is_refused_too() -> None:
 def test_orders_that_do_not_fit_are_refused_before_anything_is_reduced() -> None:
     job = reduction_job(composed("last", {"order": [3, 99]}), ("last", composed("last", {})))
     with pytest.raises(UserError, match=r"reduction.order=\[99, 99, 99\]"):
-        check(job, trained().model.config, trained().model.state_dims, trained().splits, dict)
+        of = trained().model.config, trained().model.state_dims, trained().splits, dict
+        check(job, *of, trained().model.spec)
 
 
 def test_an_allocation_is_tried_for_what_it_sees() -> None:

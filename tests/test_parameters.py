@@ -149,7 +149,8 @@ def test_every_method_reaches_it_as_stored(method: str, refit: str) -> None:
     untrained = [dataclasses.replace(a, epochs=0) if isinstance(a, train.Stage) else a for a in job.axes]
     job = dataclasses.replace(job, axes=tuple(untrained))
     own = trained()
-    check(job, own.model.config, own.model.state_dims, own.splits, lambda: own.weights["params"])
+    of = own.model.config, own.model.state_dims, own.splits, lambda: own.weights["params"]
+    check(job, *of, own.model.spec)
     counted = stored_after(job, own.weights["params"], own.model.config)
     made_, ranking = reductions(own, job, job.targets, folder=Path("unused"))
     assert ranking is not None

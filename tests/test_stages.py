@@ -48,8 +48,8 @@ def names(found: axes.ReductionJob) -> list[str]:
 
 def test_a_network_passes_through_the_stages_that_its_method_needs() -> None:
     behind = ["refit", "normalise", "readout", "measure", "train", "precision"]
-    assert names(job("last")) == ["choose", "take", *behind]
-    assert names(job("bt")) == ["choose", "project", *behind]
+    assert names(job("last")) == ["features", "choose", "take", *behind]
+    assert names(job("bt")) == ["features", "choose", "project", *behind]
     assert names(job("fresh")) == ["choose", "fresh", "train", "precision"]
     assert names(job("unstructured_random")) == ["mask"]
 
@@ -124,15 +124,15 @@ def test_what_runs_inside_of_something_else_counts_alone_and_what_is_shared_for_
 
 def test_every_stage_runs_on_its_clock(tick: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     context = Context(trained(), job("last"), Path("nowhere"))
-    for seconds, stage in zip((1, 2, 4, 8, 16, 32, 64, 128), stages(context.job), strict=True):
+    for seconds, stage in zip((0.5, 1, 2, 4, 8, 16, 32, 64, 128), stages(context.job), strict=True):
 
-        def applied(self: Stage, network: Any, _: Context, seconds: int = seconds) -> Any:
+        def applied(self: Stage, network: Any, _: Context, seconds: float = seconds) -> Any:
             tick(seconds)
             return network
 
         monkeypatch.setattr(type(stage), "apply", applied)
     found = run(context, Target("ratio", 0.5)).seconds
-    assert found == {REDUCTION: 1 + 2 + 4 + 128, CALIBRATION: 8 + 16, TRAINING: 64}, "measuring, 32, counts nowhere"
+    assert found == {REDUCTION: 0.5 + 1 + 2 + 4 + 128, CALIBRATION: 8 + 16, TRAINING: 64}, "measuring, 32, counts nowhere"
 
 
 # ---- a new axis
@@ -234,7 +234,7 @@ def test_a_new_axis_is_refused_like_the_others(
 
 def test_it_stands_where_it_says_and_nowhere_else(planted: None, monkeypatch: pytest.MonkeyPatch) -> None:
     behind = ["normalise", "readout", "measure", "train", "precision"]
-    assert names(job("last")) == ["choose", "take", "refit", "rounding", *behind]
+    assert names(job("last")) == ["features", "choose", "take", "refit", "rounding", *behind]
     found = importlib.import_module("s5c.pipeline.stage.rounding").Stage
     monkeypatch.setattr(found, "BEFORE", "refti")
     with pytest.raises(UserError, match=r"refti(.|\n)*nearest first: refit"):

@@ -74,9 +74,12 @@ def test_every_step_is_answered_as_the_sequence_up_to_it(options: dict[str, Any]
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_streams(family: str, rng: np.random.Generator) -> None:
+    """With outputs of about one: those of some families reach a thousand here, where float32 ends at 6e-5."""
     model = networks.network(family=family)
     weights = networks.weights_of(model, rng)
     inputs, _ = networks.batch_for(model.spec, rng)
+    decoder, largest = weights["params"]["decoder"], np.abs(parallel(model, weights, inputs)).max()
+    decoder["kernel"] = decoder["kernel"] / max(float(largest), 1)
     _, said = in_parts(model, weights, inputs, [1, 3, networks.LENGTH])
     np.testing.assert_allclose(said[-1], parallel(model, weights, inputs), rtol=CLOSE, atol=CLOSE)
 
