@@ -132,7 +132,8 @@ def test_every_stage_runs_on_its_clock(tick: Any, monkeypatch: pytest.MonkeyPatc
 
         monkeypatch.setattr(type(stage), "apply", applied)
     found = run(context, Target("ratio", 0.5)).seconds
-    assert found == {REDUCTION: 0.5 + 1 + 2 + 4 + 128, CALIBRATION: 8 + 16, TRAINING: 64}, "measuring, 32, counts nowhere"
+    counted = {REDUCTION: 0.5 + 1 + 2 + 4 + 128, CALIBRATION: 8 + 16, TRAINING: 64}
+    assert found == counted, "measuring, 32, counts nowhere"
 
 
 # ---- a new axis
