@@ -49,6 +49,25 @@ class TaskJob:
     description: dict[str, Any]
 
 
+WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+"""Types of keys as people call them."""
+
+
+def _in_words(expected: str) -> str:
+    """Returns what a key of a type takes; the type itself if there is no word for it."""
+    kind = expected.removesuffix(" | None")
+    return WORDS.get(kind, "a value of that type") + (" or null" if kind != expected else "")
+
+
+def _of_several(key: str, value: Any, expected: str) -> str:
+    """Returns what to write where a list was given for one value."""
+    if not isinstance(value, list | dict):
+        return ""
+    if isinstance(value, list) and value and expected.partition(" ")[0] in ("int", "float", "bool"):
+        return f" Several are tried one after the other: -m {key}={','.join(map(str, value))}"
+    return f" Text is quoted twice: '{key}=\"[x]\"'."
+
+
 def build(schema: type[T], values: Mapping[str, Any], where: str) -> T:
     """Makes a dataclass from a group's values.
 
@@ -75,10 +94,8 @@ def build(schema: type[T], values: Mapping[str, Any], where: str) -> T:
                 raise ValidationError("a number for a yes or no")  # OmegaConf takes any number for true
             OmegaConf.update(node, key, value)
         except OmegaConfBaseException as error:
-            quoting = f" Text is quoted twice: '{where}.{key}=\"[x]\"'." if isinstance(value, list | dict) else ""
-            raise UserError(
-                f"{where}.{key}={value!r} is not of type {expected}: give a value of that type.{quoting}"
-            ) from error
+            told = f"{where}.{key}={value!r} is not of type {expected}: give {_in_words(str(expected))}."
+            raise UserError(told + _of_several(f"{where}.{key}", value, str(expected))) from error
     missing = [key for key in allowed if OmegaConf.is_missing(node, key)]
     if missing:
         raise UserError(f"{where}.{missing[0]} is not set: add {where}.{missing[0]}=... to the command or the yaml.")
