@@ -40,21 +40,21 @@ demo: $(READY) ## Train on real digits, prune with LAST and ten other methods at
 
 # Nearly all of their time is compilation, of thousands of small programs: a tenth shorter without most optimisations,
 # and another third without the emitters of fused kernels; one part per program, and no stack noted at every operation,
-# save a twentieth. The slow ones are compiled as users' programs are. Tests of one file share programs, so they stay in
-# one process.
+# save a twentieth. Tests of one file share programs, so the quick ones stay in one process; the slow ones find most of
+# theirs in the cache.
 QUICK_COMPILES := JAX_DISABLE_MOST_OPTIMIZATIONS=1 JAX_TRACEBACK_IN_LOCATIONS_LIMIT=0 \
   XLA_FLAGS="--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 $$XLA_FLAGS"
 
 test: check ## Check style and types, then run all tests but the slow ones
 	$(QUICK_COMPILES) $(PYTEST) --dist loadfile -m "not slow" $(ARGS)
 
-# Slow for their number, and compiled as their fast ones are.
-MANY := tests/test_axes.py tests/test_parameters.py
+# Compiled as users' programs are: answers of the original codes to the last digits, and what is there to be timed.
+OPTIMISED := tests/test_convert.py tests/test_bench.py
 
-# pytest exits with 5 when nothing is marked slow, which is no failure.
+# pytest exits with 5 when nothing is marked slow, which is no failure. The commands of the pages stay in one process.
 test-slow: $(READY) ## Run the slow tests
-	$(QUICK_COMPILES) $(PYTEST) -m slow $(MANY) $(ARGS) || [ $$? -eq 5 ]
-	$(PYTEST) -m slow $(MANY:%=--ignore=%) $(ARGS) || [ $$? -eq 5 ]
+	$(QUICK_COMPILES) $(PYTEST) --dist loadgroup -m slow $(OPTIMISED:%=--ignore=%) $(ARGS) || [ $$? -eq 5 ]
+	$(PYTEST) -m slow $(OPTIMISED) $(ARGS) || [ $$? -eq 5 ]
 
 check: $(READY) ## Check style (ruff) and types (mypy)
 	$(PY) -m ruff check --quiet .

@@ -44,6 +44,22 @@ def _parse(stream: Any, Loader: Any) -> Any:
 omegaconf.omegaconf.yaml = SimpleNamespace(**{**vars(yaml), "load": _parse})  # type: ignore[attr-defined]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Makes all cases of a test marked `few(n)` slow but n of them, evenly spread."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("few") and not item.get_closest_marker("slow"):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for every in cases.values():
+        mark = every[0].get_closest_marker("few")
+        assert mark is not None
+        quick = {round(i * (len(every) - 1) / max(mark.args[0] - 1, 1)) for i in range(mark.args[0])}
+        for i, item in enumerate(every):
+            if i not in quick:
+                item.add_marker(pytest.mark.slow)
+
+
 def pytest_collection_finish() -> None:
     """Takes what is there now, the modules and the tests, out of what the garbage collector looks through each time."""
     gc.collect()

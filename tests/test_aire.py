@@ -107,6 +107,7 @@ def test_the_gram_matrix_prices_every_set_of_modes(bidirectional: bool, horizon:
         np.testing.assert_allclose(Gamma[np.ix_(removed, removed)].sum(), expected, rtol=1e-12)
 
 
+@pytest.mark.few(1)
 @both
 @horizons
 def test_norm_and_error_are_those_of_the_impulse_response(bidirectional: bool, horizon: int | None) -> None:
@@ -133,6 +134,7 @@ def cheapest_removals(system: DiagonalSSM) -> tuple[list[int], list[float]]:
     return order, costs
 
 
+@pytest.mark.few(2)
 @both
 @pytest.mark.parametrize("seed", range(4))
 def test_the_elimination_removes_what_a_search_would_remove(bidirectional: bool, seed: int) -> None:

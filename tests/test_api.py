@@ -224,6 +224,7 @@ def test_wrong_input_is_a_message(case: str, model: Any) -> None:
         pytest.skip("in a process of its own: test_wrong_types_are_messages_where_annotations_are_not_checked")
 
 
+@pytest.mark.slow
 def test_wrong_types_are_messages_where_annotations_are_not_checked(tmp_path: Path) -> None:
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_api; test_api.say_all()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)

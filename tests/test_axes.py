@@ -197,6 +197,7 @@ def same(one: Any, two: Any) -> bool:
     return len(leaves[0]) == len(leaves[1]) and all(map(np.array_equal, *leaves))
 
 
+@pytest.mark.few(14)
 @pytest.mark.parametrize(("method", "axis", "number"), cases())
 def test_a_setting_changes_the_result_or_is_refused(method: str, axis: str, number: int) -> None:
     preset, settings = preset_of(method), VARIATIONS[axis][number]

@@ -200,6 +200,7 @@ def test_with_all_states_kept_nothing_changes(name: str) -> None:
     np.testing.assert_allclose(one, two, atol=2e-3)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("name", "sequential"),
     [("s5 tokens", "off"), ("s5 tokens", "refit"), ("s5 tokens", "reselect"), ("s4d", "reselect")],

@@ -126,6 +126,7 @@ PAIRS = {
 # ---- the contract
 
 
+@pytest.mark.few(1)
 @every_combination(PAIRS | {("dss", True, "truncation")})
 def test_no_error_exceeds_its_bound_and_what_is_reported_is_true(name: str, bidirectional: bool, variant: str) -> None:
     found = cuts(name, bidirectional, variant, 1e-5)
@@ -134,6 +135,7 @@ def test_no_error_exceeds_its_bound_and_what_is_reported_is_true(name: str, bidi
     assert np.median(found.true / found.bounds) > 0.1  # a bound of anything would hold
 
 
+@pytest.mark.few(1)
 @every_combination(PAIRS)
 def test_next_to_the_circle_a_bound_holds_what_rounding_does(name: str, bidirectional: bool, variant: str) -> None:
     """Single precision turns a pole by more than its distance from the circle."""
@@ -163,6 +165,7 @@ def example() -> Layer:
     return Layer(DiagonalSSM(jnp.log(jnp.array([0.9, 0.5])) + 0j, one, one.T, jnp.zeros(1), jnp.ones(2), one.T))
 
 
+@pytest.mark.slow
 def test_both_directions_add_up() -> None:
     """By hand: the stacked error is 2.148 and its bound 2.616; at a constant both directions are equal and add up."""
     with jax.enable_x64(True):

@@ -46,6 +46,7 @@ def test_every_column_says_what_it_holds() -> None:
     assert set(told) < set(Averaged.__annotations__)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "results/published").glob("*/table.csv")), ids=str)
 def test_stored_rows_have_known_columns_only(path: Path) -> None:
     rows, _ = restore(path.parent)

@@ -57,6 +57,7 @@ def test_opens_with_a_sentence(path: Path) -> None:
     assert max(map(len, lines)) <= 120
 
 
+@pytest.mark.few(16)
 @pytest.mark.parametrize("path", COMMANDS, ids=name_of)
 def test_its_commands_compose(path: Path) -> None:
     commands = re.findall(r"^#\s+python -m s5c\.(\w+) (.*)$", path.read_text(), re.MULTILINE)
@@ -73,6 +74,7 @@ def test_its_commands_compose(path: Path) -> None:
     assert named, f"a command shows how this very file is used: {shown}"
 
 
+@pytest.mark.few(20)
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_resolves_with_every_entry_point_that_has_its_group(group: str, option: str) -> None:
     job, reduction, evaluation, wandb = resolve(jobs.compose("train", override(group, option)))

@@ -65,6 +65,7 @@ def test_answers_are_those_of_the_original(name: str) -> None:
 # ---- scores and pruned answers
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("called", "method"), [("last", "hinf"), ("aire", "aire")])
 @pytest.mark.parametrize("name", PRUNED)
 def test_scores_are_those_of_the_released_code(name: str, called: str, method: str) -> None:

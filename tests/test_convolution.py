@@ -73,6 +73,7 @@ def relative(ours: Any, expected: np.ndarray) -> float:
 # ---- values
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("n", [1, STATES])
 @pytest.mark.parametrize("length", [1, 2, 17])
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -118,6 +119,7 @@ def test_a_table_entry_times_another_is_every_power(rng: np.random.Generator) ->
 # ---- gradients
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("length", [1, 9])
 @pytest.mark.parametrize("variant", ["forward_x0", "reverse_x0", "bidirectional"])
 def test_gradients_equal_finite_differences_of_the_loop(variant: str, length: int, rng: np.random.Generator) -> None:

@@ -64,6 +64,7 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, shell=True, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_the_plan_of_a_step_is_the_network(options: dict[str, Any]) -> None:
     exported = made(options)
@@ -74,6 +75,7 @@ def test_the_plan_of_a_step_is_the_network(options: dict[str, Any]) -> None:
     np.testing.assert_allclose(each, np.asarray(right), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.few(2)
 @needs_compiler
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_c_is_strict_and_answers_as_the_network_does(options: dict[str, Any], tmp_path: Path) -> None:
@@ -82,6 +84,7 @@ def test_c_is_strict_and_answers_as_the_network_does(options: dict[str, Any], tm
     assert done.returncode == 0 and "passed" in done.stdout, done.stdout + done.stderr
 
 
+@pytest.mark.few(2)
 @needs_compiler
 @pytest.mark.parametrize("bits", [32, 8, 6, 4])
 @pytest.mark.parametrize("options", [{}, {"family": "s4d", "spec": networks.TOKENS}], ids=["joint", "channels"])
@@ -115,6 +118,7 @@ def test_the_example_reads_samples(tmp_path: Path) -> None:
     np.testing.assert_allclose([float(words[2]) for words in said], right.max(axis=1), atol=1e-4)
 
 
+@pytest.mark.few(4)
 @pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="needs s5c[onnx]")
 @pytest.mark.parametrize("bits", [32, 6, 4])
 @pytest.mark.parametrize(
@@ -194,6 +198,7 @@ def test_what_cannot_be_exported_says_why(tmp_path: Path) -> None:
 # ---- the command
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_the_command_replaces_an_export_and_nothing_else(tmp_path: Path) -> None:
     first = jobs.run("export", "checkpoint=zoo:digits_s5", "format=c", "out=there", "bits=4", folder=tmp_path)

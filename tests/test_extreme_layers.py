@@ -151,6 +151,7 @@ def single(system: DiagonalSSM) -> DiagonalSSM:
         return dataclasses.replace(rounded, Delta=jnp.exp(jnp.log(system.Delta).astype(np.float32).astype(float)))
 
 
+@pytest.mark.few(3)
 @every_method
 @pytest.mark.parametrize("discretisation", ["zoh", "bilinear"])
 def test_nothing_but_numbers_comes_out(name: str, discretisation: str) -> None:
@@ -171,6 +172,7 @@ def test_nothing_but_numbers_comes_out(name: str, discretisation: str) -> None:
             assert error <= found[0].bound, case
 
 
+@pytest.mark.few(3)
 @every_method
 @pytest.mark.parametrize("discretisation", ["zoh", "bilinear"])
 def test_on_the_circle_is_unstable_for_every_method(name: str, discretisation: str) -> None:

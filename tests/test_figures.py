@@ -103,6 +103,7 @@ def test_colours_that_were_mistaken_for_each_other_would_be_found() -> None:
     assert len(found) >= 1 and any("deuteranopia" in line and " 3." in line for line in found)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("name", EVERY)
 def test_no_two_arms_of_a_panel_look_alike(name: str) -> None:
     arms = by_arm(means(stored(name)[0]))
@@ -324,6 +325,7 @@ def page_of(path: Path) -> list[Record]:
     return list(json.loads(found[1])["studies"])
 
 
+@pytest.mark.slow
 def test_a_stored_study_opens_as_runs_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("S5C_RESULTS", raising=False)
     study, arrays = stored("smnist_short_latency")

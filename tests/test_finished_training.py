@@ -129,6 +129,7 @@ OF_RECORD = {
 Damage = Callable[[Path], None]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("damage", "words"), [*OF_STEPS.items(), *OF_RECORD.items()])
 def test_damage_is_refused(damage: Damage, words: str, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["s5c/train.py", "train.epochs=4", "resume=auto", "model.d_model=8"])
@@ -150,6 +151,7 @@ def test_damage_is_refused(damage: Damage, words: str, copied: Path, monkeypatch
 MADE_GOOD = [the_best_step_gone, record_cut]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "damage",
     [

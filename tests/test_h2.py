@@ -49,6 +49,7 @@ def problem(full: DiagonalSSM, start: DiagonalSSM, horizon: int | None) -> tuple
     return (lambda v: squared_error(*at(v, begin), target, horizon=horizon)), variables(begin), begin
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("h", "bidirectional", "horizon"), [(1, True, None), (2, False, SHORT), (14, True, None)])
 def test_it_is_the_error_with_the_best_outputs(h: int, bidirectional: bool, horizon: int | None) -> None:
     """With 14 features there are more than 2P, and inputs and outputs are compressed."""

@@ -210,6 +210,7 @@ class TestIdentity:
         assert {self.of(override) for override in self.OTHER} == {self.of()}
 
 
+@pytest.mark.slow
 class TestTwoAtOnce:
     def test_one_trains_and_both_finish(self, tmp_path: Path) -> None:
         both = [jobs.spawn("train", f"name={name}", "reduction=none", folder=tmp_path) for name in ("a", "b")]
@@ -241,6 +242,7 @@ class TestTwoAtOnce:
         assert (tmp_path / ".lock-holder").read_text() == f"{os.getpid()}\n"
 
 
+@pytest.mark.slow
 class TestWandbOffline:
     @pytest.fixture(scope="class")
     def recorded(self, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:

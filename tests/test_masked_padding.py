@@ -60,6 +60,7 @@ def close(found: Any, expected: Any, tolerance: float = 2e-5) -> None:
         np.testing.assert_allclose(a, b, atol=tolerance * max(np.abs(b).max(), 1), err_msg=str(path))
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(("family", "backend"), EVERY)
 def test_an_answer_is_that_of_the_sequence_alone(family: str, backend: str) -> None:
     model, weights = made(family=family, backend=backend, n_layers=1)

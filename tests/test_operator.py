@@ -72,6 +72,7 @@ def assert_close(ours: Any, expected: np.ndarray, tolerance: float, what: str = 
 # ---- values and gradients
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("p", [1, 5])
 @pytest.mark.parametrize("length", [1, 2, 17])
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -88,6 +89,7 @@ def test_values_equal_the_loop(backend: str, length: int, p: int, rng: np.random
         assert_close(y, expected, 5e-6, variant)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("length", [7, 8, 9, 23, 24])
 def test_blocks_are_cut_and_joined_without_a_trace(
     length: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
@@ -110,6 +112,7 @@ def test_blocks_are_cut_and_joined_without_a_trace(
             assert_close(gradient, np.asarray(expected[variant][name]), 5e-6, f"{variant}: {name}")
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(("length", "tolerance"), [(1024, 5e-6), (16384, 1e-5)])
 @pytest.mark.parametrize("stress", [False, True])
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -140,6 +143,7 @@ def finite_differences(f: Callable[[dict[str, Any]], float], at: dict[str, Any])
     return gradients
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("length", [1, 7])
 @pytest.mark.parametrize("variant", ["forward_x0", "reverse_x0", "bidirectional"])
 def test_gradients_equal_finite_differences_of_the_loop(variant: str, length: int, rng: np.random.Generator) -> None:
@@ -206,6 +210,7 @@ def test_a_bidirectional_call_is_the_sum_of_both_directions(backend: str, seed: 
     assert_close(run(backend, kwargs), both, 1e-5)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("backend", BACKENDS)
 @properties
@@ -299,6 +304,7 @@ def test_tf32_changes_nothing_on_a_cpu_and_bfloat16_rounds_the_products_only(rng
         diagonal_ssm(**jax.tree.map(jnp.asarray, kwargs), precision="highest")
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_bfloat16_products_leave_states_and_their_gradients_in_float32(backend: str, rng: np.random.Generator) -> None:
     """A mode that hardly decays over 300 steps adds up far more terms than eight bits could count."""

@@ -113,6 +113,7 @@ def test_half_precision_input_and_nan_in_one_sequence(rng: np.random.Generator) 
 # ---- lowering
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("batch", "length", "features", "p", "directions"),
     [

@@ -76,6 +76,7 @@ def drawn(model: Classifier, rng: np.random.Generator, *, columns: bool = False)
     return in_order(order, slots)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("columns", [False, True], ids=["slots", "states"])
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_the_count_at_every_cut_is_that_of_the_network_that_is_stored(kind: str, columns: bool) -> None:
@@ -138,6 +139,7 @@ def cases() -> list[Any]:
     ]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("refit", ["own", "calibrated"])
 @pytest.mark.parametrize("method", cases())
 def test_every_method_reaches_it_as_stored(method: str, refit: str) -> None:

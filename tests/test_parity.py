@@ -103,6 +103,7 @@ def test_there_are_references() -> None:
     assert len(CASES) == 5
 
 
+@pytest.mark.few(1)
 def test_outputs_before_training(case: Case) -> None:
     np.testing.assert_allclose(case.logits[0], case.data["logits_init"], atol=1e-5)
 

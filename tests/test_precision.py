@@ -66,6 +66,7 @@ def same(one: Any, other: Any, **tolerance: float) -> None:
 # ---- products
 
 
+@pytest.mark.few(3)
 @every_network
 def test_a_network_is_its_products_and_the_rest(options: dict[str, Any]) -> None:
     model, weights = made(options)
@@ -84,6 +85,7 @@ def test_a_network_is_its_products_and_the_rest(options: dict[str, Any]) -> None
         np.testing.assert_allclose(one, found[name] / 2, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.few(4)
 @every_network
 @pytest.mark.parametrize("bits", [8, 6, 4])
 def test_rounding_again_changes_nothing(options: dict[str, Any], bits: int) -> None:
@@ -143,6 +145,7 @@ def test_feedback_finds_what_no_other_integers_do_better(rng: np.random.Generato
 # ---- bytes
 
 
+@pytest.mark.few(3)
 @every_network
 def test_bytes_at_every_cut_are_those_of_the_network(options: dict[str, Any]) -> None:
     model, weights = made(options)
@@ -269,6 +272,7 @@ def test_what_cannot_be_is_a_message(settings: dict[str, Any], words: str) -> No
         job("last", **settings)
 
 
+@pytest.mark.slow
 def test_what_a_fit_adds_counts_and_the_limit_holds() -> None:
     for settings in ({"bits": 4}, {"bits": 4, "bits_fit": "calibrated"}):
         network = reduced("last", Target("bytes", 1800.0), **settings)[0]

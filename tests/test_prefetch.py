@@ -74,6 +74,7 @@ def test_works_in_one_other_thread() -> None:
     assert len(workers) == 1 and threading.get_ident() not in workers
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("source", ["items", "prepare"])
 def test_an_error_arrives_after_the_items_before_it(error: type[BaseException], source: str) -> None:

@@ -32,6 +32,7 @@ import wandb_dashboard  # noqa: E402
 README = '# x\n\n{{ accuracy_table("demo", ratios=0.5) }}\n\n{{ models_table() }}\n'
 
 
+@pytest.mark.slow
 def test_what_is_published_is_what_the_stored_runs_give() -> None:
     """In a process of its own, which does not check annotations: half a minute instead of two."""
     process = jobs.spawn("report", "check=true", folder=REPOSITORY)
@@ -70,6 +71,7 @@ def filled(checkout: Path) -> str:
     return templates.rendered(checkout, {}, lambda: "")[Path("README.md")]
 
 
+@pytest.mark.slow
 def test_publishing_writes_all_and_a_check_finds_every_change(checkout: Path) -> None:
     models = {"tiny": "a model"}
     made = published.publish(checkout, models, formats=())
@@ -99,6 +101,7 @@ def test_publishing_writes_all_and_a_check_finds_every_change(checkout: Path) ->
     assert published.differences(checkout, {}) != []
 
 
+@pytest.mark.slow
 def test_processors_may_differ_in_the_last_digits_of_a_figure(checkout: Path) -> None:
     models = {"tiny": "a model"}
     for path in published.publish(checkout, models, formats=()):
@@ -114,6 +117,7 @@ def test_processors_may_differ_in_the_last_digits_of_a_figure(checkout: Path) ->
         assert len(published.differences(checkout, models)) == found
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -164,6 +168,7 @@ def test_a_template_is_filled_with_figures_of_rows_and_of_files(checkout: Path) 
     assert lines[2:] == ["1.25 ms 1.2 to 1500.0", "-1 {untouched} <b> & last / last +protect"]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("field", "message"),
     [

@@ -22,6 +22,7 @@ STORED = json.loads((Path(__file__).parent / "reference/crosses.json").read_text
 NINE = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("name", STORED["names"])
 def test_what_an_old_name_is_told_composes_to_what_it_was(name: str) -> None:
     with pytest.raises(UserError, match=f"There is no experiment {name!r}") as caught:

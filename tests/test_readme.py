@@ -78,7 +78,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 COMPILING = (
     *("+experiment=imdb_last", "reduction=calibrated", "refit=", "readout=", "norm=", "finetune.", "tolerance="),
     *("mask_padding", "reduction.params=", "reduction.order=", "reduction.ratio=["),  # much the same as the first ones
-    "s5c.train task=arrays",
+    *("s5c.train task=arrays", "reduction=width", "deploy=true", "s5c.data prepare"),
 )
 
 
@@ -93,6 +93,7 @@ def cases() -> list[object]:
     return [pytest.param(words, marks=marks(words), id=" ".join(words)) for words in found]
 
 
+@pytest.mark.xdist_group("pages")
 @pytest.mark.parametrize("words", cases())
 def test_command_runs(words: list[str], folder: Path) -> None:
     """In the order of the pages and in one folder: later commands find what earlier ones left there."""
@@ -100,6 +101,11 @@ def test_command_runs(words: list[str], folder: Path) -> None:
         done = subprocess.run([sys.executable, *words[1:]], cwd=folder, capture_output=True, text=True)
         assert done.returncode == 0 and "python -m s5c.train" in done.stdout, done.stderr
         return
+    if "deploy=true" in words:
+        folder = folder / "deploy"  # of two networks, not of all that the commands before have made
+        folder.mkdir()
+        of_eight_bits = "reduction=last", "reduction.ratio=0.5", "reduction.bits=8"
+        assert jobs.run("reduce", "checkpoint=zoo:digits_s5", *of_eight_bits, folder=folder).code == 0
     if words[2] == "s5c.studies":
         with contextlib.chdir(folder):
             assert queue.main(words[3:]) == 0

@@ -49,6 +49,7 @@ class TestTargets:
         for bound, error in zip(found[2]["error_bound"], found[2]["error_hinf"], strict=True):
             assert 0 < error <= bound
 
+    @pytest.mark.few(3)
     @pytest.mark.parametrize(
         ("override", "said"),
         [

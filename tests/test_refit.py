@@ -66,6 +66,7 @@ def best_error(full: DiagonalSSM, reduced: DiagonalSSM, length: int, mix: np.nda
 # ---- the minimum
 
 
+@pytest.mark.few(1)
 @both
 @pytest.mark.parametrize(("feedthrough", "horizon"), [(True, None), (False, None), (True, SHORT)])
 def test_no_other_outputs_are_better(bidirectional: bool, feedthrough: bool, horizon: int | None) -> None:

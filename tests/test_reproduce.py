@@ -296,6 +296,7 @@ def test_models_with_one_system_per_channel_are_not_given_what_does_not_fit_them
     assert "lqo" in studies.of_model(plans.read("headline"), "imdb", "imdb_s5").commands[0][3]
 
 
+@pytest.mark.slow
 def test_models_with_unstable_modes_are_compared_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of those in the zoo have some; one that cannot be read does not stop the list."""
     every = {study.name: study for study in studies.studies(set(recipes.known()))}
@@ -350,6 +351,7 @@ def test_a_small_network_of_its_own_gets_the_epochs_of_original_and_start_togeth
 WHOLE = ("digits_comparison", "smnist_small_ablation")
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize("study", studies.studies(set(recipes.known())), ids=lambda study: study.name)
 def test_the_commands_of_studies_are_understood(study: studies.Study) -> None:
     """Composes the commands' configurations: all arms of two studies, and the first command of every other one."""

@@ -101,6 +101,7 @@ def assert_same(run: Path, alone: Path) -> None:
 # ---- interrupted and killed
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
 def test_a_signal_stops_it_and_it_says_what_is_kept(
     number: str, trained: Path, alone: Path, tmp_path: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch
@@ -143,6 +144,7 @@ MOMENTS: list[tuple[Any, str, bool]] = [
 ]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("module", "name", "after"), MOMENTS, ids=lambda value: getattr(value, "__name__", str(value)).rpartition(".")[2]
 )
@@ -217,6 +219,7 @@ def test_nothing_is_computed_twice(trained: Path, tmp_path: Path, computed: list
     assert all(path.stat().st_mtime_ns == time for path, time in before.items()), "not even written again"
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("lost", ["reduced/last-0.5", "reduced/last-0.5/weights", "reduced/last-0.5/row.json"])
 def test_only_what_is_lost_is_made_again(
     lost: str, trained: Path, alone: Path, tmp_path: Path, computed: list[str]
@@ -230,6 +233,7 @@ def test_only_what_is_lost_is_made_again(
     assert_same(run, alone)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("file", ["weights", "row.json", "arrays.npz"])
 def test_a_damaged_part_is_noticed_and_made_again(
     file: str, trained: Path, alone: Path, tmp_path: Path, computed: list[str]
@@ -247,6 +251,7 @@ def test_a_damaged_part_is_noticed_and_made_again(
     assert_same(run, alone)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("file", ["rows.jsonl", "correct.npz", "spectra.npz", "finished.json"])
 @pytest.mark.parametrize("how", ["changed", "gone"])
 def test_what_is_made_from_the_parts_is_made_again_without_computing(

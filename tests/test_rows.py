@@ -72,6 +72,7 @@ def test_editing_every_number_of_every_preset_renames_no_stored_row(
     assert published.differences(REPOSITORY, zoo.summaries()) == []
 
 
+@pytest.mark.slow
 def test_every_stored_row_says_what_it_is() -> None:
     for folder in (REPOSITORY / "results" / "published").glob("*/table.csv"):
         for row in restore(folder.parent)[0]:
@@ -184,6 +185,7 @@ def of(sweep: Path, preset: str) -> list[Row]:
     return [row for row in found if row["command"] == name]
 
 
+@pytest.mark.slow
 def test_a_row_carries_preset_settings_differences_and_schema(sweep: Path) -> None:
     full, row, _ = of(sweep, "mine")
     assert (row["preset"], row["arm"], row["schema"]) == ("mine", "mine +bn", row_file.SCHEMA)

@@ -61,6 +61,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 # ---- the same question
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "spelled",
     [
@@ -148,6 +149,7 @@ def test_a_checkpoint_trained_further_at_the_same_path(entry: str, home: Home, t
     assert len(set(losses)) == 2
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "change",
     [
@@ -309,6 +311,7 @@ def test_old_run_folders_stay_and_are_read(home: Home, tmp_path: Path) -> None:
     assert done.code == 0 and "2 rows -> " in done.out, "each of them once, the newest"
 
 
+@pytest.mark.slow
 def test_a_report_does_not_replace_files_of_a_run(home: Home) -> None:
     before = contents(home.run)
     done = jobs.run("report", f"runs={home.run}", f"output={home.run}", folder=home.folder)

@@ -58,6 +58,7 @@ MNIST, CIFAR, PNG = "MNIST/raw", "cifar-10-batches-bin", "pathfinder32/curv_cont
 SPEECH = "speech_commands_v0.02"
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [

@@ -51,6 +51,7 @@ def in_parts(
     return state, said
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "options",
     [
@@ -72,6 +73,7 @@ def test_every_step_is_answered_as_the_sequence_up_to_it(options: dict[str, Any]
         np.testing.assert_allclose(said[steps - 1], parallel(model, weights, inputs[:, :steps]), rtol=CLOSE, atol=CLOSE)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_streams(family: str, rng: np.random.Generator) -> None:
     """With outputs of about one: those of some families reach a thousand here, where float32 ends at 6e-5."""

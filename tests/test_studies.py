@@ -56,6 +56,7 @@ def test_commands_and_their_marks_are_those_that_have_ended_on_machines(
 # ---- without Hydra, without JAX
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("name", recipes.known())
 def test_a_recipe_is_read_as_hydra_composes_it(name: str) -> None:
     read, hydras = composed.experiment(name), jobs.compose("train", f"+experiment={name}")

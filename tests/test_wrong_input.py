@@ -158,6 +158,7 @@ def refused(command: str, words: list[str], folder: Path) -> None:
     assert len(said) < 700, "short enough to be read"
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize(("command", "words"), COMMANDS, ids=[command for command, _ in COMMANDS])
 def test_wrong_command(command: str, words: list[str], folder: Path) -> None:
     refused(command, words, folder)
@@ -171,6 +172,7 @@ def test_results_folder_that_cannot_be_made(folder: Path) -> None:
     refused("train results_dir=/proc/results", ["/proc/results", "results_dir=", "same command again"], folder)
 
 
+@pytest.mark.slow
 def test_online_without_a_key(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a process of its own: a test must not depend on, or change, the login of whoever runs it."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "NETRC"))}

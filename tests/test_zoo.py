@@ -74,6 +74,7 @@ def test_the_same_model_comes_out(home: Home) -> None:
 SHIPPED = sorted(path.parent.name for path in (Path(__file__).parents[1] / "results/zoo").glob("*/card.json"))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_models_answer_as_where_they_were_trained(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """To random inputs, and to the first test examples where the data is there or can be generated at once."""
