@@ -234,3 +234,15 @@ def test_covariances_are_those_of_the_taps() -> None:
     h, hr = taps(a, LONG), taps(b, LONG)
     for found, (x, y) in zip(covariances(a, b), ((h, h), (h, hr), (hr, hr)), strict=True):
         np.testing.assert_allclose(found, np.einsum("kam,kbm->ab", x, y), rtol=0, atol=1e-11 * np.abs(found).max())
+
+
+def test_a_gate_that_is_never_between_open_and_shut_is_linear() -> None:
+    """Its slope is zero in double precision: shut it puts nothing out, open what it is given."""
+    v = 3.0 + jnp.abs(jnp.asarray(np.random.default_rng(0).normal(size=(50, 2))))
+    with jax.enable_x64(True):
+        for bias, L in ((-2000.0, 0.0), (2000.0, 1.0)):
+            gate = Gate("half_glu2", W2=jnp.eye(2), b2=jnp.full(2, bias))
+            form = quadratic_form(gate, jnp.asarray(v, jnp.float64))
+            np.testing.assert_allclose(form.L, L * np.eye(2), atol=1e-12)
+            assert all(np.isfinite(part).all() for part in form)
+            np.testing.assert_array_equal(form.G, 0)

@@ -174,7 +174,8 @@ def quadratic_form(gate: Gate, v: Float[Array, "samples h"]) -> QuadraticForm:
     s = jax.nn.sigmoid(gelu @ W.T + b)
     s1 = s * (1 - s)
     s2 = s1 * (1 - 2 * s)
-    logits = W * mean(s1, slope) / s1.mean(0)[:, None]
+    slopes = s1.mean(0)[:, None]  # 0 of a gate that is open or shut for all samples: it adds nothing quadratic
+    logits = W * mean(s1, slope) / jnp.where(slopes == 0, 1, slopes)
     return QuadraticForm(
         Wq * mean(s, q1) + W * mean(q * s1, slope),
         logits,
