@@ -18,7 +18,7 @@ from s5c import axes
 from s5c.config import ReductionJob, reduction_job
 from s5c.errors import UserError
 from s5c.keys import ReductionKeys
-from s5c.pipeline.stage import train
+from s5c.pipeline.stage import features, train
 from s5c.reduction import allocation as allocations
 from s5c.reduction import contract, stage
 from s5c.reduction import method as methods
@@ -142,7 +142,8 @@ def test_a_preset_repeats_the_defaults_or_says_that_it_does_not(path: Path) -> N
         for field in dataclasses.fields(schema):
             if field.default is not dataclasses.MISSING and values[field.name] != field.default:
                 (line,) = [line for line in lines if line.startswith(f"{field.name}: ")]
-                assert re.search(rf"# default {re.escape(str(field.default))}\b", line), line
+                usual = "null" if field.default is None else re.escape(str(field.default))
+                assert re.search(rf"# default {usual}\b", line), line
 
 
 def test_every_method_has_a_preset_and_every_allocation_of_s5c() -> None:
@@ -150,5 +151,5 @@ def test_every_method_has_a_preset_and_every_allocation_of_s5c() -> None:
     assert {job.keys.method for job in jobs} == set(contract.method_names())
     own = Path(inspect.getfile(allocations)).parent.glob("[!_]*.py")
     assert {path.stem.rstrip("_") for path in own} <= {job.keys.allocation for job in jobs}
-    points = {(job.method, job.keys.allocation, job.refit, job.of(train.Stage)) for job in jobs}
+    points = {(job.method, job.keys.allocation, job.refit, job.of(train.Stage), job.of(features.Stage)) for job in jobs}
     assert len(points) == len(jobs)  # no two presets are the same point
