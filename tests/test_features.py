@@ -222,3 +222,11 @@ def test_what_cannot_be_narrowed_is_a_message(tmp_path: Path) -> None:
     own = dataclasses.replace(trained(), model=pairs, weights=networks.weights_of(pairs, np.random.default_rng(0)))
     with pytest.raises(UserError, match="compare two documents"):
         Context(own, job("last", features=0.5), Path("nowhere"))
+
+
+def test_a_network_that_does_not_stay_finite_is_a_message() -> None:
+    weights = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf + (2000.0 if path[-1].key == "Lambda_re" else 0.0), trained().weights
+    )
+    with pytest.raises(UserError, match="Layer 0 does not stay finite on the calibration sequences"):
+        Context(dataclasses.replace(trained(), weights=weights), job("last", features=0.5), Path("nowhere"))

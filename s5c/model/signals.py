@@ -45,6 +45,11 @@ class Signals(NamedTuple):
     out: Features
 
 
+def into_gate(config: ModelConfig, y: Features) -> Features:
+    """Returns what the matrices of a block's gate multiply, from the output of its sequence layer."""
+    return y if config.activation == "lqo" else nn.gelu(y, config.gelu == "tanh")
+
+
 class BlockAt(NamedTuple):
     """One block of a network with its weights; calling it runs it in evaluation mode.
 

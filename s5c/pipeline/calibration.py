@@ -215,13 +215,18 @@ class Sum:
 
     def checked(self, layer: int) -> Moments:
         assert self.total is not None, "no batches"
-        if not all(np.isfinite(x).all() for x in jax.tree.leaves(self.total)):
-            raise UserError(
-                f"Layer {layer} does not stay finite on the calibration sequences: it, or what comes before it, has "
-                "unstable modes. Reduce such a network by a method that needs no data, or train it with "
-                "model.clip_eigs=true."
-            )
+        check_sums(layer, self.total)
         return self.total
+
+
+def check_sums(layer: int, sums: Any) -> None:
+    """Raises `UserError` unless what was summed up of a layer's signals is finite."""
+    if not all(np.isfinite(x).all() for x in jax.tree.leaves(sums)):
+        raise UserError(
+            f"Layer {layer} does not stay finite on the calibration sequences: it, or what comes before it, has "
+            "unstable modes. Reduce such a network by a method that needs no data, or train it with "
+            "model.clip_eigs=true."
+        )
 
 
 def shortage(found: Sequence[Moments]) -> list[str]:

@@ -113,29 +113,16 @@ class Context:
     @cached_property
     def batches(self) -> Batches:
         """Starts the calibration sequences."""
-        return sequences(self.given, self.job)
-
-
-def sequences(trained: TrainedModel, job: ReductionJob) -> Batches:
-    """Returns what starts the calibration sequences of a network.
-
-    Args:
-        trained: the network, with its data.
-        job: the preset.
-
-    Raises:
-        UserError: the sequences do not fit.
-    """
-    keys, dataset, splits = job.of(Calibration), trained.dataset, trained.splits
-    if keys.inputs is not None:
-        given = chosen(keys, trained.model.spec)
-        steps = given.read(np.zeros(1, np.int64)).shape[2 if dataset.pairs else 1]
-        return calibration_batches(given, steps, batch_size=keys.batch_size)
-    if keys.task:
-        dataset, splits = load_task(settings.task_job(keys.task), "validation")
-        check_alike(dataset, trained.dataset)
-    split = calibration_split(splits, sequences=keys.sequences, split=keys.split, seed=keys.seed)
-    return calibration_batches(split, dataset.length, batch_size=keys.batch_size)
+        keys, dataset, splits = self.job.of(Calibration), self.given.dataset, self.given.splits
+        if keys.inputs is not None:
+            given = chosen(keys, self.given.model.spec)
+            steps = given.read(np.zeros(1, np.int64)).shape[2 if dataset.pairs else 1]
+            return calibration_batches(given, steps, batch_size=keys.batch_size)
+        if keys.task:
+            dataset, splits = load_task(settings.task_job(keys.task), "validation")
+            check_alike(dataset, self.given.dataset)
+        split = calibration_split(splits, sequences=keys.sequences, split=keys.split, seed=keys.seed)
+        return calibration_batches(split, dataset.length, batch_size=keys.batch_size)
 
 
 @shared(CALIBRATION)

@@ -20,7 +20,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,8 +28,8 @@ from s5c.model import network, surgery
 from s5c.model.classifier import Classifier
 from s5c.model.config import ModelConfig
 from s5c.model.readout import feature_moments, logits, refitted
-from s5c.model.signals import BlockAt, Stream, blocks, moments
-from s5c.pipeline.calibration import Batches, Sum
+from s5c.model.signals import BlockAt, Stream, blocks, into_gate, moments
+from s5c.pipeline.calibration import Batches, Sum, check_sums
 from s5c.pipeline.rounded import Second
 from s5c.reduction.features import RIDGE, Reader, eliminate
 from s5c.reduction.refit.calibrated import Refit
@@ -101,7 +100,8 @@ def readers(
             for number, (u, y, _) in stream.advance(block):
                 valid = stream.valid(number, u.shape[1])
                 inputs.add(u, valid)
-                gated.add(_into_gate(config, y), valid)
+                gated.add(into_gate(config, y), valid)
+            check_sums(i, (inputs.about_zero, gated.about_zero))
             if not config.per_channel:
                 found.append(Reader(inputs.about_zero, _weight_of_inputs(systems[i], step_rescale)))
             if kernels := [np.asarray(one["kernel"], np.float64) for one in _matrices(weights, config, i).values()]:
@@ -191,8 +191,8 @@ class _Narrowing:
         block, told = self.block(i), {name: Told() for name in wanted}
         for number in range(len(narrow)):
             valid = narrow.valid(number, narrow[number].shape[1])
-            z = _into_gate(config, block(narrow[number], valid).y)
-            of_full = np.asarray(_into_gate(config, jnp.asarray(np.load(_file(folder, number)))), np.float64)
+            z = into_gate(config, block(narrow[number], valid).y)
+            of_full = np.asarray(into_gate(config, jnp.asarray(np.load(_file(folder, number)))), np.float64)
             for name, one in wanted.items():
                 made = of_full @ np.asarray(one["kernel"], np.float64)[:, self.kept]
                 told[name].add(z, made, valid)
@@ -266,11 +266,6 @@ def _matrices(weights: Mapping[str, Any], config: ModelConfig, i: int) -> dict[s
     """Returns the dense layers of a block."""
     every = network.dense_layers(weights["params"], config)
     return {name: one for name, one in every.items() if name.startswith(f"layer{i}.")}
-
-
-def _into_gate(config: ModelConfig, y: Features) -> Features:
-    """Returns what the matrices of a gate multiply."""
-    return y if config.activation == "lqo" else nn.gelu(y, config.gelu == "tanh")
 
 
 def _file(folder: Path, number: int) -> Path:

@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +28,7 @@ from s5c.model.classifier import Classifier
 from s5c.model.products import Products, folded_gain, products, with_products
 from s5c.model.readout import LAST, feature_moments, logits, refitted
 from s5c.model.rounding import rounded, with_feedback
-from s5c.model.signals import Stream, blocks, moments
+from s5c.model.signals import Stream, blocks, into_gate, moments
 from s5c.pipeline.calibration import Batches, Sum
 from s5c.reduction.moments import Moments
 from s5c.reduction.refit.calibrated import Refit
@@ -174,7 +173,7 @@ class _Rounding:
             x = low[number]
             valid = low.valid(number, x.shape[1])
             y = block(x, valid).y
-            inputs.add(y if config.activation == "lqo" else nn.gelu(y, config.gelu == "tanh"), valid)
+            inputs.add(into_gate(config, y), valid)
         for name in names:
             constant = "bias" in network.dense_layers(self.weights["params"], config)[name]
             before = products(self.model, self.weights, self.rescale)[name]
